@@ -1,0 +1,74 @@
+"""The Hydra entry point, `distill` and `python -m distill`, and nothing else."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from distill.launcher import CheckedLauncher
+
+HERE = Path(__file__).resolve().parent
+# In a wheel the yamls lie in the package, in a checkout beside it.
+CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
+WHITELIST = ("distill.launcher.*",)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)
+def task(config: DictConfig) -> Any:
+    """One job: what Hydra calls with a composed config, in a directory that it has made.
+
+    Returns the errors on the validation split, which a sweeper may minimise, or None without one.
+    """
+    from distill.config import parse
+    from distill.job import Job
+    from distill.run import RunError, execute
+
+    job = HydraConfig.get()
+    directory = Path(job.runtime.output_dir)
+    [result] = execute([Job(parse(config))], [directory])
+    if result["status"] != "complete":
+        raise RunError(f"{result['run']} {result['status']}: {result['reason']}")
+    against = f", teacher {result['teacher_test_errors']}" if "teacher_digest" in result else ""
+    print(
+        f"{result['run']}: {result['test_errors']} test errors, accuracy "
+        f"{result['test_accuracy']:.2%}{against}; {result['seconds']:.1f} s"
+    )
+    if job.mode == RunMode.RUN:
+        print(directory)
+    return result.get("val_errors")
+
+
+def main() -> None:
+    """Run Hydra; an error becomes one line on stderr and exit code 1."""
+    Plugins.instance().register(CheckedLauncher)
+    traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets errors through to here
+    try:
+        try:
+            task()
+        except ConfigCompositionException as error:
+            # Hydra looks for the mode before it composes; an experiment may ask for a sweep.
+            if "hydra.mode changed" not in str(error):
+                raise
+            sys.argv.append("--multirun")
+            task()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if traceback:
+            raise
+        from distill.explain import explain
+
+        print(explain(error), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""From a composed config to checked, typed objects: the only such path.
+
+A section with a ``_target_`` names a public function or class of one module of this package, and
+its other keys are that function's keyword-only parameters, checked against their annotations. So
+what a yaml may say stands once, in a signature, and a config cannot reach any other code.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    create_model,
+)
+
+from distill import store
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Jitter = Annotated[int, Field(ge=0, le=4)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class ConfigError(Exception):
+    """A config that cannot be run; each line of its text names a key, a value and what is allowed."""
+
+
+class Strict(BaseModel):
+    """A section: unknown keys and conversions (other than int to float) are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Component(Strict):
+    """A section with a ``_target_``; subclasses made by `_schema` add its parameters."""
+
+    target: str = Field(alias="_target_")
+    function: ClassVar[Callable[..., Any]]
+    parameters: ClassVar[frozenset[str]]
+
+    @property
+    def name(self) -> str:
+        """The short name of the target, in lower case."""
+        return self.target.rpartition(".")[2].lower()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values of the target's keyword-only parameters."""
+        return {name: getattr(self, name) for name in sorted(self.parameters)}
+
+
+class Data(Component):
+    """A data set and how its images are read; ``validation`` is held out of each class."""
+
+    root: str | None
+    jitter: Jitter
+    validation: Share
+    mean: float
+    std: PositiveFloat
+
+
+class Optim(Component):
+    """An optimizer and the schedule of its learning rate; ``warmup`` is a share of the steps."""
+
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup: Share
+
+
+class Train(Strict):
+    """How long, and in what batches."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+
+
+class Teacher(Strict):
+    """A teacher that is trained, or read from ``path``; without a ``model`` there is none."""
+
+    name: str
+    path: str | None
+    cache: str | None
+    jitter: Jitter | None = None
+    seed: Seed | None = None
+    model: Component | None = None
+    optim: Optim | None = None
+    train: Train | None = None
+
+
+class Run(Strict):
+    """All of one run."""
+
+    data: Data
+    model: Component
+    teacher: Teacher
+    loss: Component
+    optim: Optim
+    transfer: Component
+    train: Train
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+
+    @property
+    def distils(self) -> bool:
+        """Whether the loss learns from a teacher."""
+        return "alpha" in self.loss.parameters
+
+    def digest(self, content: Mapping[str, str]) -> str:
+        """The SHA-256 of all that decides the student, given the digests of the data and files.
+
+        Where things lie (data.root, teacher.cache, teacher.path) and the device do not count, nor
+        does the teacher of a loss that does not use one.
+        """
+        config = self.model_dump(by_alias=True, exclude={"device": True, "data": {"root"}})
+        for key in ("cache", "path"):
+            del config["teacher"][key]
+        if not self.distils:
+            del config["teacher"]
+        return store.digest({"config": config, **content})
+
+
+GROUPS = {
+    "data": ("distill.data", Data),
+    "model": ("distill.models", Component),
+    "loss": ("distill.losses", Component),
+    "optim": ("distill.optim", Optim),
+    "transfer": ("distill.transfer", Component),
+}
+
+C = TypeVar("C", bound=Component)
+
+
+@cache
+def targets(group: str) -> dict[str, Callable[..., Any]]:
+    """What a ``_target_`` of ``group`` may name."""
+    module = importlib.import_module(GROUPS[group][0])
+    return {f"{module.__name__}.{name}": getattr(module, name) for name in module.__all__}
+
+
+@cache
+def _schema(group: str, base: type[C], target: str) -> type[C]:
+    """The section of ``target``: the keys of ``base`` and its keyword-only parameters."""
+    function = targets(group)[target]
+    keywords = {
+        p.name: (p.annotation, ... if p.default is p.empty else p.default)
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    new: dict[str, Any] = {n: k for n, k in keywords.items() if n not in base.model_fields}
+    schema = create_model(function.__name__, __base__=base, **new)
+    schema.function = staticmethod(function)
+    schema.parameters = frozenset(keywords)
+    return schema
+
+
+def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> type[Strict]:
+    """``base`` with the schema of each component in place of `Component`.
+
+    Raises:
+        ConfigError: a ``_target_`` is missing or not among those allowed.
+    """
+    fields: dict[str, Any] = {}
+    for key, section in config.items():
+        if key == "teacher" and isinstance(section, Mapping):
+            fields[key] = (_typed(section, Teacher, "teacher."), ...)
+        elif key in GROUPS and key in base.model_fields and section is not None:
+            target = section.get("_target_") if isinstance(section, Mapping) else None
+            if target not in targets(key):
+                allowed = ", ".join(targets(key))
+                raise ConfigError(f"{path}{key}._target_={target}: allowed are {allowed}")
+            fields[key] = (_schema(key, GROUPS[key][1], target), ...)
+    return create_model(base.__name__, __base__=base, **fields)
+
+
+def parse(config: DictConfig) -> Run:
+    """The checked run that a composed config, without Hydra's part of it, describes.
+
+    Raises:
+        ConfigError: keys are missing or unknown, or values have a wrong type or range.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(plain, dict)
+    plain = {str(key): value for key, value in plain.items()}
+    schema = _typed(plain, Run)
+    try:
+        run = schema.model_validate(plain)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, schema))) from error
+    assert isinstance(run, Run)
+    if run.distils and run.teacher.model is None:
+        raise ConfigError(
+            f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
+            "without one the loss must be hard"
+        )
+    return run
+
+
+def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    """One line for each problem."""
+    for problem in error.errors():
+        *parents, last = problem["loc"]
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            section = schema
+            for parent in parents:
+                section = section.model_fields[str(parent)].annotation  # type: ignore[assignment]
+            known = [f.alias or name for name, f in section.model_fields.items()]
+            yield unknown(key, problem["input"], [".".join(map(str, [*parents, k])) for k in known])
+        elif problem["type"] == "missing":
+            yield f"{key}: this key is missing"
+        else:
+            yield f"{key}={problem['input']}: {problem['msg']}"
+
+
+def unknown(key: str, value: object, known: list[str]) -> str:
+    """The message for a key that does not exist."""
+    close = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{key}={value}: there is no such key; {hint}allowed are {', '.join(sorted(known))}"

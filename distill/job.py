@@ -1,0 +1,186 @@
+"""Jobs: runs whose data and files were loaded and checked, with nothing written yet.
+
+Letters: N training examples, M of them in the transfer set.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distill import store
+from distill.config import Component, ConfigError, Data, Run, Teacher
+from distill.data import Dataset, load
+from distill.data.views import Images
+from distill.seeds import generator
+from distill.stack import Stack
+
+# Part of every run's digest: raise it when the same configuration would make another student.
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What teacher and students of a run share: the data, the device, the type of products."""
+
+    data: Data
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Job:
+    """A run that was checked: nothing but training is left to do.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or a value does not fit the data or the machine.
+    """
+
+    def __init__(self, run: Run) -> None:
+        device = _device(run)
+        self.run = run
+        self.setting = Setting(run.data, device, _dtype(run, device))
+        self.data = read(run.data)
+        self._check()
+
+    def _check(self) -> None:
+        run, last = self.run, self.data.classes - 1
+        if any(label > last for label in run.transfer.options.get("classes", [])):
+            allowed = f"{run.data.name} has the classes 0 to {last}"
+            raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
+        if len(self.index) == 0:
+            raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
+        build(run.model, self.data, "model", "meta")
+        if run.distils and run.teacher.model is not None:
+            build(run.teacher.model, self.data, "teacher.model", "meta")
+            if run.teacher.path is not None:
+                teacher_weights(run.data, run.teacher)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Indices (M,) of the training examples in the transfer set, on the CPU."""
+        subset = self.run.transfer
+        source = generator(self.run.seed, "transfer")
+        mask = subset.function(self.data.train_labels, source, **subset.options)
+        indices: Tensor = (mask & ~held_out(self.run.data)).nonzero().flatten()
+        return indices
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all that decides the student."""
+        content = {"data": self.data.digest, "schema": str(SCHEMA)}
+        if self.run.distils and self.run.teacher.path is not None:
+            content["teacher"] = store.file_digest(Path(self.run.teacher.path))
+        return self.run.digest(content)
+
+    @property
+    def name(self) -> str:
+        """A name that a person can read, the same for the same config, safe as a file's name."""
+        run = self.run
+        width = run.model.options.get("width", "")
+        loss = "".join(f"-{key}{value:g}" for key, value in run.loss.options.items())
+        student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
+        return f"{student}-{self.digest[:8]}"
+
+
+def _device(run: Run) -> torch.device:
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: this machine has no CUDA device; allowed are auto, cpu")
+    return torch.device("cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _dtype(run: Run, device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        abilities = torch.cpu.get_capabilities()
+        fast = bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+    bf16 = fast if run.precision == "auto" else run.precision == "bf16"
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+def root(data: Data) -> Path:
+    """The folder of a data set's files, and by default of the teachers trained on it."""
+    return Path(data.root).expanduser() if data.root is not None else user_cache_path("distill")
+
+
+# Keyed by the target, since the schema of a section is made anew for each config.
+@lru_cache(maxsize=2)
+def _load(target: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
+    from distill.config import targets
+
+    return load(targets("data")[target], **dict(options))
+
+
+def read(data: Data) -> Dataset:
+    """The data set of a section, read once a process.
+
+    Raises:
+        ConfigError: a file is missing or damaged.
+    """
+    options = data.options
+    if "root" in options:
+        options["root"] = str(root(data))
+    try:
+        return _load(data.target, tuple(options.items()))
+    except (OSError, ValueError) as error:
+        where = f"data.root={options['root']}" if "root" in options else f"data={data.name}"
+        raise ConfigError(f"{where}: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def held_out(data: Data) -> Tensor:
+    """A mask (N,) of the training examples in the validation split, the same for every seed."""
+    return read(data).validation(data.validation, generator(0, "validation"))
+
+
+@lru_cache(maxsize=4)
+def training_images(setting: Setting, jitter: int) -> Images:
+    """All training images, on the device, with the views of ``jitter``."""
+    data = setting.data
+    images = read(data).train_images.to(setting.device)
+    return Images(images, jitter=jitter, mean=data.mean, std=data.std)
+
+
+def build(model: Component, data: Dataset, key: str, device: str = "cpu") -> nn.Module:
+    """One member of ``model`` for the images of ``data``, initialised by the global generator.
+
+    Raises:
+        ConfigError: the model cannot be made for these images; ``key`` is what to name.
+    """
+    try:
+        with torch.device(device):
+            module: nn.Module = model.function(data.shape, data.classes, **model.options)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"{key}={model.name}: {error} (images are {data.shape})") from error
+    return module
+
+
+def fresh(model: Component, data: Dataset, key: str, members: int, seed: int, device: torch.device) -> Stack:
+    """A stack of ``members`` new members of ``model``."""
+    return Stack(partial(build, model, data, key), members, seed, device)
+
+
+def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
+    """The weights in ``teacher.path``, which fit ``teacher.model``.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds the weights of another architecture.
+    """
+    key = f"teacher.path={teacher.path}"
+    try:
+        weights = load_file(str(teacher.path))
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{key}: not a readable safetensors file ({error})") from error
+    assert teacher.model is not None
+    stack = fresh(teacher.model, read(data), "teacher.model", 1, 0, torch.device("cpu"))
+    try:
+        stack.load([weights])
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}; set teacher.model to its architecture") from error
+    return weights

@@ -1,0 +1,172 @@
+"""What a run leaves behind, and the summary of many: files only, always rebuilt from them.
+
+Columns are only ever added to. Accuracies are shares of 1, losses are means over examples in nats,
+seconds are wall time. Beside those below, each key of the config has a column of its own name
+(`model.depth`, `teacher.model.width`, ...).
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from distill.store import write_text
+
+RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
+
+COLUMNS = {
+    "run": "name of the run: what stands out in its config, and a digest of all of it",
+    "status": "complete, failed, diverged, stopped or interrupted",
+    "reason": "why a run is not complete",
+    "data": "data set",
+    "model": "the student's model",
+    "width": "its width",
+    "parameters": "its number of parameters",
+    "teacher": "teacher; none for losses that do not use one",
+    "teacher_digest": "SHA-256 of everything that decides the teacher",
+    "teacher_test_errors": "its errors on the test set",
+    "loss": "loss",
+    "temperature": "its temperature, if it has one",
+    "alpha": "weight of its soft term, if it has one",
+    "transfer": "transfer set: all, omit, only or fraction",
+    "transfer_classes": "the classes omitted or kept, separated by spaces",
+    "transfer_fraction": "the share of each class that is kept",
+    "transfer_examples": "number of examples in the transfer set",
+    "seed": "seed of the student",
+    "epochs": "epochs it was trained for, or is to be",
+    "batch_size": "examples in a batch",
+    "optimizer": "optimizer",
+    "lr": "its highest learning rate",
+    "weight_decay": "its weight decay",
+    "precision": "fp32 or bf16, as used",
+    "device": "cpu or cuda, as used",
+    "train_loss": "training loss in the last epoch, mean over its steps",
+    "train_soft": "the soft term of it, before its weight alpha",
+    "train_hard": "the hard term of it, before its weight 1 - alpha",
+    "val_errors": "errors on the validation split, if there is one",
+    "val_accuracy": "accuracy there",
+    "val_loss": "cross-entropy there, at temperature 1",
+    "test_errors": "errors on the test set",
+    "test_accuracy": "accuracy there",
+    "test_loss": "cross-entropy there, at temperature 1",
+    "seconds": "time to train and evaluate the student, the teacher's not included",
+    "version": "version of distill",
+    "directory": "the run's directory, from that of the summary",
+}
+
+
+def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
+    """Write the history of a run (a row an epoch), then its result, which makes it count."""
+    write_text(directory / HISTORY, pd.DataFrame(rows).to_csv(index=False) if rows else "epoch\n")
+    write_text(directory / RESULT, json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None, which JSON has, for the numbers that it has not."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys and values of a nested config; lists become text."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            yield prefix + key, text
+
+
+def _row(path: Path, folder: Path) -> dict[str, Any]:
+    directory = path.parent.relative_to(folder).as_posix()
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        config = dict(leaves(result.pop("config")))
+        row = {key: value for key, value in result.items() if key in COLUMNS}
+    except (ValueError, AttributeError, KeyError, TypeError):
+        reason = f"{RESULT} is damaged"
+        return {"run": path.parent.name, "status": "failed", "reason": reason, "directory": directory}
+    return {**config, **row, "directory": directory}
+
+
+def summary(folder: Path) -> pd.DataFrame:
+    """A row for each result below ``folder``, in the order of their names."""
+    rows = [_row(path, folder) for path in sorted(folder.rglob(RESULT))]
+    frame = pd.DataFrame(rows)
+    others = sorted(set(frame.columns) - set(COLUMNS))
+    return frame.reindex(columns=[*COLUMNS, *others])
+
+
+def write_summary(folder: Path) -> pd.DataFrame:
+    """Rebuild ``summary.csv`` in ``folder`` from the results below it; returns what it holds."""
+    frame = summary(folder)
+    write_text(folder / SUMMARY, frame.to_csv(index=False))
+    return frame
+
+
+def tables(frame: pd.DataFrame) -> Iterator[Table]:
+    """Test errors, temperature by width, means over seeds; one table for all else that differs."""
+    done = frame[(frame.status == "complete") & frame.test_errors.notna()]
+    keys = ["data", "model", "loss", "alpha", "transfer", "transfer_classes", "transfer_fraction"]
+    keys += ["epochs", "lr"]
+    differ = [key for key in keys if done[key].nunique(dropna=False) > 1]
+    groups = done.groupby(differ, dropna=False) if differ else [((), done)]
+    for values, group in groups:
+        title = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
+                          for k, v in zip(differ, values, strict=True) if pd.notna(v))
+        yield _table(group, title)
+
+
+def _table(group: pd.DataFrame, title: str) -> Table:
+    means = group.pivot_table("test_errors", "temperature", "width", dropna=False)
+    if means.empty:
+        means = group.assign(temperature="-").pivot_table("test_errors", "temperature", "width")
+    seeds = group.seed.nunique()
+    table = Table(title=f"test errors, mean over {seeds} seed{'s' * (seeds > 1)}\n{title}".strip())
+    table.add_column("temperature \\ width", justify="right")
+    for width in means.columns:
+        table.add_column(f"{width:g}", justify="right")
+    best = means.min()
+    for temperature, row in means.iterrows():
+        cells = [
+            "" if pd.isna(v) else f"[bold]{v:g}[/bold]" if v == best[w] else f"{v:.5g}"
+            for w, v in row.items()
+        ]
+        name = f"{temperature:g}" if isinstance(temperature, float) else str(temperature)
+        table.add_row(name, *cells)
+    return table
+
+
+def show(frame: pd.DataFrame, folder: Path, console: Console) -> None:
+    """Print the tables, the teachers, what did not complete, and where the summary lies."""
+    for table in tables(frame):
+        console.print(table)
+    taught = frame.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
+    for _, row in taught.iterrows():
+        console.print(f"teacher {row.teacher} on {row.data}: {row.teacher_test_errors:g} test errors")
+    for _, row in frame[frame.status != "complete"].iterrows():
+        console.print(f"{row.run} {row.status}: {row.reason}", style="red", soft_wrap=True)
+    counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
+    console.print(f"{len(frame)} runs ({counts}): {folder / SUMMARY}", soft_wrap=True)
+
+
+def main() -> None:
+    """`distill-summary DIR`: rebuild summary.csv from the files, and print it."""
+    parser = argparse.ArgumentParser(
+        prog="distill-summary", description="Rebuild summary.csv from the results below DIR, and print it."
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's directory")
+    folder: Path = parser.parse_args().directory
+    if not any(folder.rglob(RESULT)):
+        sys.exit(f"DIR={folder}: no {RESULT} lies below it; give the directory of a sweep or a run")
+    show(write_summary(folder), folder, Console())

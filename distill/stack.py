@@ -1,0 +1,124 @@
+"""A stack: K members of one architecture, trained and evaluated at once.
+
+Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+
+from distill.models import MLP, Dropout
+
+
+class Stack:
+    """K members with the same initialisation, their parameters stacked along a leading axis.
+
+    ``build`` makes one member from torch's global generator, which is seeded with ``seed`` for the
+    call and put back after it. Parameters are float32 leaves (K, ...).
+    """
+
+    def __init__(
+        self, build: Callable[[], nn.Module], members: int, seed: int, device: torch.device
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.module = build()
+        self.module.to(device)
+        self.parameters = {
+            name: torch.stack([value.detach()] * members).requires_grad_()
+            for name, value in self.module.named_parameters()
+        }
+
+    @property
+    def members(self) -> int:
+        """K, the number of members."""
+        return len(next(iter(self.parameters.values())))
+
+    @property
+    def size(self) -> int:
+        """The number of parameters of one member."""
+        return sum(p[0].numel() for p in self.parameters.values())
+
+    def train(self, noise: Generator) -> None:
+        """Turn to training; dropout draws its masks, the same for all members, from ``noise``."""
+        self.module.train()
+        for module in self.module.modules():
+            if isinstance(module, Dropout):
+                module.generator = noise
+
+    def eval(self) -> None:
+        """Turn to evaluation: no dropout."""
+        self.module.eval()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (K, B, C) of images (B, channels, H, W) which all members share."""
+        if isinstance(self.module, MLP):
+            return self._mlp(self.module, x)
+        return self.generic(x)
+
+    def generic(self, x: Tensor) -> Tensor:
+        """The same for any module, by mapping it over the members."""
+
+        def member(parameters: dict[str, Tensor]) -> Tensor:
+            logits: Tensor = functional_call(self.module, parameters, (x,))
+            return logits
+
+        return torch.vmap(member, randomness="same")(self.parameters)
+
+    def _mlp(self, module: MLP, x: Tensor) -> Tensor:
+        """The same for the MLP: one product for the first layer of all members, then batched."""
+        weights, biases = (
+            [self.parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
+            for kind in ("weight", "bias")
+        )
+        x = module.dropouts[0](x.flatten(1))
+        h = F.linear(x, weights[0].flatten(0, 1), biases[0].flatten())
+        h = h.unflatten(1, biases[0].shape).transpose(0, 1)  # (K, B, W)
+        for dropout, weight, bias in zip(
+            module.dropouts[1:], weights[1:], biases[1:], strict=True
+        ):
+            h = F.relu(h)
+            if dropout.training and dropout.dropped:
+                h = h * dropout.mask(h.shape[1:], h)
+            h = torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2))
+        return h
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Project the parameters as the module asks for, if it does."""
+        constrain = getattr(self.module, "constrain_", None)
+        if constrain is not None:
+            constrain(self.parameters)
+
+    def keep(self, members: Tensor) -> None:
+        """Let all members leave but those at ``members`` (indices)."""
+        self.parameters = {
+            name: value.detach()[members].requires_grad_()
+            for name, value in self.parameters.items()
+        }
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The parameters of one member, on the CPU, as its module names them."""
+        return {n: p.detach()[member].cpu().contiguous() for n, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def load(self, states: Iterable[dict[str, Tensor]]) -> None:
+        """Take the parameters of each member from ``states``.
+
+        Raises:
+            ValueError: a name or shape differs from the module's.
+        """
+        for member, state in enumerate(states):
+            wanted = {name: list(value.shape[1:]) for name, value in self.parameters.items()}
+            found = {name: list(value.shape) for name, value in state.items()}
+            for name in [*wanted, *found]:
+                if wanted.get(name) != found.get(name):
+                    raise ValueError(
+                        f"parameter {name} has shape {found.get(name, 'none')}, "
+                        f"the model wants {wanted.get(name, 'none')}"
+                    )
+            for name, value in state.items():
+                self.parameters[name][member] = value.to(self.parameters[name])

@@ -1,0 +1,100 @@
+"""Content-addressed folders: atomic, locked, complete once their manifest lies in them."""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+
+
+def digest(content: Any) -> str:
+    """The SHA-256 (64 hex digits) of a JSON value, the same for the same content."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 (64 hex digits) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a reader finds the old file or the new, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    """The facts of a complete folder; None if there is none, or one that is damaged."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        damaged = [n for n, sha in manifest["files"].items() if file_digest(folder / n) != sha]
+        facts: dict[str, Any] = manifest["facts"]
+    except FileNotFoundError as error:
+        if folder.exists():
+            log.warning("%s is incomplete (no %s) and is made anew", folder, error.filename)
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        log.warning("%s has a damaged %s and is made anew", folder, MANIFEST)
+        return None
+    if damaged:
+        log.warning("%s has damaged files (%s) and is made anew", folder, ", ".join(damaged))
+        return None
+    return facts
+
+
+def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The facts of ``folder``, which ``build`` fills first if it is missing or damaged.
+
+    However many threads or processes ask at once, one builds and the others wait for it. ``build``
+    is given an empty folder to write files into and returns the facts, a JSON object; the folder
+    takes its place in one step, its manifest (facts and the digest of each file) written last.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    if (facts := _read(folder)) is not None:
+        return facts
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if (facts := _read(folder)) is not None:
+            return facts
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            facts = build(scratch)
+            files = {path.name: file_digest(path) for path in sorted(scratch.iterdir())}
+            manifest = {"facts": facts, "files": files}
+            write_text(scratch / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+            scratch.chmod(0o777 & ~_umask())
+            shutil.rmtree(folder, ignore_errors=True)
+            scratch.rename(folder)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        return facts

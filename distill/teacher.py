@@ -1,0 +1,72 @@
+"""Teachers: found by the digest of all that decides them, or trained once; and their soft targets.
+
+Letters: N examples, V views of each, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distill import store
+from distill.data.views import Images
+from distill.evaluate import logits
+from distill.stack import Stack
+
+# Part of every digest: raise it when the same configuration would make another teacher.
+SCHEMA = 1
+WEIGHTS = "teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained teacher: a stack of one, its test errors, and its folder in the cache."""
+
+    stack: Stack
+    digest: str
+    test_errors: int
+    folder: Path
+
+    def soft_targets(self, images: Images, dtype: torch.dtype) -> Tensor:
+        """Its logits (N, V, C), float32, for every view of ``images``, made once and then cached.
+
+        ``images`` are those that the teacher's digest speaks of; ``dtype`` is that of the products.
+        """
+        folder = self.folder.with_name(f"{self.folder.name}-views{images.views}")
+
+        def build(scratch: Path) -> dict[str, Any]:
+            views = [logits(self.stack, images, v, dtype)[0] for v in range(images.views)]
+            save_file({"logits": torch.stack(views, 1)}, scratch / "logits.safetensors")
+            return {"views": images.views}
+
+        store.get(folder, build)
+        return load_file(folder / "logits.safetensors", device=str(images.raw.device))["logits"]
+
+
+def get(
+    cache: Path, identity: dict[str, Any], stack: Stack, fit: Callable[[Stack], dict[str, Any]]
+) -> Teacher:
+    """The teacher that ``identity`` describes: from ``cache``, or made by ``fit`` and put there.
+
+    ``identity`` is a JSON object of everything that decides the teacher; ``stack`` is a fresh stack
+    of one in its architecture, which ``fit`` trains or loads in place and then describes: a JSON
+    object with ``test_errors``.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    digest = store.digest({"schema": SCHEMA, **identity})
+    folder = cache / digest[:16]
+
+    def build(scratch: Path) -> dict[str, Any]:
+        facts = fit(stack)
+        save_file(stack.state(0), scratch / WEIGHTS)
+        return {"identity": identity, **facts}
+
+    facts = store.get(folder, build)
+    stack.load([load_file(folder / WEIGHTS)])
+    return Teacher(stack, digest, facts["test_errors"], folder)
