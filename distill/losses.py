@@ -25,7 +25,8 @@ Weight = Annotated[float, Field(ge=0, le=1)]
 
 def hard(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor) -> Tensor:  # noqa: ARG001
     """Cross-entropy with the labels at temperature 1; the teacher is not used. Returns (B,)."""
-    return F.cross_entropy(student_logits, labels, reduction="none")
+    # Mapped over members, this is several times faster than F.cross_entropy.
+    return -F.log_softmax(student_logits, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
 def kd(

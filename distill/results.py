@@ -1,8 +1,8 @@
 """What a run leaves behind, and the summary of many: files only, always rebuilt from them.
 
 Columns are only ever added to. Accuracies are shares of 1, losses are means over examples in nats,
-seconds are wall time. Beside those below, each key of the config has a column of its own name
-(`model.depth`, `teacher.model.width`, ...).
+seconds are wall time. Beside those below, each key of the config that they do not show has a column
+of its own name (`model.depth`, `teacher.model.width`, ...); where files lie is left out.
 """
 
 import argparse
@@ -56,9 +56,16 @@ COLUMNS = {
     "test_errors": "errors on the test set",
     "test_accuracy": "accuracy there",
     "test_loss": "cross-entropy there, at temperature 1",
-    "seconds": "time to train and evaluate the student, the teacher's not included",
+    "seconds": "wall time of the student, its share of the stack's; the teacher's not included",
     "version": "version of distill",
     "directory": "the run's directory, from that of the summary",
+}
+
+# Keys of the config that the columns above show, or that name places on one machine.
+SHOWN = {
+    *("model.width", "loss.temperature", "loss.alpha", "optim.lr", "optim.weight_decay", "seed"),
+    *("train.epochs", "train.batch_size", "transfer.classes", "transfer.fraction"),
+    *("device", "precision", "data.root", "teacher.cache", "teacher.path", "teacher.name"),
 }
 
 
@@ -91,7 +98,11 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     directory = path.parent.relative_to(folder).as_posix()
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        config = dict(leaves(result.pop("config")))
+        config = {
+            key: value
+            for key, value in leaves(result.pop("config"))
+            if key not in SHOWN and not key.endswith("._target_")
+        }
         row = {key: value for key, value in result.items() if key in COLUMNS}
     except (ValueError, AttributeError, KeyError, TypeError):
         reason = f"{RESULT} is damaged"

@@ -193,7 +193,6 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
     written into each one's result, and raised again.
     """
     heads = [_head(job) for job in jobs]
-    start = time.perf_counter()
     try:
         stack, history, facts = _fit(jobs)
     except BaseException as error:
@@ -203,7 +202,6 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
             results.write(directory, {**head, "status": status, "reason": reason}, [])
         raise
     by_class = _evaluator(jobs[0].setting).by_class(stack) if history.members else {}
-    facts["seconds"] = round((time.perf_counter() - start) / len(jobs), 3)
     bodies = []
     for k, (head, directory) in enumerate(zip(heads, directories, strict=True)):
         body = head | facts | {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS}
@@ -235,6 +233,7 @@ def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
         first.index.to(setting.device),
         soft,
     )
+    start = time.perf_counter()
     stack = fresh(
         run.model, first.data, "model", len(jobs), derive(run.seed, "student"), setting.device
     )
@@ -253,6 +252,7 @@ def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
         run.seed,
         setting,
     )
+    facts["seconds"] = round((time.perf_counter() - start) / len(jobs), 3)
     return stack, history, facts
 
 

@@ -4,7 +4,7 @@ Letters: K members, B examples in a batch, N examples in the data set, M of them
 set, V views of each, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -65,14 +65,17 @@ class History:
     diverged: dict[int, str] = field(default_factory=dict)
 
 
-def parts(loss: Loss, hyperparameters: Mapping[str, Tensor]) -> dict[str, Mapping[str, Tensor]]:
-    """The hyperparameters (K,) of the whole loss and, where it has an alpha, of its two terms."""
-    terms: dict[str, Mapping[str, Tensor]] = {"train_loss": hyperparameters}
-    if "alpha" in hyperparameters:
-        alpha = hyperparameters["alpha"]
-        terms["train_soft"] = {**hyperparameters, "alpha": torch.ones_like(alpha)}
-        terms["train_hard"] = {**hyperparameters, "alpha": torch.zeros_like(alpha)}
-    return terms
+def _terms(hyperparameters: Mapping[str, Tensor]) -> tuple[list[str], list[Mapping[str, Tensor]]]:
+    """Names of the loss and its two terms, and the hyperparameters (K,), (2 K,) that give them.
+
+    A loss with an alpha is, at alpha 1 and 0, its own soft and hard term (see `distill.losses`).
+    """
+    if "alpha" not in hyperparameters:
+        return ["train_loss"], [hyperparameters]
+    both = {name: value.repeat(2) for name, value in hyperparameters.items()}
+    alpha = torch.ones_like(both["alpha"])
+    alpha[len(alpha) // 2 :] = 0
+    return ["train_loss", "train_soft", "train_hard"], [hyperparameters, {**both, "alpha": alpha}]
 
 
 def train(
@@ -94,7 +97,7 @@ def train(
     share the batches and the dropout masks, which follow from ``seed`` and the step alone.
     """
     history = History([[] for _ in range(stack.members)], list(range(stack.members)))
-    terms = parts(loss, hyperparameters)
+    terms, values_of = _terms(hyperparameters)
     steps = plan.epochs * -(-len(transfer.index) // plan.batch_size)
     step = 0
     for epoch in range(1, plan.epochs + 1):
@@ -102,7 +105,7 @@ def train(
         sums = torch.zeros(len(terms), stack.members, device=transfer.index.device)
         for index, view in transfer.batches(seed, epoch, plan.batch_size):
             scale = factor(step, steps, plan.schedule, plan.warmup)
-            sums += _step(stack, optimizer, transfer, loss, terms, plan.dtype, index, view, scale)
+            sums += _step(stack, optimizer, transfer, loss, values_of, plan.dtype, index, view, scale)
             step += 1
         stack.eval()
         values = dict(zip(terms, sums / len(transfer.index), strict=True))
@@ -120,7 +123,8 @@ def train(
             stay = finite.nonzero().flatten()
             stack.keep(stay)
             optimizer.keep(list(stack.parameters.values()), stay)
-            terms = {t: {n: v[stay] for n, v in h.items()} for t, h in terms.items()}
+            hyperparameters = {name: value[stay] for name, value in hyperparameters.items()}
+            terms, values_of = _terms(hyperparameters)
         if not history.members:
             break
     return history
@@ -131,7 +135,7 @@ def _step(
     optimizer: Optimizer,
     transfer: TransferSet,
     loss: Loss,
-    terms: Mapping[str, Mapping[str, Tensor]],
+    hyperparameters: Sequence[Mapping[str, Tensor]],
     dtype: torch.dtype,
     index: Tensor,
     view: Tensor,
@@ -142,21 +146,20 @@ def _step(
     labels = transfer.labels[index]
     soft = None if transfer.soft is None else transfer.soft[index, view]
 
-    def value(logits: Tensor, hyperparameters: Mapping[str, Tensor]) -> Tensor:
+    def value(logits: Tensor, at: Mapping[str, Tensor]) -> Tensor:
         def member(z: Tensor, h: Mapping[str, Tensor]) -> Tensor:
             return loss(z, soft, labels, **h)
 
-        return torch.vmap(member)(logits, dict(hyperparameters))
+        return torch.vmap(member)(logits, dict(at))
 
     with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         logits = stack(x)
     logits = logits.float()
-    whole, *_ = terms.values()
-    losses = value(logits, whole)
+    losses = value(logits, hyperparameters[0])
     # The members' gradients do not mix, so the sum of their means gives each its own.
     torch.autograd.backward(losses.mean(1).sum())
     optimizer.step(scale)
     stack.constrain_()
     with torch.no_grad():
-        others = [value(logits.detach(), h) for h in list(terms.values())[1:]]
-        return torch.stack([losses.detach(), *others]).sum(-1)
+        others = [value(logits.repeat(2, 1, 1), at) for at in hyperparameters[1:]]
+        return torch.cat([losses, *others]).sum(-1).view(-1, stack.members)
