@@ -12,11 +12,8 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from distill.launcher import CheckedLauncher
+from distill.launcher import CONF, CheckedLauncher
 
-HERE = Path(__file__).resolve().parent
-# In a wheel the yamls lie in the package, in a checkout beside it.
-CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
 WHITELIST = ("distill.launcher.*",)
 
 

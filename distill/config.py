@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,11 +19,11 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
     create_model,
+    model_validator,
 )
 
 from distill import store
@@ -34,7 +34,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ConfigError(Exception):
-    """A config that cannot be run; each line of its text names a key, a value and what is allowed."""
+    """A config that cannot be run; a line for each key, with its value and what is allowed."""
 
 
 class Strict(BaseModel):
@@ -98,6 +98,13 @@ class Teacher(Strict):
     model: Component | None = None
     optim: Optim | None = None
     train: Train | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        recipe = (self.jitter, self.seed, self.optim, self.train)
+        if self.model is not None and self.path is None and None in recipe:
+            raise ValueError("without a path, model needs jitter, seed, optim and train")
+        return self
 
 
 class Run(Strict):
@@ -195,12 +202,13 @@ def parse(config: DictConfig) -> Run:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].replace("Missing mandatory value", "it needs a value")
+        raise ConfigError(f"{error.full_key}: {reason}") from error
     assert isinstance(plain, dict)
-    plain = {str(key): value for key, value in plain.items()}
-    schema = _typed(plain, Run)
+    values = {str(key): value for key, value in plain.items()}
+    schema = _typed(values, Run)
     try:
-        run = schema.model_validate(plain)
+        run = schema.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, schema))) from error
     assert isinstance(run, Run)
@@ -215,22 +223,23 @@ def parse(config: DictConfig) -> Run:
 def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
     """One line for each problem."""
     for problem in error.errors():
-        *parents, last = problem["loc"]
+        parents = problem["loc"][:-1]
         key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             section = schema
             for parent in parents:
                 section = section.model_fields[str(parent)].annotation  # type: ignore[assignment]
             known = [f.alias or name for name, f in section.model_fields.items()]
-            yield unknown(key, problem["input"], [".".join(map(str, [*parents, k])) for k in known])
+            given = f"{key}={problem['input']}"
+            yield unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
         elif problem["type"] == "missing":
             yield f"{key}: this key is missing"
         else:
             yield f"{key}={problem['input']}: {problem['msg']}"
 
 
-def unknown(key: str, value: object, known: list[str]) -> str:
-    """The message for a key that does not exist."""
+def unknown(key: str, given: str, known: list[str]) -> str:
+    """The message for a ``key`` that does not exist, which stood in the override ``given``."""
     close = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"{key}={value}: there is no such key; {hint}allowed are {', '.join(sorted(known))}"
+    return f"{given}: there is no such key; {hint}allowed are {', '.join(sorted(known))}"

@@ -20,7 +20,7 @@ def logits(stack: Stack, images: Images, view: int, dtype: torch.dtype) -> Tenso
     index = torch.arange(len(images), device=images.raw.device)
     with torch.autocast(images.raw.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
         return torch.cat(
-            [stack(images.batch(i, view, dtype)).float() for i in index.split(BATCH)], 1
+            [stack(images.batch(i, view, dtype)).float() for i in torch.split(index, BATCH)], 1
         )
 
 

@@ -25,7 +25,9 @@ def explain(error: BaseException) -> str:
     for cause in causes:
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, option = str(cause.missing_cfg_file).rpartition("/")
-            return f"{group}={option}: there is no such option; allowed are {', '.join(cause.options)}"
+            return (
+                f"{group}={option}: there is no such option; allowed are {', '.join(cause.options)}"
+            )
         if isinstance(cause, OverrideParseException):
             return f"{cause.override}: not of the form key=value ({_first(cause.message)})"
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
@@ -44,11 +46,10 @@ def _first(text: str) -> str:
 
 
 def _no_key(error: BaseException, cause: OmegaConfBaseException) -> str:
+    """A key that the composed config does not have, as Hydra reports it."""
     key = str(cause.full_key)
-    given = re.search(r"=(\S*)$", str(error)) or re.search(r"=(.*)", str(error))
-    parent = cause.parent_node
-    prefix = key.rpartition(".")[0]
-    known = [f"{prefix}.{k}".lstrip(".") for k in parent if k != "hydra"] if isinstance(
-        parent, DictConfig
-    ) else []
-    return unknown(key, given[1] if given else "...", known)
+    prefix = key.rpartition(".")[0] + "." if "." in key else ""
+    siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+    given = re.search(r"\+(\S+=.*)", str(error))
+    known = [f"{prefix}{name!s}" for name in siblings if name != "hydra"]
+    return unknown(key, given[1] if given else key, known)

@@ -42,7 +42,7 @@ class Job:
     """
 
     def __init__(self, run: Run) -> None:
-        device = _device(run)
+        device = device_of(run)
         self.run = run
         self.setting = Setting(run.data, device, _dtype(run, device))
         self.data = read(run.data)
@@ -60,6 +60,13 @@ class Job:
             build(run.teacher.model, self.data, "teacher.model", "meta")
             if run.teacher.path is not None:
                 teacher_weights(run.data, run.teacher)
+            cache = teacher_cache(run.data, run.teacher)
+            try:
+                cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"teacher.cache={cache}: no folder can be made ({error})"
+                ) from error
 
     @cached_property
     def index(self) -> Tensor:
@@ -88,7 +95,12 @@ class Job:
         return f"{student}-{self.digest[:8]}"
 
 
-def _device(run: Run) -> torch.device:
+def device_of(run: Run) -> torch.device:
+    """The device that a run asks for.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
     if run.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this machine has no CUDA device; allowed are auto, cpu")
     return torch.device("cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu")
@@ -147,6 +159,11 @@ def training_images(setting: Setting, jitter: int) -> Images:
     return Images(images, jitter=jitter, mean=data.mean, std=data.std)
 
 
+def teacher_cache(data: Data, teacher: Teacher) -> Path:
+    """The folder of teachers and soft targets: the teacher's own, or one beside the data."""
+    return Path(teacher.cache).expanduser() if teacher.cache else root(data) / "teachers"
+
+
 def build(model: Component, data: Dataset, key: str, device: str = "cpu") -> nn.Module:
     """One member of ``model`` for the images of ``data``, initialised by the global generator.
 
@@ -161,7 +178,9 @@ def build(model: Component, data: Dataset, key: str, device: str = "cpu") -> nn.
     return module
 
 
-def fresh(model: Component, data: Dataset, key: str, members: int, seed: int, device: torch.device) -> Stack:
+def fresh(
+    model: Component, data: Dataset, key: str, members: int, seed: int, device: torch.device
+) -> Stack:
     """A stack of ``members`` new members of ``model``."""
     return Stack(partial(build, model, data, key), members, seed, device)
 

@@ -11,10 +11,15 @@ from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from distill import store
 
 log = logging.getLogger(__name__)
+
+HERE = Path(__file__).resolve().parent
+# In a wheel the yamls lie in the package, in a checkout beside it.
+CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
 
 
 def run_name(*, _root_: DictConfig) -> str:
@@ -26,7 +31,7 @@ def run_name(*, _root_: DictConfig) -> str:
     from distill.config import parse
     from distill.job import Job
 
-    keys = [key for key in _root_ if key != "hydra"]
+    keys = [str(key) for key in _root_ if key != "hydra"]
     return Job(parse(OmegaConf.masked_copy(_root_, keys))).name
 
 
@@ -73,9 +78,13 @@ class CheckedLauncher(Launcher):
 
         setup_globals()
         jobs = [self._compose(o, initial_job_idx + i) for i, o in enumerate(job_overrides)]
-        for job in jobs:
-            # The name of a run's directory holds the digest of its checked config and data.
-            OmegaConf.select(job, "hydra.sweep.subdir")
+        try:
+            for job in jobs:
+                # The name of a run's directory holds the digest of its checked config and data.
+                OmegaConf.select(job, "hydra.sweep.subdir")
+        except OmegaConfBaseException:
+            _forget(Path(self.config.hydra.sweep.dir))
+            raise
         log.info("%d jobs", len(jobs))
         returns: list[JobReturn] = []
         with progress() as bars:
@@ -110,6 +119,13 @@ class CheckedLauncher(Launcher):
             execution_whitelist=self.hydra_context.execution_whitelist,
         )
         return done
+
+
+def _forget(folder: Path) -> None:
+    """Remove the directory of a sweep of which nothing but the sweeper's own file was written."""
+    if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+        (folder / "multirun.yaml").unlink()
+        folder.rmdir()
 
 
 class Summary(Callback):

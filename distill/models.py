@@ -37,7 +37,7 @@ class Dropout(nn.Module):
 
     def mask(self, shape: torch.Size, like: Tensor) -> Tensor:
         """A mask of ``shape`` in the type of ``like``: 0, or the inverse of the kept share."""
-        size = shape.numel()
+        size = prod(shape)
         words = torch.empty(-(-size // 4), dtype=torch.int64, device=like.device)
         # The default range of random_ leaves the sign bit, and so every fourth lane, at 0.
         words.random_(-(2**63), None, generator=self.generator)
@@ -45,10 +45,11 @@ class Dropout(nn.Module):
         scale = 2**16 / (2**16 - self.dropped)
         return (lanes >= self.dropped - 2**15).to(like.dtype) * scale
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shared: int = 0) -> Tensor:
+        """Drop elements of ``x``, the same ones all along its first ``shared`` axes."""
         if not self.training or self.dropped == 0:
             return x
-        return x * self.mask(x.shape, x)
+        return x * self.mask(x.shape[shared:], x)
 
 
 class MLP(nn.Module):

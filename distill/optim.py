@@ -46,7 +46,9 @@ class Optimizer(ABC):
         self, parameters: Sequence[Tensor], *, lr: Sequence[float], weight_decay: Sequence[float]
     ) -> None:
         self.lr, self.weight_decay = list(lr), list(weight_decay)
-        self._bind(parameters, [[torch.zeros_like(p) for p in parameters] for _ in range(self.slots)])
+        self._bind(
+            parameters, [[torch.zeros_like(p) for p in parameters] for _ in range(self.slots)]
+        )
         device = parameters[0].device
         # One counter a tensor, not one a member: the fused update increments each that it is given.
         self.counts = [[torch.zeros((), device=device) for _ in parameters] for _ in self.lr]
@@ -116,7 +118,8 @@ class AdamW(Optimizer):
         adamw(
             parameters,
             gradients,
-            *state,
+            state[0],
+            state[1],
             [],
             counts,
             fused=True,

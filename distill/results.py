@@ -106,7 +106,12 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
         row = {key: value for key, value in result.items() if key in COLUMNS}
     except (ValueError, AttributeError, KeyError, TypeError):
         reason = f"{RESULT} is damaged"
-        return {"run": path.parent.name, "status": "failed", "reason": reason, "directory": directory}
+        return {
+            "run": path.parent.name,
+            "status": "failed",
+            "reason": reason,
+            "directory": directory,
+        }
     return {**config, **row, "directory": directory}
 
 
@@ -127,34 +132,40 @@ def write_summary(folder: Path) -> pd.DataFrame:
 
 def tables(frame: pd.DataFrame) -> Iterator[Table]:
     """Test errors, temperature by width, means over seeds; one table for all else that differs."""
-    done = frame[(frame.status == "complete") & frame.test_errors.notna()]
+    done = frame[(frame["status"] == "complete") & frame["test_errors"].notna()]
     keys = ["data", "model", "loss", "alpha", "transfer", "transfer_classes", "transfer_fraction"]
-    keys += ["epochs", "lr"]
-    differ = [key for key in keys if done[key].nunique(dropna=False) > 1]
-    groups = done.groupby(differ, dropna=False) if differ else [((), done)]
-    for values, group in groups:
-        title = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
-                          for k, v in zip(differ, values, strict=True) if pd.notna(v))
-        yield _table(group, title)
+    differ = [k for k in (*keys, "epochs", "lr") if done[k].nunique(dropna=False) > 1]
+    labels = done[differ].map(_text)
+    titles = [
+        ", ".join(f"{k}={v}" for k, v in zip(differ, row, strict=True) if v)
+        for row in labels.to_numpy()
+    ]
+    for title, group in done.groupby(titles, sort=False):
+        yield _table(group, str(title))
+
+
+def _text(value: object) -> str:
+    """A cell as people read it: no trailing zeros, nothing for a missing value."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return "" if value is None else str(value)
 
 
 def _table(group: pd.DataFrame, title: str) -> Table:
-    means = group.pivot_table("test_errors", "temperature", "width", dropna=False)
-    if means.empty:
-        means = group.assign(temperature="-").pivot_table("test_errors", "temperature", "width")
-    seeds = group.seed.nunique()
+    means = group.groupby(["temperature", "width"], dropna=False)["test_errors"].mean()
+    seeds = group["seed"].nunique()
     table = Table(title=f"test errors, mean over {seeds} seed{'s' * (seeds > 1)}\n{title}".strip())
     table.add_column("temperature \\ width", justify="right")
-    for width in means.columns:
-        table.add_column(f"{width:g}", justify="right")
-    best = means.min()
-    for temperature, row in means.iterrows():
-        cells = [
-            "" if pd.isna(v) else f"[bold]{v:g}[/bold]" if v == best[w] else f"{v:.5g}"
-            for w, v in row.items()
+    cells = means.unstack()
+    best = cells.min()
+    for width in cells.columns:
+        table.add_column(_text(width), justify="right")
+    for temperature, row in zip(cells.index, cells.to_numpy(), strict=True):
+        texts = [
+            f"[bold]{_text(v)}[/bold]" if v == b else _text(v)
+            for v, b in zip(row, best, strict=True)
         ]
-        name = f"{temperature:g}" if isinstance(temperature, float) else str(temperature)
-        table.add_row(name, *cells)
+        table.add_row(_text(temperature), *texts)
     return table
 
 
@@ -164,7 +175,9 @@ def show(frame: pd.DataFrame, folder: Path, console: Console) -> None:
         console.print(table)
     taught = frame.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
     for _, row in taught.iterrows():
-        console.print(f"teacher {row.teacher} on {row.data}: {row.teacher_test_errors:g} test errors")
+        console.print(
+            f"teacher {row.teacher} on {row.data}: {row.teacher_test_errors:g} test errors"
+        )
     for _, row in frame[frame.status != "complete"].iterrows():
         console.print(f"{row.run} {row.status}: {row.reason}", style="red", soft_wrap=True)
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
@@ -174,7 +187,8 @@ def show(frame: pd.DataFrame, folder: Path, console: Console) -> None:
 def main() -> None:
     """`distill-summary DIR`: rebuild summary.csv from the files, and print it."""
     parser = argparse.ArgumentParser(
-        prog="distill-summary", description="Rebuild summary.csv from the results below DIR, and print it."
+        prog="distill-summary",
+        description="Rebuild summary.csv from the results below DIR, and print it.",
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's directory")
     folder: Path = parser.parse_args().directory

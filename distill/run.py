@@ -19,7 +19,17 @@ from distill.config import ConfigError, Optim, Train
 from distill.config import Teacher as TeacherConfig
 from distill.data.views import Images
 from distill.evaluate import evaluate
-from distill.job import Job, Setting, build, fresh, held_out, read, root, teacher_weights, training_images
+from distill.job import (
+    Job,
+    Setting,
+    build,
+    fresh,
+    held_out,
+    read,
+    teacher_cache,
+    teacher_weights,
+    training_images,
+)
 from distill.losses import hard
 from distill.progress import progress
 from distill.seeds import derive
@@ -48,7 +58,10 @@ class Evaluator:
         self.parts = {
             name: (
                 Images(
-                    images.to(setting.device), jitter=0, mean=setting.data.mean, std=setting.data.std
+                    images.to(setting.device),
+                    jitter=0,
+                    mean=setting.data.mean,
+                    std=setting.data.std,
                 ),
                 labels.to(setting.device),
             )
@@ -151,7 +164,7 @@ def find_teacher(setting: Setting, config: TeacherConfig) -> Teacher:
         values = {name: value[0].item() for name, value in _evaluator(setting)(stack).items()}
         return {**values, "seconds": time.perf_counter() - start}
 
-    cache = Path(config.cache).expanduser() if config.cache else root(setting.data) / "teachers"
+    cache = teacher_cache(setting.data, config)
     try:
         return teacher.get(cache, identity, stack, fit)
     except OSError as error:

@@ -74,16 +74,11 @@ class Stack:
             [self.parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
             for kind in ("weight", "bias")
         )
-        x = module.dropouts[0](x.flatten(1))
-        h = F.linear(x, weights[0].flatten(0, 1), biases[0].flatten())
-        h = h.unflatten(1, biases[0].shape).transpose(0, 1)  # (K, B, W)
-        for dropout, weight, bias in zip(
-            module.dropouts[1:], weights[1:], biases[1:], strict=True
-        ):
-            h = F.relu(h)
-            if dropout.training and dropout.dropped:
-                h = h * dropout.mask(h.shape[1:], h)
-            h = torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2))
+        first, *others = module.dropouts
+        h = F.linear(first(x.flatten(1)), weights[0].flatten(0, 1), biases[0].flatten())
+        h = h.view(len(x), *biases[0].shape).transpose(0, 1)  # (K, B, W)
+        for dropout, weight, bias in zip(others, weights[1:], biases[1:], strict=True):
+            h = torch.baddbmm(bias.unsqueeze(1), dropout(F.relu(h), 1), weight.transpose(1, 2))
         return h
 
     @torch.no_grad()

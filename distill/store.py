@@ -5,10 +5,10 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -29,25 +29,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _scratch(path: Path) -> Path:
+    """A new name beside ``path``, hidden."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader finds the old file or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = _scratch(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with scratch.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        scratch.replace(path)
     except BaseException:
-        os.unlink(name)
+        scratch.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -85,13 +83,13 @@ def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     with FileLock(f"{folder}.lock"):
         if (facts := _read(folder)) is not None:
             return facts
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        scratch = _scratch(folder)
+        scratch.mkdir()
         try:
             facts = build(scratch)
             files = {path.name: file_digest(path) for path in sorted(scratch.iterdir())}
             manifest = {"facts": facts, "files": files}
             write_text(scratch / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            scratch.chmod(0o777 & ~_umask())
             shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
         except BaseException:

@@ -37,9 +37,8 @@ class TransferSet:
         jitter = generator(seed, "jitter", epoch)
         views = torch.randint(self.images.views, order.shape, generator=jitter)
         device = self.index.device
-        return zip(
-            self.index[order.to(device)].split(size), views.to(device).split(size), strict=True
-        )
+        index = torch.split(self.index[order.to(device)], size)
+        return zip(index, torch.split(views.to(device), size), strict=True)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def train(
     plan: Plan,
     seed: int,
     evaluate: Callable[[Stack], Values],
-    on_epoch: Callable[[int, Values], None] = lambda epoch, values: None,
+    on_epoch: Callable[[int, Values], None],
 ) -> History:
     """Train ``stack`` in place; returns the history of each member.
 
@@ -105,7 +104,9 @@ def train(
         sums = torch.zeros(len(terms), stack.members, device=transfer.index.device)
         for index, view in transfer.batches(seed, epoch, plan.batch_size):
             scale = factor(step, steps, plan.schedule, plan.warmup)
-            sums += _step(stack, optimizer, transfer, loss, values_of, plan.dtype, index, view, scale)
+            sums += _step(
+                stack, optimizer, transfer, loss, values_of, plan.dtype, index, view, scale
+            )
             step += 1
         stack.eval()
         values = dict(zip(terms, sums / len(transfer.index), strict=True))

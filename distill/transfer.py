@@ -35,7 +35,7 @@ def fraction(labels: Tensor, generator: Generator, *, fraction: Share) -> Tensor
     """A random ``fraction`` of each class, at least one example a class (the paper, section 5)."""
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
     keep = torch.zeros_like(labels, dtype=torch.bool)
-    for label in labels.unique():
+    for label in range(int(labels.max()) + 1):
         members = order[labels[order] == label]
         keep[members[: max(1, round(fraction * len(members)))]] = True
     return keep

@@ -1,6 +1,8 @@
 """MNIST and Fashion-MNIST through torchvision, which downloads what is missing."""
 
 import hashlib
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +16,7 @@ FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-lab
 
 
 def _load(name: str, root: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Raises OSError if a file is missing and cannot be downloaded, ValueError if one is damaged."""
+    """Raises OSError: a file is missing and cannot be downloaded; ValueError: one is damaged."""
     from torchvision import datasets
 
     source = getattr(datasets, name)
@@ -22,9 +24,12 @@ def _load(name: str, root: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     paths = [raw / f"{stem}-ubyte" for stem in FILES]
     if not all(path.is_file() for path in paths):
         try:
-            source(root, download=True)
+            with redirect_stdout(StringIO()):  # it tells of each mirror that it tries
+                source(root, download=True)
         except (RuntimeError, OSError) as error:
-            raise OSError(f"{raw} lacks files of {name}, and the download failed: {error}") from error
+            reason = " ".join(str(error).split())
+            message = f"{raw} lacks files of {name}, and they could not be downloaded ({reason})"
+            raise OSError(message) from error
     sha = hashlib.sha256()
     for path in paths:
         sha.update(path.read_bytes())

