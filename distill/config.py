@@ -106,6 +106,13 @@ class Teacher(Strict):
             raise ValueError("without a path, model needs jitter, seed, optim and train")
         return self
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the teacher: how it is trained, or the model whose weights are read."""
+        places = {"name", "cache", "path"}
+        read = {"jitter", "seed", "optim", "train"} if self.path is not None else set()
+        return self.model_dump(by_alias=True, exclude=places | read)
+
 
 class Run(Strict):
     """All of one run."""
@@ -132,12 +139,10 @@ class Run(Strict):
         Where things lie (data.root, teacher.cache, teacher.path) and the device do not count, nor
         does the teacher of a loss that does not use one.
         """
-        config = self.model_dump(by_alias=True, exclude={"device": True, "data": {"root"}})
-        for key in ("cache", "path"):
-            del config["teacher"][key]
-        if not self.distils:
-            del config["teacher"]
-        return store.digest({"config": config, **content})
+        elsewhere: Any = {"device": True, "teacher": True, "data": {"root"}}
+        config = self.model_dump(by_alias=True, exclude=elsewhere)
+        teacher = self.teacher.recipe if self.distils else None
+        return store.digest({"config": config, "teacher": teacher, "content": dict(content)})
 
 
 GROUPS = {
@@ -234,6 +239,8 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             yield unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
         elif problem["type"] == "missing":
             yield f"{key}: this key is missing"
+        elif isinstance(problem["input"], Mapping):
+            yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"
         else:
             yield f"{key}={problem['input']}: {problem['msg']}"
 

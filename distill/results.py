@@ -181,7 +181,9 @@ def show(frame: pd.DataFrame, folder: Path, console: Console) -> None:
     for _, row in frame[frame.status != "complete"].iterrows():
         console.print(f"{row.run} {row.status}: {row.reason}", style="red", soft_wrap=True)
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
-    console.print(f"{len(frame)} runs ({counts}): {folder / SUMMARY}", soft_wrap=True)
+    console.print(
+        f"{len(frame)} run{'s' * (len(frame) > 1)} ({counts}): {folder / SUMMARY}", soft_wrap=True
+    )
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def find_teacher(setting: Setting, config: TeacherConfig) -> Teacher:
     identity = {
         "data": data.digest,
         "reading": setting.data.model_dump(include={"mean", "std", "validation"}),
-        "teacher": config.model_dump(by_alias=True, exclude={"name", "cache", "path"}),
+        "teacher": config.recipe,
         "dtype": str(setting.dtype),
         "device": setting.device.type,
     }

@@ -1,0 +1,117 @@
+"""What the tests share: a home of their own, the command line in this process, small configs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from distill.__main__ import main
+from distill.config import parse
+from distill.job import Job
+from distill.launcher import CONF
+
+# A run of a moment: a synthetic data set, a small teacher, one or two epochs.
+SMALL = (
+    "data=synthetic",
+    "model.width=8",
+    "teacher.model.width=16",
+    "teacher.train.epochs=2",
+    "teacher.train.batch_size=64",
+    "train.epochs=2",
+    "train.batch_size=64",
+)
+
+
+# Folders that may hold the full data sets: the user's, and one beside the checkout.
+PLACES = [
+    Path(os.environ.get("DISTILL_DATA", ".")),
+    Path(__file__).parents[2] / "shared" / "datasets",
+]
+FULL = next((place for place in PLACES if (place / "MNIST" / "raw").is_dir()), None)
+needs_mnist = pytest.mark.skipif(
+    FULL is None, reason="full MNIST is not at hand: set DISTILL_DATA to a folder that holds it"
+)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working directory and a data root of the test's own, and no trace left in the process."""
+    from distill import job, run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    yield tmp_path
+    GlobalHydra.instance().clear()
+    for cached in (job.held_out, job.training_images, run._evaluator, run.find_teacher):
+        cached.cache_clear()
+    run._soft_targets.cache_clear()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Finished]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """`distill` with some arguments, in this process."""
+
+    def call(*arguments: str) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["distill", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        captured = capfd.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return call
+
+
+def shell(*command: str, **environment: str) -> Finished:
+    """A command in a process of its own."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The config of a run, without Hydra's part."""
+    with initialize_config_dir(str(CONF)):
+        return compose("config", [*overrides])
+
+
+def make_job(*overrides: str) -> Job:
+    """The checked job of a small run."""
+    return Job(parse(composed(*SMALL, *overrides)))
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group: the yamls on disk."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def logits_of(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Normal numbers, times 3."""
+    generator = torch.Generator().manual_seed(seed)
+    return 3 * torch.randn(*shape, generator=generator, dtype=dtype)

@@ -1,0 +1,245 @@
+"""The commands as users type them."""
+
+import json
+import shutil
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import FULL, SMALL, Cli, needs_mnist, options, shell
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from distill import rescore, results
+from distill.launcher import CONF
+
+BIN = Path(sys.executable).parent
+
+
+def runs(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.rglob("result.json"))
+
+
+def test_a_run_leaves_its_config_result_history_and_weights(cli: Cli, home: Path) -> None:
+    done = cli(*SMALL, "loss.temperature=3", "data.validation=0.25")
+    assert done.code == 0, done.err
+    [run] = runs(home / "multirun" / "single")
+    result = json.loads((run / "result.json").read_text())
+    assert result["status"] == "complete"
+    assert result["temperature"] == 3
+    assert f"{result['test_errors']} test errors" in done.out
+    assert f"teacher {result['teacher_test_errors']}" in done.out
+    assert str(run) in done.out
+    history = pd.read_csv(run / "history.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    assert {"train_loss", "train_soft", "train_hard", "lr"} <= set(history.columns)
+    assert {"val_loss", "val_errors", "test_loss", "test_errors"} <= set(history.columns)
+    assert history["test_errors"].iloc[-1] == result["test_errors"]
+    whole = 0.7 * history["train_soft"] + 0.3 * history["train_hard"]
+    pd.testing.assert_series_equal(whole, history["train_loss"], check_names=False, rtol=1e-4)
+    assert (
+        sum(w.numel() for w in load_file(run / "student.safetensors").values())
+        == result["parameters"]
+    )
+    assert "temperature: 3" in (run / ".hydra" / "config.yaml").read_text()
+    assert "epoch 2 of 2" in (run / "distill.log").read_text()
+    assert sum(result["test_errors_by_class"]) == result["test_errors"]
+
+
+def test_a_sweep_is_a_tidy_csv_and_a_table(cli: Cli, home: Path) -> None:
+    done = cli("-m", *SMALL, "loss.temperature=1,4", "model.width=8,10", "seed=0,1")
+    assert done.code == 0, done.err
+    [folder] = (home / "multirun").iterdir()
+    frame = pd.read_csv(folder / "summary.csv")
+    assert len(frame) == 8
+    assert set(frame["status"]) == {"complete"}
+    assert set(zip(frame["temperature"], frame["width"], frame["seed"], strict=True)) == {
+        (t, w, s) for t in (1, 4) for w in (8, 10) for s in (0, 1)
+    }
+    assert frame["teacher_digest"].nunique() == 1
+    accuracy = 1 - frame["test_errors"] / 128
+    pd.testing.assert_series_equal(accuracy, frame["test_accuracy"], check_names=False)
+    assert "mean over 2 seeds" in done.out
+    assert "8 runs (8 complete)" in done.out
+    assert all((folder / d / "student.safetensors").is_file() for d in frame["directory"])
+
+
+def test_the_same_command_has_the_same_directory_and_result(cli: Cli, home: Path) -> None:
+    command = ("-m", *SMALL, "loss.temperature=1,4")
+    first = cli(*command).out.splitlines()[-1]
+    [folder] = (home / "multirun").iterdir()
+    before = pd.read_csv(folder / "summary.csv").drop(columns="seconds")
+    assert cli(*command).out.splitlines()[-1] == first
+    after = pd.read_csv(folder / "summary.csv").drop(columns="seconds")
+    pd.testing.assert_frame_equal(before, after)
+
+
+def test_a_failing_member_is_a_row_and_the_exit_code_says_so(cli: Cli, home: Path) -> None:
+    done = cli("-m", *SMALL, "train.epochs=5", "optim.lr=0.001,1e30,0.002")
+    assert done.code == 1
+    [folder] = (home / "multirun").iterdir()
+    frame = pd.read_csv(folder / "summary.csv").set_index("lr")
+    assert frame["status"].to_dict() == {0.001: "complete", 1e30: "diverged", 0.002: "complete"}
+    assert "not finite in epoch" in frame["reason"][1e30]
+    assert "3 runs (2 complete, 1 diverged)" in done.out
+    assert "Traceback" not in done.err
+
+
+def test_a_sweep_is_checked_before_its_first_job(cli: Cli, home: Path) -> None:
+    done = cli("-m", *SMALL, "loss.temperature=1,2,0")
+    assert done.code == 1
+    assert done.err == "loss.temperature=0: Input should be greater than 0\n"
+    assert not list(home.glob("multirun/*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loss.tempratur=4"], "loss.tempratur=4: there is no such key; did you mean loss.temper"),
+        (["tranfer.fraction=1"], "tranfer.fraction=1: there is no such key; did you mean transfer"),
+        (["+loss.tempratur=4"], "loss.tempratur=4: there is no such key; did you mean loss.temper"),
+        (["loss.temperature=-1"], "loss.temperature=-1: Input should be greater than 0"),
+        (["model=mpl"], "model=mpl: there is no such option; allowed are cnn, mlp"),
+        (["experiment=none"], "experiment=none: there is no such option; allowed are "),
+        (["loss.temperature=1,4"], "loss.temperature=1,4: several values are a sweep, which "),
+        (["loss.temperature"], "loss.temperature: not of the form key=value"),
+        (["hydra.sweep.dri=x"], "hydra.sweep.dri=x: there is no such key; did you mean"),
+        (["teacher.path=no.safetensors"], "teacher.path=no.safetensors: not a readable"),
+        (["teacher.cache=conf.file/x"], "teacher.cache=conf.file/x: no folder can be made"),
+        (["data=mnist", "data.root=conf.file"], "data.root=conf.file: conf.file/MNIST/raw lacks"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, cli: Cli, home: Path
+) -> None:
+    (home / "conf.file").write_text("not a folder")
+    done = cli("data=synthetic", *arguments) if "data=mnist" not in arguments else cli(*arguments)
+    assert done.code == 1
+    assert done.err.startswith(message), done.err
+    assert len(done.err.splitlines()) == 1
+    assert not (home / "multirun").exists()
+
+
+def test_hydra_full_error_shows_the_traceback() -> None:
+    command = (sys.executable, "-m", "distill", *SMALL, "loss.temperature=0")
+    assert "Traceback" not in shell(*command).err
+    assert "Traceback" in shell(*command, HYDRA_FULL_ERROR="1").err
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_runs_in_a_reduced_form(name: str, cli: Cli, home: Path) -> None:
+    """Its sweep, cut down to the first values, on synthetic data."""
+    with initialize_config_dir(str(CONF)):
+        whole = compose("config", [f"experiment={name}"], return_hydra_config=True)
+    params = OmegaConf.select(whole, "hydra.sweeper.params") or {}
+    first = [f"{key}={str(values).split(',')[0]}" for key, values in params.items()]
+    command = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
+    assert command == f"# distill experiment={name}"
+    small = [o for o in SMALL if o.split("=")[0] not in params]
+    done = cli(f"experiment={name}", *small, *first)
+    assert done.code == 0, done.err
+    frame = pd.read_csv(home / "multirun" / name / "summary.csv")
+    assert frame["status"].tolist() == ["complete"]
+
+
+def test_evaluate_finds_the_figure_of_the_result(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cli("-m", *SMALL, "seed=0,1")
+    folders = runs(home)
+    monkeypatch.setattr(sys, "argv", ["distill-evaluate", *map(str, folders)])
+    rescore.main()
+    printed = capfd.readouterr().out
+    for folder in folders:
+        result = json.loads((folder / "result.json").read_text())
+        errors, count = rescore.rescore(folder)
+        assert errors.tolist() == result["test_errors_by_class"]
+        assert count == 128
+        assert f"{result['test_accuracy']:.2%}" in printed
+    # A figure that differs is noticed, and other weights have other errors.
+    changed = json.loads((folders[0] / "result.json").read_text())
+    changed["test_errors"] += 1
+    (folders[0] / "result.json").write_text(json.dumps(changed))
+    with pytest.raises(SystemExit, match="errors differ"):
+        rescore.main()
+    shutil.copy(folders[1] / "student.safetensors", folders[0])
+    assert (
+        not (rescore.rescore(folders[0])[0] == rescore.rescore(folders[1])[0]).logical_not().any()
+    )
+
+
+@needs_mnist
+def test_evaluate_on_another_data_set(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILL_DATA", str(FULL))
+    done = cli("data=mnist_5k", "loss=hard", "train.epochs=3", "model.width=20")
+    assert done.code == 0, done.err
+    [folder] = runs(home)
+    errors, count = rescore.rescore(folder, rescore._data("mnist"))
+    assert count == 10_000
+    assert 500 < int(errors.sum()) < 4000
+    done = shell(str(BIN / "distill-evaluate"), str(folder), "--data", "synthetic")
+    assert done.code == 1
+    assert "parameter layers.0.weight has shape [20, 784], the model wants [20, 144]" in done.err
+
+
+def test_summary_rebuilds_from_the_files(cli: Cli, home: Path) -> None:
+    cli("-m", *SMALL, "seed=0,1")
+    [folder] = (home / "multirun").iterdir()
+    text = (folder / "summary.csv").read_bytes()
+    (folder / "summary.csv").unlink()
+    done = shell(str(BIN / "distill-summary"), str(folder))
+    assert done.code == 0
+    assert "2 runs (2 complete)" in done.out
+    assert (folder / "summary.csv").read_bytes() == text
+    assert shell(str(BIN / "distill-summary"), str(home / "nowhere")).code == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]], ids=lambda a: a[0]
+)
+def test_what_only_looks_at_configs_is_quick_and_without_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys, atexit, distill.__main__ as m;"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
+        f"sys.argv = ['distill', *{arguments}]; m.main()"
+    )
+    start = time.perf_counter()
+    done = shell(sys.executable, "-c", code, COMP_LINE="distill loss=", COMP_POINT="13")
+    assert time.perf_counter() - start < 5  # about half a second; the bound only catches a blunder
+    assert done.code == 0, done.err
+    assert done.err.strip() == "False"
+    assert "kd" in done.out
+
+
+def test_the_wheel_works_from_another_directory(home: Path) -> None:
+    """Built, installed into a fresh environment, run with the dependencies of this one."""
+    root = Path(__file__).parents[1]
+    shutil.copytree(root, home / "source", ignore=shutil.ignore_patterns(".*", "multirun"))
+    (home / "source" / "multirun").mkdir()
+    built = shell(
+        sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(home / "dist"),
+        str(home / "source"),
+    )  # fmt: skip
+    assert built.code == 0, built.err
+    [wheel] = (home / "dist").glob("*.whl")
+    venv.create(home / "fresh", with_pip=True)
+    python = home / "fresh" / "bin" / "python"
+    installed = shell(str(python), "-m", "pip", "install", "--no-deps", "--no-index", str(wheel))
+    assert installed.code == 0, installed.err
+    [site] = (home / "fresh" / "lib").glob("python*/site-packages")
+    dependencies = [p for p in sys.path if p.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
+    (home / "elsewhere").mkdir()
+    where = shell(str(python), "-c", "import distill; print(distill.__file__)")
+    assert str(site) in where.out
+    command = [str(home / "fresh" / "bin" / "distill"), "-m", *SMALL, "seed=0,1"]
+    done = shell("env", "-C", str(home / "elsewhere"), *command)
+    assert done.code == 0, done.err
+    [summary] = (home / "elsewhere").rglob(results.SUMMARY)
+    assert len(pd.read_csv(summary)) == 2

@@ -1,0 +1,145 @@
+"""From yamls and overrides to checked objects; names and digests of runs."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL, composed, make_job, options
+from omegaconf import OmegaConf
+
+from distill.config import GROUPS, ConfigError, parse, targets
+from distill.launcher import CONF
+from distill.results import leaves
+
+
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in options(g)])
+def test_every_yaml_says_all_that_its_target_takes(group: str, name: str) -> None:
+    section = OmegaConf.to_container(composed(f"{group}={name}")[group])
+    assert isinstance(section, dict)
+    target = targets(group)[section["_target_"]]
+    parameters = inspect.signature(target).parameters.values()
+    keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert keywords <= set(section)
+    assert target.__doc__
+    parse(composed(f"{group}={name}", "loss=hard") if group != "loss" else composed(f"loss={name}"))
+
+
+def test_every_target_has_a_yaml() -> None:
+    for group in GROUPS:
+        named = {composed(f"{group}={name}")[group]["_target_"] for name in options(group)}
+        assert named == set(targets(group))
+
+
+@pytest.mark.parametrize("name", options("teacher"))
+def test_every_teacher_composes(name: str) -> None:
+    run = parse(composed(f"teacher={name}", "loss=hard", "teacher.path=weights.safetensors"))
+    assert run.teacher.name == name
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_yaml_begins_by_saying_what_it_is(path: Path) -> None:
+    first, second, *_ = path.read_text().splitlines()
+    assert (second if first.startswith("# @package") else first).startswith("# ")
+
+
+BAD = {
+    "+loss.tempratur=4": "loss.tempratur=4: there is no such key; did you mean loss.temperature?",
+    "+teacher.optim.beta=1": "teacher.optim.beta=1: there is no such key; did you mean",
+    "+extra=1": "extra=1: there is no such key; ",
+    "loss.temperature=abc": "loss.temperature=abc: Input should be a valid number",
+    "loss.temperature='4'": "loss.temperature=4: Input should be a valid number",
+    "loss.temperature=true": "loss.temperature=True: Input should be a valid number",
+    "loss.temperature=0": "loss.temperature=0: Input should be greater than 0",
+    "loss.temperature=nan": "loss.temperature=nan: Input should be",
+    "loss.temperature=inf": "loss.temperature=inf: Input should be a finite number",
+    "loss.temperature=null": "loss.temperature=None: Input should be a valid number",
+    "loss.alpha=1.01": "loss.alpha=1.01: Input should be less than or equal to 1",
+    "loss.alpha=-0.1": "loss.alpha=-0.1: Input should be greater than or equal to 0",
+    "model.width=0": "model.width=0: Input should be greater than 0",
+    "model.width=2.5": "model.width=2.5: Input should be a valid integer",
+    "model.dropout=1": "model.dropout=1: Input should be less than 1",
+    "model._target_=null": "model._target_=None: allowed are distill.models.CNN",
+    "model._target_=os.system": "model._target_=os.system: allowed are distill.models.CNN",
+    "loss._target_=distill.losses.F": "loss._target_=distill.losses.F: allowed are",
+    "teacher.model._target_=subprocess.run": "teacher.model._target_=subprocess.run: allowed are",
+    "teacher.model.width=-3": "teacher.model.width=-3: Input should be greater than 0",
+    "teacher.seed=null": "teacher: without a path, model needs jitter, seed, optim and train",
+    "train.epochs=-1": "train.epochs=-1: Input should be greater than 0",
+    "train.batch_size=0": "train.batch_size=0: Input should be greater than 0",
+    "optim.lr=0": "optim.lr=0: Input should be greater than 0",
+    "optim.schedule=step": "optim.schedule=step: Input should be 'constant', 'linear' or 'cosine'",
+    "data.jitter=5": "data.jitter=5: Input should be less than or equal to 4",
+    "data.validation=1": "data.validation=1: Input should be less than 1",
+    "data.std=0": "data.std=0: Input should be greater than 0",
+    "seed=-1": "seed=-1: Input should be greater than or equal to 0",
+    "device=tpu": "device=tpu: Input should be 'auto', 'cpu' or 'cuda'",
+    "precision=fp8": "precision=fp8: Input should be 'auto', 'fp32' or 'bf16'",
+    "teacher=none": "teacher=none: loss=kd needs a teacher; without one the loss must be hard",
+    "teacher=checkpoint": "teacher.path: it needs a value",
+    "~train": "train: this key is missing",
+    "seed=${nowhere}": "seed: Interpolation key 'nowhere' not found",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_a_wrong_value_is_named_with_what_is_allowed(override: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(composed(override))
+    assert str(error.value).startswith(BAD[override])
+    assert "\n" not in str(error.value)
+
+
+def test_each_wrong_value_has_a_line() -> None:
+    with pytest.raises(ConfigError) as error:
+        parse(composed("loss.temperature=0", "model.width=0", "+train.x=1"))
+    assert len(str(error.value).splitlines()) == 3
+
+
+@pytest.mark.parametrize("subset", ["omit", "only"])
+def test_a_class_that_does_not_exist(subset: str) -> None:
+    message = r"transfer.classes=\[1, 4\]: synthetic has the classes 0 to 3"
+    with pytest.raises(ConfigError, match=message):
+        make_job(f"transfer={subset}", "transfer.classes=[1,4]")
+
+
+def changed(value: Any) -> Any:
+    """Another value that the same key may have."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value * 0.7 + 0.11
+        case None:
+            return 3.0
+    return {"cosine": "linear", "auto": "fp32"}.get(value)
+
+
+def test_all_that_decides_a_student_is_in_its_name_and_nothing_else() -> None:
+    """Every key of the config, one after another, is changed."""
+    base = make_job()
+    config = OmegaConf.to_container(composed(*SMALL), resolve=True)
+    assert isinstance(config, dict)
+    tried = []
+    for key, value in leaves({str(k): v for k, v in config.items()}):
+        other = changed(value)
+        if key in ("data.root", "device", "teacher.cache", "teacher.path", "teacher.name"):
+            continue
+        if other is None or key == "data.classes":
+            continue
+        job = make_job(f"{key}={other}")
+        assert job.digest != base.digest, key
+        assert job.name != base.name, key
+        tried.append(key)
+    assert len(tried) > 35
+    for override in ("data.root=elsewhere", "device=cpu", "teacher.cache=there", "teacher.name=x"):
+        assert make_job(override).digest == base.digest
+
+
+def test_names_are_readable_and_safe() -> None:
+    job = make_job("loss.temperature=2.50", "model.width=30", "seed=7")
+    assert job.name.startswith("synthetic-mlp30-kd-alpha0.7-temperature2.5-seed7-")
+    assert make_job("loss.temperature=2.5", "model.width=30", "seed=7").name == job.name
+    assert set(job.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")

@@ -1,0 +1,72 @@
+"""The house: a file imports only from floors below its own; light commands stay light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import distill
+
+PACKAGE = Path(distill.__file__).parent
+FLOORS = [
+    {"", "losses", "models", "transfer", "seeds", "store", "progress", "data.views"}
+    | {"data.downloaded", "data.embedded", "data.generated"},
+    {"data", "stack", "optim"},
+    {"train", "evaluate"},
+    {"teacher"},
+    {"config", "results"},
+    {"job"},
+    {"run"},
+    {"launcher", "explain"},
+    {"rescore", "__main__"},
+]
+HYDRA = {"config", "launcher", "explain", "rescore", "__main__"}
+# Their imports of torch, and of what imports it, wait until a job runs.
+LIGHT = {"", "__main__", "launcher", "results", "config", "explain", "store", "progress"}
+
+
+def name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+MODULES = {name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports(path: Path, inner: bool = True) -> Iterator[str]:
+    """The modules that a file imports; without ``inner``, those at its top alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if inner else tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_file_has_a_floor() -> None:
+    assert sorted(MODULES) == sorted(n for floor in FLOORS for n in floor)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_come_from_floors_below(module: str) -> None:
+    height = next(i for i, floor in enumerate(FLOORS) if module in floor)
+    below = set().union(*FLOORS[:height])
+    ours = [i.split(".", 1) for i in imports(MODULES[module]) if i.startswith("distill.")]
+    assert {i for _, i in ours if i in MODULES} <= below
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_only_the_upper_floors_know_hydra(module: str) -> None:
+    used = {i.split(".")[0] for i in imports(MODULES[module])}
+    assert module in HYDRA or not used & {"hydra", "omegaconf"}
+
+
+@pytest.mark.parametrize("module", sorted(LIGHT))
+def test_light_modules_import_without_torch(module: str) -> None:
+    code = f"import sys, distill.{module}" if module else "import sys, distill"
+    code += "; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

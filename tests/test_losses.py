@@ -1,0 +1,125 @@
+"""Losses: against NumPy in float64, against torch, and by the paper's identities."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import composed, logits_of, options
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distill import losses
+from distill.config import parse
+
+B, C = 7, 10
+LABELS = torch.arange(B) % C
+temperatures = st.floats(0.3, 100)
+alphas = st.floats(0, 1)
+seeds = st.integers(0, 10**6)
+
+
+def softmax(z: np.ndarray, temperature: float) -> np.ndarray:
+    e = np.exp((z - z.max(1, keepdims=True)) / temperature)
+    return np.asarray(e / e.sum(1, keepdims=True))
+
+
+@given(temperatures, alphas, seeds)
+def test_kd_is_the_formula_of_the_post(temperature: float, alpha: float, seed: int) -> None:
+    z, v = logits_of(seed, B, C), logits_of(seed + 1, B, C)
+    p, q = softmax(v.numpy(), temperature), softmax(z.numpy(), temperature)
+    kl = (p * (np.log(p) - np.log(q))).sum(1)
+    ce = -np.log(softmax(z.numpy(), 1)[np.arange(B), LABELS.numpy()])
+    value = losses.kd(z, v, LABELS, temperature=temperature, alpha=alpha)
+    expected = alpha * temperature**2 * kl + (1 - alpha) * ce
+    np.testing.assert_allclose(value, expected, rtol=1e-8, atol=1e-8)
+
+
+def test_kd_and_hard_agree_with_torch() -> None:
+    z, v = logits_of(0, B, C), logits_of(1, B, C)
+    soft = losses.kd(z, v, LABELS, temperature=3.0, alpha=1.0).mean()
+    log_q, p = F.log_softmax(z / 3, -1), F.softmax(v / 3, -1)
+    torch.testing.assert_close(soft, 9 * F.kl_div(log_q, p, reduction="batchmean"))
+    torch.testing.assert_close(losses.hard(z, None, LABELS).mean(), F.cross_entropy(z, LABELS))
+
+
+def gradient(z: Tensor, v: Tensor, temperature: float) -> Tensor:
+    z = z.clone().requires_grad_()
+    losses.kd(z, v, LABELS, temperature=temperature, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    assert z.grad is not None
+    return z.grad
+
+
+@given(temperatures, seeds)
+def test_soft_gradient_before_t_squared_is_q_minus_p_over_t(temperature: float, seed: int) -> None:
+    """C12: dC/dz = (q - p) / T, so that T^2 of the loss leaves T (q - p)."""
+    z, v = logits_of(seed, B, C), logits_of(seed + 1, B, C)
+    q, p = F.softmax(z / temperature, -1), F.softmax(v / temperature, -1)
+    torch.testing.assert_close(gradient(z, v, temperature), temperature * (q - p))
+
+
+def test_gradients_reach_logit_matching_as_t_grows() -> None:
+    """C11: T^2 dC/dz -> (z - v) / N for zero-meaned logits; the gap shrinks as 1 / T."""
+    z, v = logits_of(0, B, C), logits_of(1, B, C)
+    z, v = z - z.mean(-1, keepdim=True), v - v.mean(-1, keepdim=True)
+    limit = (z - v) / C
+    gaps = [(gradient(z, v, t) - limit).abs().max().item() for t in (1e2, 1e3, 1e4)]
+    assert gaps[1] < gaps[0] / 8
+    assert gaps[2] < gaps[1] / 8
+    # At T = 1e7 the difference of softmaxes has lost half of float64's digits, the gap is 1e-6.
+    torch.testing.assert_close(gradient(z, v, 1e7), limit, atol=1e-6, rtol=1e-5)
+
+
+def test_logits_is_the_limit_of_kd_and_ignores_shifts() -> None:
+    z, v = logits_of(0, B, C), logits_of(1, B, C)
+    matched = losses.logits(z, v, LABELS, alpha=0.6)
+    torch.testing.assert_close(
+        losses.kd(z, v, LABELS, temperature=1e5, alpha=0.6), matched, atol=1e-4, rtol=1e-3
+    )
+    torch.testing.assert_close(
+        losses.logits(z, v + 5, LABELS, alpha=1.0), losses.logits(z, v, LABELS, alpha=1.0)
+    )
+    shifted = z.clone().requires_grad_()
+    losses.logits(shifted + 3, v, LABELS, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    zero = z - z.mean(-1, keepdim=True) - v + v.mean(-1, keepdim=True)
+    torch.testing.assert_close(shifted.grad, zero / C)
+
+
+@pytest.mark.parametrize("name", options("loss"))
+class TestEveryYaml:
+    """What each loss that a yaml names must do."""
+
+    def value(self, name: str, z: Tensor, v: Tensor, **changes: float) -> Tensor:
+        section = parse(composed("data=synthetic", f"loss={name}")).loss
+        arguments = section.options | changes
+        value: Tensor = section.function(z, v, LABELS, **arguments)
+        return value
+
+    def test_one_finite_value_an_example(self, name: str) -> None:
+        value = self.value(name, logits_of(0, B, C), logits_of(1, B, C))
+        assert value.shape == (B,)
+        assert value.isfinite().all()
+
+    def test_is_linear_in_alpha_ends_included(self, name: str) -> None:
+        section = parse(composed("data=synthetic", f"loss={name}")).loss
+        if "alpha" not in section.options:
+            return
+        z, v = logits_of(0, B, C), logits_of(1, B, C)
+        soft, hard = (self.value(name, z, v, alpha=a) for a in (1.0, 0.0))
+        torch.testing.assert_close(hard, losses.hard(z, None, LABELS))
+        for alpha in (1e-9, 0.3, 1 - 1e-9):
+            torch.testing.assert_close(
+                self.value(name, z, v, alpha=alpha), alpha * soft + (1 - alpha) * hard
+            )
+        # The soft term is zero where the student agrees with the teacher, and positive elsewhere.
+        assert self.value(name, v, v, alpha=1.0).abs().max() < 1e-12
+        assert (soft > 0).all()
+
+    def test_maps_over_members(self, name: str) -> None:
+        section = parse(composed("data=synthetic", f"loss={name}")).loss
+        z, v = logits_of(0, 3, B, C), logits_of(1, B, C)
+        values = {n: torch.tensor([0.2, 0.5, 1.0], dtype=z.dtype) for n in section.options}
+        mapped = torch.vmap(lambda z, h: section.function(z, v, LABELS, **h))(z, values)
+        for k in range(3):
+            alone = section.function(z[k], v, LABELS, **{n: x[k].item() for n, x in values.items()})
+            torch.testing.assert_close(mapped[k], alone)

@@ -1,0 +1,57 @@
+"""Models and dropout: shapes, statistics, the max-norm constraint."""
+
+import pytest
+import torch
+from conftest import make_job, options
+
+from distill.job import build
+from distill.models import MLP, Dropout
+
+
+@pytest.mark.parametrize("name", options("model"))
+@pytest.mark.parametrize("overrides", [(), ("model.dropout=0.3",)])
+def test_every_yaml_maps_images_to_logits(name: str, overrides: tuple[str, ...]) -> None:
+    job = make_job(f"model={name}", "model.width=4", *overrides)
+    module = build(job.run.model, job.data, "model")
+    assert module(torch.rand(5, *job.data.shape)).shape == (5, job.data.classes)
+
+
+def test_parameters_of_the_papers_networks() -> None:
+    for width, count in ((1200, 2_395_210), (800, 1_276_810), (30, 24_790)):
+        module = MLP((1, 28, 28), 10, width=width)
+        assert sum(p.numel() for p in module.parameters()) == count
+
+
+@pytest.mark.parametrize("p", [0.2, 0.5, 0.001])
+def test_dropout_drops_the_share_in_every_lane_and_keeps_the_mean(p: float) -> None:
+    dropout = Dropout(p)
+    dropout.generator = torch.Generator().manual_seed(0)
+    kept = dropout(torch.ones(400_000))
+    share = (kept == 0).double().view(-1, 4).mean(0)
+    error = 5 * (p * (1 - p) / 100_000) ** 0.5
+    assert ((share - p).abs() < error).all(), share
+    assert abs(kept.double().mean().item() - 1) < 5 * (p / (1 - p) / 400_000) ** 0.5
+    assert dropout.eval()(kept) is kept
+
+
+def test_dropout_follows_from_its_generator() -> None:
+    masks = []
+    for seed in (1, 1, 2):
+        dropout = Dropout(0.5)
+        dropout.generator = torch.Generator().manual_seed(seed)
+        masks.append(dropout(torch.ones(5, 7)))
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+def test_max_norm_scales_hidden_units_back_and_leaves_the_others() -> None:
+    module = MLP((1, 4, 4), 3, width=5, max_norm=2.0)
+    state = {name: value.detach().clone() for name, value in module.named_parameters()}
+    state["layers.0.weight"][0] *= 100
+    state["layers.2.weight"] *= 100
+    before = {name: value.clone() for name, value in state.items()}
+    module.constrain_(state)
+    norms = state["layers.0.weight"].norm(dim=1)
+    assert norms[0].item() == pytest.approx(2)
+    torch.testing.assert_close(state["layers.0.weight"][1:], before["layers.0.weight"][1:])
+    torch.testing.assert_close(state["layers.2.weight"], before["layers.2.weight"])

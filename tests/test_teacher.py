@@ -1,0 +1,131 @@
+"""Teachers: trained once, found by content; their soft targets for every view."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import composed, make_job
+from safetensors.torch import save_file
+
+from distill import run
+from distill.config import ConfigError, parse
+from distill.job import Job, training_images
+from distill.run import execute, find_teacher
+
+
+def forget() -> None:
+    """Forget what this process holds, as a new process would."""
+    find_teacher.cache_clear()
+    run._soft_targets.cache_clear()
+
+
+def teacher_of(*overrides: str) -> Any:
+    forget()
+    job = make_job(*overrides)
+    return find_teacher(job.setting, job.run.teacher)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was trained, in order."""
+    seen: list[str] = []
+    train = run._train
+
+    def count(what: str, *rest: Any) -> Any:
+        seen.append(what)
+        return train(what, *rest)
+
+    monkeypatch.setattr(run, "_train", count)
+    return seen
+
+
+def test_is_trained_once_and_then_found(trainings: list[str]) -> None:
+    first, again = teacher_of(), teacher_of()
+    assert trainings == ["teacher mlp_1200"]
+    assert first.digest == again.digest
+    assert first.test_errors == again.test_errors
+    for name, value in first.stack.state(0).items():
+        assert torch.equal(value, again.stack.state(0)[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "teacher.seed=1",
+        "teacher.jitter=1",
+        "teacher.model.width=17",
+        "teacher.model.dropout=0.4",
+        "teacher.optim.lr=0.002",
+        "teacher.optim.schedule=constant",
+        "teacher.train.epochs=1",
+        "data.mean=0.31",
+        "data.validation=0.25",
+        "data.examples=255",
+        "precision=fp32",
+    ],
+)
+def test_what_decides_it_is_in_its_digest(change: str) -> None:
+    base = ("precision=bf16", "teacher.train.epochs=2")
+    assert teacher_of(*base, change).digest != teacher_of(*base).digest
+
+
+def test_what_does_not_decide_it_is_not(trainings: list[str]) -> None:
+    teacher_of()
+    teacher_of("loss.temperature=9", "model.width=5", "seed=4", "data.jitter=1", "train.epochs=1")
+    teacher_of("transfer=omit", "teacher.name=other")
+    assert len(trainings) == 1
+
+
+def test_soft_targets_are_its_logits_for_each_view(home: Path) -> None:
+    job = make_job("data.jitter=1", "precision=fp32")
+    teacher = find_teacher(job.setting, job.run.teacher)
+    images = training_images(job.setting, 1)
+    soft = teacher.soft_targets(images, torch.float32)
+    assert soft.shape == (256, 9, 4)
+    teacher.stack.eval()
+    for view in (0, 4, 8):
+        x = images.batch(torch.arange(256), view, torch.float32)
+        torch.testing.assert_close(soft[:, view], teacher.stack(x)[0].detach())
+    # They lie beside the teacher, and the second time are read.
+    [folder] = (home / "data" / "teachers").glob("*-views9")
+    before = (folder / "logits.safetensors").stat().st_mtime_ns
+    assert torch.equal(teacher.soft_targets(images, torch.float32), soft)
+    assert (folder / "logits.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_hard_loss_needs_no_teacher(trainings: list[str], home: Path) -> None:
+    [result] = execute([make_job("loss=hard")], [home])
+    assert result["teacher"] == "none"
+    assert all(not what.startswith("teacher") for what in trainings)
+    unused = ("data=synthetic", "loss=hard", "teacher=none")
+    assert Job(parse(composed(*unused))).digest == Job(parse(composed(*unused[:2]))).digest
+
+
+def test_a_student_can_be_the_teacher_of_another(home: Path, trainings: list[str]) -> None:
+    [student] = execute([make_job("model.width=6")], [home])
+    path = home / "student.safetensors"
+    changes = (f"teacher.path={path}", "teacher.model.width=6")
+    taught = teacher_of(*changes)
+    assert taught.test_errors == student["test_errors"]
+    assert trainings[-1].startswith("synthetic-mlp6")
+    # Another content of the file is another teacher, and another run.
+    name = make_job(*changes).name
+    save_file({n: v + 1 for n, v in taught.stack.state(0).items()}, path)
+    assert teacher_of(*changes).digest != taught.digest
+    assert make_job(*changes).name != name
+
+
+def test_weights_of_another_shape_are_refused(home: Path) -> None:
+    path = home / "w.safetensors"
+    save_file({"layers.0.weight": torch.zeros(3, 4)}, path)
+    with pytest.raises(ConfigError, match=r"teacher.path=.*has shape \[3, 4\], the model wants"):
+        Job(parse(composed("data=synthetic", "teacher=checkpoint", f"teacher.path={path}")))
+
+
+def test_a_diverging_teacher_fails_the_run_and_is_not_kept(home: Path) -> None:
+    job: Job = make_job("teacher.optim.lr=1e30", "teacher.train.epochs=4")
+    with pytest.raises(run.RunError, match="the teacher diverged"):
+        execute([job], [home])
+    assert '"status": "failed"' in (home / "result.json").read_text()
+    assert not list((home / "data" / "teachers").glob("*/manifest.json"))

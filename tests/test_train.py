@@ -1,0 +1,146 @@
+"""The training loop and the stack: K members together are the K members alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_job
+
+from distill.data.views import Images
+from distill.job import Job, build
+from distill.run import execute
+from distill.stack import Stack
+from distill.train import TransferSet
+
+# Eight members of mixed temperature, alpha, learning rate and weight decay.
+MIXED = [
+    ("loss.temperature=1", "loss.alpha=1", "optim.lr=0.001"),
+    ("loss.temperature=2.5", "loss.alpha=0.7", "optim.lr=0.003"),
+    ("loss.temperature=4", "loss.alpha=0", "optim.lr=0.0003"),
+    ("loss.temperature=8", "loss.alpha=0.1", "optim.lr=0.002"),
+    ("loss.temperature=20", "loss.alpha=1", "optim.lr=0.001", "optim.weight_decay=0.5"),
+    ("loss.temperature=40", "loss.alpha=0.5", "optim.lr=0.005"),
+    ("loss.temperature=0.5", "loss.alpha=0.9", "optim.lr=0.0001"),
+    ("loss.temperature=3", "loss.alpha=0.3", "optim.lr=0.01", "optim.weight_decay=0"),
+]
+SETTINGS = {
+    "mlp": ("data=mnist_5k", "transfer=fraction", "transfer.fraction=0.1", "model.width=20"),
+    "mlp with dropout, jitter, max-norm": (
+        "model.dropout=0.3",
+        "model.input_dropout=0.1",
+        "model.max_norm=0.8",
+        "data.jitter=1",
+        "teacher.jitter=1",
+    ),
+    "mlp by sgd": ("optim=sgd",),
+    "cnn": ("model=cnn", "model.width=4", "model.dropout=0.2"),
+}
+
+
+def train(jobs: list[Job], folder: Any) -> list[tuple[dict[str, Any], dict[str, torch.Tensor]]]:
+    from safetensors.torch import load_file
+
+    directories = [folder / str(i) for i in range(len(jobs))]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    results = execute(jobs, directories)
+    weights = [
+        load_file(d / "student.safetensors") if r["status"] == "complete" else {}
+        for d, r in zip(directories, results, strict=True)
+    ]
+    return list(zip(results, weights, strict=True))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_members_trained_together_equal_those_trained_alone(setting: str, home: Any) -> None:
+    common = ("precision=fp32", "train.epochs=4", *SETTINGS[setting])
+    jobs = [make_job(*common, *member) for member in MIXED]
+    together = train(jobs, home / "together")
+    for k, (stacked, stacked_weights) in enumerate(together):
+        [(alone, weights)] = train([jobs[k]], home / f"alone{k}")
+        for key in ("train_loss", "train_soft", "train_hard", "test_loss"):
+            assert stacked[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-6)
+        assert stacked["test_errors"] == alone["test_errors"]
+        for name, value in weights.items():
+            torch.testing.assert_close(stacked_weights[name], value, atol=2e-5, rtol=1e-3)
+    # They did differ: the test would not notice hyperparameters that are not used.
+    assert len({result["train_loss"] for result, _ in together}) == len(MIXED)
+
+
+def test_a_run_is_the_same_each_time_and_another_with_another_seed(home: Any) -> None:
+    job, other = make_job("model.dropout=0.2"), make_job("model.dropout=0.2", "seed=1")
+    (first, a), (second, b), (third, _) = (
+        train([j], home / n)[0] for j, n in ((job, "a"), (job, "b"), (other, "c"))
+    )
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert first["train_loss"] == second["train_loss"] != third["train_loss"]
+
+
+def test_a_member_that_diverges_leaves_its_neighbours_alone(home: Any) -> None:
+    common = ("precision=fp32", "train.epochs=4")
+    jobs = [make_job(*common, f"optim.lr={lr}") for lr in (0.001, 1e30, 0.003)]
+    (a, x), (gone, nothing), (c, y) = train(jobs, home / "together")
+    assert (gone["status"], nothing) == ("diverged", {})
+    assert "not finite in epoch" in gone["reason"]
+    assert (a["status"], c["status"]) == ("complete", "complete")
+    for k, weights in ((0, x), (2, y)):
+        [(_, alone)] = train([jobs[k]], home / f"alone{k}")
+        for name, value in alone.items():
+            torch.testing.assert_close(weights[name], value, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_fast_path_of_the_mlp_equals_the_generic_one(mode: str) -> None:
+    job = make_job("model.depth=3", "model.dropout=0.4", "model.input_dropout=0.2")
+    stack = Stack(lambda: build(job.run.model, job.data, "model"), 3, 0, torch.device("cpu"))
+    with torch.no_grad():
+        for p in stack.parameters.values():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) / 10)
+    x = torch.rand(6, *job.data.shape)
+    outputs = []
+    for forward in (stack, stack.generic):
+        stack.train(torch.Generator().manual_seed(5))
+        if mode == "eval":
+            stack.eval()
+        outputs.append(forward(x))
+    assert outputs[0].shape == (3, 6, job.data.classes)
+    torch.testing.assert_close(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0][0], outputs[0][1])
+
+
+def test_an_epoch_shows_each_example_once_in_views_of_its_own() -> None:
+    images = Images(torch.zeros(500, 1, 8, 8, dtype=torch.uint8), jitter=1, mean=0.0, std=1.0)
+    subset = torch.arange(0, 500, 2)
+    transfer = TransferSet(images, torch.zeros(500), subset)
+    epochs = []
+    for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1)):
+        batches = list(transfer.batches(seed, epoch, 100))
+        assert [len(index) for index, _ in batches] == [100, 100, 50]
+        index, view = (torch.cat(part) for part in zip(*batches, strict=True))
+        assert torch.equal(index.sort().values, subset)
+        assert set(view.tolist()) == set(range(9))
+        epochs.append((index.tolist(), view.tolist()))
+    assert epochs[0] == epochs[1]
+    assert epochs[0] != epochs[2]
+    assert epochs[0] != epochs[3]
+
+
+def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
+    """With soft targets that tell the view apart, only the right pairing can be learnt."""
+    from distill.losses import logits
+    from distill.optim import AdamW
+    from distill.train import Plan, train
+
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    images = Images(raw, jitter=1, mean=0.5, std=0.5)
+    soft = torch.randn(8, 9, 3, generator=generator)
+    job = make_job("model.width=64")
+    stack = Stack(lambda: job.run.model.function((1, 8, 8), 3, width=64), 1, 0, torch.device("cpu"))
+    optimizer = AdamW(list(stack.parameters.values()), lr=[0.01], weight_decay=[0.0])
+    transfer = TransferSet(images, torch.zeros(8, dtype=torch.int64), torch.arange(8), soft)
+    history = train(
+        stack, optimizer, transfer, logits, {"alpha": torch.ones(1)},
+        Plan(300, 8, "cosine", 0.0, torch.float32), 0, lambda _: {}, lambda *_: None,
+    )  # fmt: skip
+    assert history.rows[0][-1]["train_loss"] < 0.01 * history.rows[0][0]["train_loss"]
