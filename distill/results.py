@@ -151,21 +151,23 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+SHADES = " ░▒▓█"
+
+
 def _table(group: pd.DataFrame, title: str) -> Table:
-    means = group.groupby(["temperature", "width"], dropna=False)["test_errors"].mean()
+    """Means with a shade beside each: blank for the best of its width, full for the worst."""
+    means = group.groupby(["temperature", "width"], dropna=False)["test_errors"].mean().unstack()
     seeds = group["seed"].nunique()
-    table = Table(title=f"test errors, mean over {seeds} seed{'s' * (seeds > 1)}\n{title}".strip())
+    titles = [f"test errors, mean over {seeds} seed{'s' * (seeds > 1)}", *[title] * bool(title)]
+    table = Table(title="\n".join(titles), min_width=max(map(len, titles)) + 2)
     table.add_column("temperature \\ width", justify="right")
-    cells = means.unstack()
-    best = cells.min()
-    for width in cells.columns:
-        table.add_column(_text(width), justify="right")
-    for temperature, row in zip(cells.index, cells.to_numpy(), strict=True):
-        texts = [
-            f"[bold]{_text(v)}[/bold]" if v == b else _text(v)
-            for v, b in zip(row, best, strict=True)
-        ]
-        table.add_row(_text(temperature), *texts)
+    for width in means.columns:
+        table.add_column(f"{_text(width)}  ", justify="right")
+    best, worst = means.min(), means.max()
+    shades = ((means - best) / (worst - best) * (len(SHADES) - 1)).fillna(0).round().astype(int)
+    for label, values, levels in zip(means.index, means.to_numpy(), shades.to_numpy(), strict=True):
+        cells = [f"{_text(v)} {SHADES[n]}" for v, n in zip(values, levels, strict=True)]
+        table.add_row(_text(label), *cells)
     return table
 
 

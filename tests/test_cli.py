@@ -177,7 +177,7 @@ def test_evaluate_on_another_data_set(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILL_DATA", str(FULL))
-    done = cli("data=mnist_5k", "loss=hard", "train.epochs=3", "model.width=20")
+    done = cli("data=mnist_5k", "loss=hard", "train.epochs=15", "model.width=20")
     assert done.code == 0, done.err
     [folder] = runs(home)
     errors, count = rescore.rescore(folder, rescore._data("mnist"))

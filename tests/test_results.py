@@ -84,7 +84,7 @@ def test_the_table_shows_means_over_seeds_by_temperature_and_width(home: Path) -
     text = shown(home)
     assert "mean over 2 seeds" in text
     rows = [line.replace("│", " ").split() for line in text.splitlines() if line.startswith("│")]
-    assert rows == [["2", "11.5", "31.5"], ["8", "16.5"]]
+    assert rows == [["2", "11.5", "31.5"], ["8", "16.5", "█"]]
     assert "bad diverged: not finite" in text
     assert "7 runs (6 complete, 1 diverged)" in text
 
