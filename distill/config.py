@@ -8,12 +8,13 @@ what a yaml may say stands once, in a signature, and a config cannot reach any o
 import difflib
 import importlib
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -207,7 +208,8 @@ def parse(config: DictConfig) -> Run:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0].replace("Missing mandatory value", "it needs a value")
+        missing = isinstance(error, MissingMandatoryValue)
+        reason = "it needs a value" if missing else str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason}") from error
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
@@ -235,14 +237,19 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             for parent in parents:
                 section = section.model_fields[str(parent)].annotation  # type: ignore[assignment]
             known = [f.alias or name for name, f in section.model_fields.items()]
-            given = f"{key}={problem['input']}"
+            given = f"{key}={_shown(problem['input'])}"
             yield unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
         elif problem["type"] == "missing":
             yield f"{key}: this key is missing"
         elif isinstance(problem["input"], Mapping):
             yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"
         else:
-            yield f"{key}={problem['input']}: {problem['msg']}"
+            yield f"{key}={_shown(problem['input'])}: {problem['msg']}"
+
+
+def _shown(value: Any) -> str:
+    """A value as a yaml has it: null, true."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def unknown(key: str, given: str, known: list[str]) -> str:

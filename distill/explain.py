@@ -1,6 +1,7 @@
 """Errors for people: what went wrong in one line, the key, the value and what is allowed."""
 
 import re
+import sys
 from collections.abc import Iterator
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -37,6 +38,9 @@ def explain(error: BaseException) -> str:
     text = str(error)
     if swept := re.search(r"Ambiguous value for argument '(.*)'", text):
         return f"{swept[1]}: several values are a sweep, which needs -m; a list is written [a,b]"
+    if "Config group override must be a string" in text:
+        given = next((a for a in sys.argv if a.endswith("=null")), "null")
+        return f"{given}: a config group needs one of its options (teacher=none for no teacher)"
     name = "" if type(error).__module__.startswith(("hydra", "distill")) else type(error).__name__
     return f"{name}: {' '.join(text.split())}".removeprefix(": ")
 
