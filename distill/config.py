@@ -249,7 +249,7 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     """A value as a yaml has it: null, true."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def unknown(key: str, given: str, known: list[str]) -> str:

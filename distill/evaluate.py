@@ -18,10 +18,8 @@ def logits(stack: Stack, images: Images, view: int, dtype: torch.dtype) -> Tenso
     """Logits (K, N, C), float32, of one view of every image; products are made in ``dtype``."""
     stack.eval()
     index = torch.arange(len(images), device=images.raw.device)
-    with torch.autocast(images.raw.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        return torch.cat(
-            [stack(images.batch(i, view, dtype)).float() for i in torch.split(index, BATCH)], 1
-        )
+    batches = (images.batch(i, view, dtype) for i in torch.split(index, BATCH))
+    return torch.cat([stack(x).float() for x in batches], 1)
 
 
 def evaluate(stack: Stack, images: Images, labels: Tensor) -> tuple[Tensor, Tensor]:

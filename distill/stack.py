@@ -54,10 +54,14 @@ class Stack:
         self.module.eval()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits (K, B, C) of images (B, channels, H, W) which all members share."""
-        if isinstance(self.module, MLP):
-            return self._mlp(self.module, x)
-        return self.generic(x)
+        """Logits (K, B, C) of images (B, channels, H, W) which all members share.
+
+        Products are made in the type of ``x``, with copies of the parameters in that type.
+        """
+        return self._mlp(self.module, x) if isinstance(self.module, MLP) else self.generic(x)
+
+    def _cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        return {name: value.to(dtype) for name, value in self.parameters.items()}
 
     def generic(self, x: Tensor) -> Tensor:
         """The same for any module, by mapping it over the members."""
@@ -66,12 +70,13 @@ class Stack:
             logits: Tensor = functional_call(self.module, parameters, (x,))
             return logits
 
-        return torch.vmap(member, randomness="same")(self.parameters)
+        return torch.vmap(member, randomness="same")(self._cast(x.dtype))
 
     def _mlp(self, module: MLP, x: Tensor) -> Tensor:
         """The same for the MLP: one product for the first layer of all members, then batched."""
+        parameters = self._cast(x.dtype)
         weights, biases = (
-            [self.parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
+            [parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
             for kind in ("weight", "bias")
         )
         first, *others = module.dropouts

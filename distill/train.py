@@ -153,9 +153,7 @@ def _step(
 
         return torch.vmap(member)(logits, dict(at))
 
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        logits = stack(x)
-    logits = logits.float()
+    logits = stack(x).float()
     losses = value(logits, hyperparameters[0])
     # The members' gradients do not mix, so the sum of their means gives each its own.
     torch.autograd.backward(losses.mean(1).sum())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_job
+from conftest import make_job, options
 
 from distill.data.views import Images
 from distill.job import Job, build
@@ -65,6 +65,15 @@ def test_members_trained_together_equal_those_trained_alone(setting: str, home: 
             torch.testing.assert_close(stacked_weights[name], value, atol=2e-5, rtol=1e-3)
     # They did differ: the test would not notice hyperparameters that are not used.
     assert len({result["train_loss"] for result, _ in together}) == len(MIXED)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", options("model"))
+def test_every_model_learns_in_every_precision(model: str, precision: str, home: Any) -> None:
+    job = make_job(f"model={model}", "model.width=16", f"precision={precision}", "train.epochs=30")
+    [(result, _)] = train([job], home)
+    assert result["precision"] == precision
+    assert result["test_errors"] < 0.2 * len(job.data.test_labels)
 
 
 def test_a_run_is_the_same_each_time_and_another_with_another_seed(home: Any) -> None:
