@@ -210,7 +210,7 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
         stack, history, facts = _fit(jobs)
     except BaseException as error:
         status = "failed" if isinstance(error, Exception) else "interrupted"
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
         for head, directory in zip(heads, directories, strict=True):
             results.write(directory, {**head, "status": status, "reason": reason}, [])
         raise
