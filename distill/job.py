@@ -22,7 +22,7 @@ from distill.seeds import generator
 from distill.stack import Stack
 
 # Part of every run's digest: raise it when the same configuration would make another student.
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A model takes the shape of an image and the number of classes; its keyword-only parameters are its
 hyperparameters and the keys of its yaml. Its randomness in training comes from `Dropout` below,
 which draws from a generator that the trainer sets. It may have a method ``constrain_(parameters)``
-that projects its parameters in place after each step; they may carry leading member axes.
+that projects its parameters in place after each step, and returns whether it did; they may carry
+leading member axes.
 """
 
 from collections.abc import Mapping
@@ -45,11 +46,17 @@ class Dropout(nn.Module):
         scale = 2**16 / (2**16 - self.dropped)
         return (lanes >= self.dropped - 2**15).to(like.dtype) * scale
 
-    def forward(self, x: Tensor, shared: int = 0) -> Tensor:
-        """Drop elements of ``x``, the same ones all along its first ``shared`` axes."""
-        if not self.training or self.dropped == 0:
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped."""
+        return self.training and self.dropped > 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop elements of ``x`` (B, ...); the mask is drawn with the examples as its last axis."""
+        if not self.active:
             return x
-        return x * self.mask(x.shape[shared:], x)
+        mask = self.mask(torch.Size([*x.shape[1:], x.shape[0]]), x)
+        return x * mask.movedim(-1, 0)
 
 
 class MLP(nn.Module):
@@ -83,13 +90,15 @@ class MLP(nn.Module):
         logits: Tensor = self.layers[-1](x)
         return logits
 
-    def constrain_(self, parameters: Mapping[str, Tensor]) -> None:
+    def constrain_(self, parameters: Mapping[str, Tensor]) -> bool:
         """Scale the incoming weights of hidden units back to ``max_norm`` where they exceed it."""
-        if self.max_norm is not None:
-            for i in range(len(self.layers) - 1):
-                weight = parameters[f"layers.{i}.weight"]
-                norm = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
-                weight.mul_((self.max_norm / norm).clamp_(max=1))
+        if self.max_norm is None:
+            return False
+        for i in range(len(self.layers) - 1):
+            weight = parameters[f"layers.{i}.weight"]
+            norm = torch.linalg.vector_norm(weight, dim=-1, keepdim=True)
+            weight.mul_((self.max_norm / norm).clamp_(max=1))
+        return True
 
 
 class CNN(nn.Module):

@@ -8,6 +8,8 @@ optimizers of `torch.optim`, whose functions it calls on each member's slices.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Annotated, Literal
 
 import torch
@@ -20,6 +22,8 @@ __all__ = ["SGD", "AdamW"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Schedule = Literal["constant", "linear", "cosine"]
+
+CHUNK = 2**20  # parameters that are updated together: their state and gradients fit in a cache
 
 
 def factor(step: int, steps: int, schedule: Schedule, warmup: float) -> float:
@@ -37,55 +41,95 @@ def factor(step: int, steps: int, schedule: Schedule, warmup: float) -> float:
     ]
 
 
+@dataclass
+class _Chunk:
+    """Neighbouring members with the same learning rate and decay, few enough to stay in a cache."""
+
+    members: slice
+    lr: float
+    weight_decay: float
+    parameters: list[Tensor]
+    leaves: list[Tensor]
+    state: list[list[Tensor]]
+    counts: list[Tensor]  # of steps: a counter a tensor, since the fused update raises each
+
+
 class Optimizer(ABC):
-    """State for each stacked parameter: ``slots`` tensors of its shape, zero at the start."""
+    """State for each stacked parameter: ``slots`` tensors of its shape, zero at the start.
+
+    ``parameters`` (K, ...) are updated by the gradients of ``leaves``, which are the parameters
+    themselves or copies in another type, kept equal to them.
+    """
 
     slots = 1
 
     def __init__(
-        self, parameters: Sequence[Tensor], *, lr: Sequence[float], weight_decay: Sequence[float]
+        self,
+        parameters: Sequence[Tensor],
+        leaves: Sequence[Tensor],
+        *,
+        lr: Sequence[float],
+        weight_decay: Sequence[float],
     ) -> None:
-        self.lr, self.weight_decay = list(lr), list(weight_decay)
+        self.lr, self.weight_decay, self.steps = list(lr), list(weight_decay), 0
         self._bind(
-            parameters, [[torch.zeros_like(p) for p in parameters] for _ in range(self.slots)]
+            parameters,
+            leaves,
+            [[torch.zeros_like(p) for p in parameters] for _ in range(self.slots)],
         )
-        device = parameters[0].device
-        # One counter a tensor, not one a member: the fused update increments each that it is given.
-        self.counts = [[torch.zeros((), device=device) for _ in parameters] for _ in self.lr]
 
-    def _bind(self, parameters: Sequence[Tensor], state: list[list[Tensor]]) -> None:
-        self.parameters, self.state = parameters, state
+    def _bind(
+        self, parameters: Sequence[Tensor], leaves: Sequence[Tensor], state: list[list[Tensor]]
+    ) -> None:
+        self.leaves, self.state = leaves, state
+        most = max(1, CHUNK // sum(p[0].numel() for p in parameters)) if self.lr else 1
+        self.chunks = []
+        start = 0
+        for (lr, decay), run in groupby(zip(self.lr, self.weight_decay, strict=True)):
+            end = start + len(list(run))
+            for first in range(start, end, most):
+                members = slice(first, min(first + most, end))
+                self.chunks.append(
+                    _Chunk(
+                        members,
+                        lr,
+                        decay,
+                        [p.detach()[members] for p in parameters],
+                        [leaf.detach()[members] for leaf in leaves],
+                        [[s[members] for s in slot] for slot in state],
+                        [torch.full((), float(self.steps), device=p.device) for p in parameters],
+                    )
+                )
+            start = end
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """Update the parameters by their gradients, the learning rates times ``factor``."""
-        for k, (lr, decay) in enumerate(zip(self.lr, self.weight_decay, strict=True)):
-            gradients = [p.grad[k] for p in self.parameters if p.grad is not None]
-            state = [[s[k] for s in slot] for slot in self.state]
-            parameters = [p[k] for p in self.parameters]
-            self._update(parameters, gradients, state, self.counts[k], lr * factor, decay)
-        for p in self.parameters:
-            p.grad = None
+        gradients = [leaf.grad for leaf in self.leaves]
+        for chunk in self.chunks:
+            own = [
+                g[chunk.members].to(p.dtype)
+                for g, p in zip(gradients, chunk.parameters, strict=True)
+                if g is not None
+            ]
+            self._update(chunk, own, chunk.lr * factor)
+            for leaf, p in zip(chunk.leaves, chunk.parameters, strict=True):
+                if leaf.dtype != p.dtype:
+                    leaf.copy_(p)
+        for leaf in self.leaves:
+            leaf.grad = None
+        self.steps += 1
 
     @abstractmethod
-    def _update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        state: list[list[Tensor]],
-        counts: list[Tensor],
-        lr: float,
-        weight_decay: float,
-    ) -> None:
-        """Update one member in place; ``counts`` holds the number of its steps so far."""
+    def _update(self, chunk: _Chunk, gradients: list[Tensor], lr: float) -> None:
+        """Update the members of ``chunk`` in place."""
 
-    def keep(self, parameters: Sequence[Tensor], members: Tensor) -> None:
+    def keep(self, parameters: Sequence[Tensor], leaves: Sequence[Tensor], members: Tensor) -> None:
         """Go on with ``parameters``, those of the members at ``members`` (indices) alone."""
-        self._bind(parameters, [[s[members] for s in slot] for slot in self.state])
         chosen = members.tolist()
         self.lr = [self.lr[k] for k in chosen]
         self.weight_decay = [self.weight_decay[k] for k in chosen]
-        self.counts = [self.counts[k] for k in chosen]
+        self._bind(parameters, leaves, [[s[members] for s in slot] for slot in self.state])
 
 
 class AdamW(Optimizer):
@@ -96,6 +140,7 @@ class AdamW(Optimizer):
     def __init__(
         self,
         parameters: Sequence[Tensor],
+        leaves: Sequence[Tensor],
         *,
         lr: Sequence[float],
         weight_decay: Sequence[float],
@@ -103,31 +148,23 @@ class AdamW(Optimizer):
         beta2: Decay = 0.999,
         eps: PositiveFloat = 1e-8,
     ) -> None:
-        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+        super().__init__(parameters, leaves, lr=lr, weight_decay=weight_decay)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
-    def _update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        state: list[list[Tensor]],
-        counts: list[Tensor],
-        lr: float,
-        weight_decay: float,
-    ) -> None:
+    def _update(self, chunk: _Chunk, gradients: list[Tensor], lr: float) -> None:
         adamw(
-            parameters,
+            chunk.parameters,
             gradients,
-            state[0],
-            state[1],
+            chunk.state[0],
+            chunk.state[1],
             [],
-            counts,
+            chunk.counts,
             fused=True,
             amsgrad=False,
             beta1=self.beta1,
             beta2=self.beta2,
             lr=lr,
-            weight_decay=weight_decay,
+            weight_decay=chunk.weight_decay,
             eps=self.eps,
             maximize=False,
         )
@@ -139,30 +176,23 @@ class SGD(Optimizer):
     def __init__(
         self,
         parameters: Sequence[Tensor],
+        leaves: Sequence[Tensor],
         *,
         lr: Sequence[float],
         weight_decay: Sequence[float],
         momentum: Decay = 0.9,
         nesterov: bool = False,
     ) -> None:
-        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+        super().__init__(parameters, leaves, lr=lr, weight_decay=weight_decay)
         self.momentum, self.nesterov = momentum, nesterov and momentum > 0
 
-    def _update(
-        self,
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        state: list[list[Tensor]],
-        counts: list[Tensor],  # noqa: ARG002
-        lr: float,
-        weight_decay: float,
-    ) -> None:
+    def _update(self, chunk: _Chunk, gradients: list[Tensor], lr: float) -> None:
         sgd(
-            parameters,
+            chunk.parameters,
             gradients,
-            list(state[0]),
+            list(chunk.state[0]),
             fused=True,
-            weight_decay=weight_decay,
+            weight_decay=chunk.weight_decay,
             momentum=self.momentum,
             lr=lr,
             dampening=0,

@@ -102,6 +102,7 @@ def _train(
     first = optims[0]
     optimizer = first.function(
         list(stack.parameters.values()),
+        list(stack.trainable(setting.dtype).values()),
         **first.options
         | {"lr": [o.lr for o in optims], "weight_decay": [o.weight_decay for o in optims]},
     )

@@ -17,7 +17,8 @@ class Stack:
     """K members with the same initialisation, their parameters stacked along a leading axis.
 
     ``build`` makes one member from torch's global generator, which is seeded with ``seed`` for the
-    call and put back after it. Parameters are float32 leaves (K, ...).
+    call and put back after it. ``parameters`` are float32 (K, ...); ``leaves``, while it is
+    trained, are what gradients are taken of: the parameters themselves, or copies in another type.
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class Stack:
             self.module = build()
         self.module.to(device)
         self.parameters = {
-            name: torch.stack([value.detach()] * members).requires_grad_()
+            name: torch.stack([value.detach()] * members)
             for name, value in self.module.named_parameters()
         }
+        self.leaves: dict[str, Tensor] = {}
 
     @property
     def members(self) -> int:
@@ -41,6 +43,11 @@ class Stack:
     def size(self) -> int:
         """The number of parameters of one member."""
         return sum(p[0].numel() for p in self.parameters.values())
+
+    def trainable(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Leaves in ``dtype``, which whoever changes the parameters keeps equal to them."""
+        self.leaves = {n: p.detach().to(dtype).requires_grad_() for n, p in self.parameters.items()}
+        return self.leaves
 
     def train(self, noise: Generator) -> None:
         """Turn to training; dropout draws its masks, the same for all members, from ``noise``."""
@@ -56,11 +63,13 @@ class Stack:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (K, B, C) of images (B, channels, H, W) which all members share.
 
-        Products are made in the type of ``x``, with copies of the parameters in that type.
+        Products are made in the type of ``x``, with leaves or copies of the parameters in it.
         """
         return self._mlp(self.module, x) if isinstance(self.module, MLP) else self.generic(x)
 
     def _cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        if self.leaves and next(iter(self.leaves.values())).dtype == dtype:
+            return self.leaves
         return {name: value.to(dtype) for name, value in self.parameters.items()}
 
     def generic(self, x: Tensor) -> Tensor:
@@ -73,32 +82,45 @@ class Stack:
         return torch.vmap(member, randomness="same")(self._cast(x.dtype))
 
     def _mlp(self, module: MLP, x: Tensor) -> Tensor:
-        """The same for the MLP: one product for the first layer of all members, then batched."""
+        """The same for the MLP: one product for the first layer of all members, then batched.
+
+        The examples are the last axis throughout: so no product needs a transposed copy, and the
+        loss runs over the classes with all examples side by side.
+        """
         parameters = self._cast(x.dtype)
         weights, biases = (
             [parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
             for kind in ("weight", "bias")
         )
         first, *others = module.dropouts
-        h = F.linear(first(x.flatten(1)), weights[0].flatten(0, 1), biases[0].flatten())
-        h = h.view(len(x), *biases[0].shape).transpose(0, 1)  # (K, B, W)
+        assert isinstance(first, Dropout)
+        x = first(x.flatten(1)).T
+        h = torch.mm(weights[0].flatten(0, 1), x).view(*biases[0].shape, -1)  # (K, W, B)
+        h = h + biases[0].unsqueeze(2)
         for dropout, weight, bias in zip(others, weights[1:], biases[1:], strict=True):
-            h = torch.baddbmm(bias.unsqueeze(1), dropout(F.relu(h), 1), weight.transpose(1, 2))
-        return h
+            assert isinstance(dropout, Dropout)
+            h = F.relu(h)
+            if dropout.active:
+                h = h * dropout.mask(h.shape[1:], h)
+            h = torch.baddbmm(bias.unsqueeze(2), weight, h)
+        return h.mT
 
     @torch.no_grad()
     def constrain_(self) -> None:
         """Project the parameters as the module asks for, if it does."""
         constrain = getattr(self.module, "constrain_", None)
-        if constrain is not None:
-            constrain(self.parameters)
+        if constrain is not None and constrain(self.parameters):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        for name, leaf in self.leaves.items():
+            leaf.copy_(self.parameters[name])
 
     def keep(self, members: Tensor) -> None:
         """Let all members leave but those at ``members`` (indices)."""
-        self.parameters = {
-            name: value.detach()[members].requires_grad_()
-            for name, value in self.parameters.items()
-        }
+        self.parameters = {n: p.detach()[members] for n, p in self.parameters.items()}
+        if self.leaves:
+            self.trainable(next(iter(self.leaves.values())).dtype)
 
     def state(self, member: int) -> dict[str, Tensor]:
         """The parameters of one member, on the CPU, as its module names them."""
@@ -122,3 +144,4 @@ class Stack:
                     )
             for name, value in state.items():
                 self.parameters[name][member] = value.to(self.parameters[name])
+        self._refresh()

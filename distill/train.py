@@ -123,7 +123,7 @@ def train(
             history.members = [m for m in history.members if m not in gone]
             stay = finite.nonzero().flatten()
             stack.keep(stay)
-            optimizer.keep(list(stack.parameters.values()), stay)
+            optimizer.keep(list(stack.parameters.values()), list(stack.leaves.values()), stay)
             hyperparameters = {name: value[stay] for name, value in hyperparameters.items()}
             terms, values_of = _terms(hyperparameters)
         if not history.members:

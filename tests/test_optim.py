@@ -44,7 +44,7 @@ def test_equals_torch_also_after_members_left(
 ) -> None:
     stacked = parameters()
     alone = [[p.detach()[k].clone().requires_grad_() for p in stacked] for k in range(3)]
-    optimizer = ours(stacked, lr=LR, weight_decay=DECAY, **options)
+    optimizer = ours(stacked, stacked, lr=LR, weight_decay=DECAY, **options)
     references = [
         theirs(alone[k], lr=LR[k], weight_decay=DECAY[k], **same)  # type: ignore[call-arg]
         for k in range(3)
@@ -55,7 +55,7 @@ def test_equals_torch_also_after_members_left(
             members = [2, 0]
             stay = torch.tensor(members)
             stacked = [p.detach()[stay].requires_grad_() for p in stacked]
-            optimizer.keep(stacked, stay)
+            optimizer.keep(stacked, stacked, stay)
         descend(stacked)
         optimizer.step(0.5)
         for k in members:

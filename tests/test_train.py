@@ -146,7 +146,8 @@ def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
     soft = torch.randn(8, 9, 3, generator=generator)
     job = make_job("model.width=64")
     stack = Stack(lambda: job.run.model.function((1, 8, 8), 3, width=64), 1, 0, torch.device("cpu"))
-    optimizer = AdamW(list(stack.parameters.values()), lr=[0.01], weight_decay=[0.0])
+    leaves = list(stack.trainable(torch.float32).values())
+    optimizer = AdamW(list(stack.parameters.values()), leaves, lr=[0.01], weight_decay=[0.0])
     transfer = TransferSet(images, torch.zeros(8, dtype=torch.int64), torch.arange(8), soft)
     history = train(
         stack, optimizer, transfer, logits, {"alpha": torch.ones(1)},

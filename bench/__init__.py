@@ -1,0 +1,1 @@
+"""What is fast, against what; `python -m bench` measures and LOG.md keeps what was tried."""
