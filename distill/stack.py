@@ -99,7 +99,7 @@ class Stack:
         h = h + biases[0].unsqueeze(2)
         for dropout, weight, bias in zip(others, weights[1:], biases[1:], strict=True):
             assert isinstance(dropout, Dropout)
-            h = F.relu(h)
+            h = F.relu_(h)
             if dropout.active:
                 h = h * dropout.mask(h.shape[1:], h)
             h = torch.baddbmm(bias.unsqueeze(2), weight, h)

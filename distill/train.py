@@ -4,7 +4,7 @@ Letters: K members, B examples in a batch, N examples in the data set, M of them
 set, V views of each, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -64,17 +64,23 @@ class History:
     diverged: dict[int, str] = field(default_factory=dict)
 
 
-def _terms(hyperparameters: Mapping[str, Tensor]) -> tuple[list[str], list[Mapping[str, Tensor]]]:
-    """Names of the loss and its two terms, and the hyperparameters (K,), (2 K,) that give them.
+def _terms(
+    loss: Callable[[Mapping[str, Tensor]], Tensor],
+    hyperparameters: Mapping[str, Tensor],
+    total: Tensor,
+) -> Tensor:
+    """The soft and the hard term (2, K) of the loss, summed over the batch; ``total`` is (K, B).
 
-    A loss with an alpha is, at alpha 1 and 0, its own soft and hard term (see `distill.losses`).
+    A loss is ``alpha * soft + (1 - alpha) * hard`` (see `distill.losses`), so its value at the end
+    of alpha's range which is farther from a member's own gives that member one term, and what is
+    left of the total the other.
     """
-    if "alpha" not in hyperparameters:
-        return ["train_loss"], [hyperparameters]
-    both = {name: value.repeat(2) for name, value in hyperparameters.items()}
-    alpha = torch.ones_like(both["alpha"])
-    alpha[len(alpha) // 2 :] = 0
-    return ["train_loss", "train_soft", "train_hard"], [hyperparameters, {**both, "alpha": alpha}]
+    alpha = hyperparameters["alpha"]
+    end = (alpha < 0.5).to(alpha.dtype)
+    one = loss({**hyperparameters, "alpha": end}).sum(-1)
+    own = torch.where(end == 1, alpha, 1 - alpha)  # the weight of the term that is now known
+    other = (total.sum(-1) - own * one) / (1 - own)
+    return torch.where(end == 1, torch.stack([one, other]), torch.stack([other, one]))
 
 
 def train(
@@ -96,7 +102,7 @@ def train(
     share the batches and the dropout masks, which follow from ``seed`` and the step alone.
     """
     history = History([[] for _ in range(stack.members)], list(range(stack.members)))
-    terms, values_of = _terms(hyperparameters)
+    terms = ["train_loss", *["train_soft", "train_hard"] * ("alpha" in hyperparameters)]
     steps = plan.epochs * -(-len(transfer.index) // plan.batch_size)
     step = 0
     for epoch in range(1, plan.epochs + 1):
@@ -105,7 +111,7 @@ def train(
         for index, view in transfer.batches(seed, epoch, plan.batch_size):
             scale = factor(step, steps, plan.schedule, plan.warmup)
             sums += _step(
-                stack, optimizer, transfer, loss, values_of, plan.dtype, index, view, scale
+                stack, optimizer, transfer, loss, hyperparameters, plan.dtype, index, view, scale
             )
             step += 1
         stack.eval()
@@ -125,7 +131,6 @@ def train(
             stack.keep(stay)
             optimizer.keep(list(stack.parameters.values()), list(stack.leaves.values()), stay)
             hyperparameters = {name: value[stay] for name, value in hyperparameters.items()}
-            terms, values_of = _terms(hyperparameters)
         if not history.members:
             break
     return history
@@ -136,7 +141,7 @@ def _step(
     optimizer: Optimizer,
     transfer: TransferSet,
     loss: Loss,
-    hyperparameters: Sequence[Mapping[str, Tensor]],
+    hyperparameters: Mapping[str, Tensor],
     dtype: torch.dtype,
     index: Tensor,
     view: Tensor,
@@ -147,18 +152,23 @@ def _step(
     labels = transfer.labels[index]
     soft = None if transfer.soft is None else transfer.soft[index, view]
 
-    def value(logits: Tensor, at: Mapping[str, Tensor]) -> Tensor:
+    logits = stack(x).float()
+
+    def values(at: Mapping[str, Tensor]) -> Tensor:
         def member(z: Tensor, h: Mapping[str, Tensor]) -> Tensor:
             return loss(z, soft, labels, **h)
 
         return torch.vmap(member)(logits, dict(at))
 
-    logits = stack(x).float()
-    losses = value(logits, hyperparameters[0])
+    losses = values(hyperparameters)
     # The members' gradients do not mix, so the sum of their means gives each its own.
     torch.autograd.backward(losses.mean(1).sum())
     optimizer.step(scale)
     stack.constrain_()
     with torch.no_grad():
-        others = [value(logits.repeat(2, 1, 1), at) for at in hyperparameters[1:]]
-        return torch.cat([losses, *others]).sum(-1).view(-1, stack.members)
+        total = losses.sum(-1, keepdim=True).mT
+        return (
+            torch.cat([total, _terms(values, hyperparameters, losses)])
+            if "alpha" in hyperparameters
+            else total
+        )
