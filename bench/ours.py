@@ -1,17 +1,16 @@
 """Epochs of this project's trainer, timed, and the work that they hold."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from hydra import compose, initialize_config_dir
 
 from distill.config import parse
-from distill.data.views import Images
-from distill.job import Job, fresh, training_images
+from distill.job import Job, training_images
 from distill.launcher import CONF
+from distill.run import prepare
 from distill.stack import Stack
-from distill.train import Plan, TransferSet, train
 
 
 def job(*overrides: str) -> Job:
@@ -43,50 +42,25 @@ def work(stack: Stack, examples: int) -> float:
     return stack.members * examples * 2.0 * (3 * sum(sizes) - sizes[0])
 
 
-@dataclass
 class Epochs:
-    """A stack of ``members`` students of a job that trains with made-up soft targets."""
+    """Students of one job that differ in the loss's hyperparameters; soft targets are made up."""
 
-    job: Job
-    members: int
-
-    def __post_init__(self) -> None:
-        job, members = self.job, self.members
-        run, data = job.run, job.data
-        self.stack = fresh(run.model, data, "model", members, 0, job.setting.device)
-        images: Images = training_images(job.setting, run.data.jitter)
-        soft = torch.randn(len(images), images.views, data.classes) if run.distils else None
-        self.transfer = TransferSet(images, data.train_labels, job.index, soft)
-        self.optimizer = run.optim.function(
-            list(self.stack.parameters.values()),
-            list(self.stack.trainable(job.setting.dtype).values()),
-            **run.optim.options
-            | {"lr": [run.optim.lr] * members, "weight_decay": [run.optim.weight_decay] * members},
-        )
-        spread = torch.linspace(0.5, 1.5, members)  # as in a sweep: no two are the same
-        self.hyperparameters = {
-            name: (spread * value).clamp(max=1.0 if name == "alpha" else 1e9)
-            for name, value in run.loss.options.items()
-        }
+    def __init__(self, job: Job, members: int) -> None:
+        data, images = job.data, training_images(job.setting, job.run.data.jitter)
+        soft = torch.randn(len(images), images.views, data.classes) if job.run.distils else None
+        self.training = prepare([job] * members, soft)
+        self.training.plan = replace(self.training.plan, epochs=1)
+        for name, values in self.training.hyperparameters.items():
+            top = values * torch.linspace(0.5, 1.0, members)
+            self.training.hyperparameters[name] = top
 
     def epoch(self) -> float:
         """Seconds of one epoch, without evaluation."""
-        run = self.job.run
         start = time.perf_counter()
-        train(
-            self.stack,
-            self.optimizer,
-            self.transfer,
-            run.loss.function,
-            self.hyperparameters,
-            Plan(1, run.train.batch_size, "constant", 0.0, self.job.setting.dtype),
-            0,
-            lambda _: {},
-            lambda *_: None,
-        )
+        self.training.run()
         return time.perf_counter() - start
 
     @property
     def work(self) -> float:
         """Floating-point operations of one epoch."""
-        return work(self.stack, len(self.transfer.index))
+        return work(self.training.stack, len(self.training.transfer.index))

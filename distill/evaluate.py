@@ -3,6 +3,8 @@
 Letters: K members, N examples, C classes.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,22 +12,34 @@ from torch import Tensor
 from distill.data.views import Images
 from distill.stack import Stack
 
-BATCH = 2000
+EXAMPLES = 2000  # in a batch, less for a stack of many members
 
 
 @torch.no_grad()
-def logits(stack: Stack, images: Images, view: int, dtype: torch.dtype) -> Tensor:
-    """Logits (K, N, C), float32, of one view of every image; products are made in ``dtype``."""
+def _batches(
+    stack: Stack, images: Images, view: int, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices (B,) and logits (K, B, C), float32, of one view of the images, in batches."""
     stack.eval()
     index = torch.arange(len(images), device=images.raw.device)
-    batches = (images.batch(i, view, dtype) for i in torch.split(index, BATCH))
-    return torch.cat([stack(x).float() for x in batches], 1)
+    for i in torch.split(index, max(250, EXAMPLES // stack.members)):
+        yield i, stack(images.batch(i, view, dtype)).float()
 
 
+def logits(stack: Stack, images: Images, view: int, dtype: torch.dtype) -> Tensor:
+    """Logits (K, N, C), float32, of one view of every image; products are made in ``dtype``."""
+    return torch.cat([z for _, z in _batches(stack, images, view, dtype)], 1)
+
+
+@torch.no_grad()
 def evaluate(stack: Stack, images: Images, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Errors of each class (K, C) and the mean cross-entropy (K,) with ``labels`` (N,)."""
-    z = logits(stack, images, images.centre, torch.float32)
-    wrong = (z.argmax(-1) != labels).double()  # (K, N)
-    classes = F.one_hot(labels, z.shape[-1]).double()
-    loss = F.cross_entropy(z.transpose(1, 2), labels.expand(z.shape[:2]), reduction="none").mean(1)
-    return (wrong @ classes).long(), loss
+    errors, loss = [], []
+    for index, z in _batches(stack, images, images.centre, torch.float32):
+        own = labels[index]
+        wrong = (z.argmax(-1) != own).double()  # (K, B)
+        errors.append(wrong @ F.one_hot(own, z.shape[-1]).double())
+        nll = F.log_softmax(z.mT, 1).gather(1, own.expand(len(z), 1, -1))
+        loss.append(-nll.double().sum((1, 2)))
+    total = torch.stack(loss).sum(0)
+    return torch.stack(errors).sum(0).long(), (total / len(images)).float()

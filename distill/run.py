@@ -35,7 +35,7 @@ from distill.progress import progress
 from distill.seeds import derive
 from distill.stack import Stack
 from distill.teacher import Teacher
-from distill.train import History, Loss, Plan, TransferSet, Values, train
+from distill.train import History, Loss, Plan, Training, TransferSet, Values
 
 log = logging.getLogger(__name__)
 
@@ -87,18 +87,17 @@ class Evaluator:
 _evaluator = lru_cache(maxsize=2)(Evaluator)
 
 
-def _train(
-    what: str,
+def _training(
     stack: Stack,
-    images: TransferSet,
+    transfer: TransferSet,
     loss: Loss,
     hyperparameters: dict[str, Tensor],
     optims: Sequence[Optim],
     plan: Train,
     seed: int,
     setting: Setting,
-) -> History:
-    """Train a stack, each member with its own of ``optims``; a log line and a tick an epoch."""
+) -> Training:
+    """A stack whose members have each its own of ``optims``, ready to be trained."""
     first = optims[0]
     optimizer = first.function(
         list(stack.parameters.values()),
@@ -107,29 +106,25 @@ def _train(
         | {"lr": [o.lr for o in optims], "weight_decay": [o.weight_decay for o in optims]},
     )
     steps = Plan(plan.epochs, plan.batch_size, first.schedule, first.warmup, setting.dtype)
+    return Training(stack, optimizer, transfer, loss, hyperparameters, steps, seed)
+
+
+def _train(what: str, training: Training, setting: Setting) -> History:
+    """Train a stack; a log line and a tick of the progress an epoch."""
+    epochs = training.plan.epochs
     with progress() as bars:
-        task = bars.add_task(what, total=plan.epochs)
+        task = bars.add_task(what, total=epochs)
 
         def on_epoch(epoch: int, values: Values) -> None:
             means = {name: value.double().mean().item() for name, value in values.items()}
             text = ", ".join(f"{name} {mean:.5g}" for name, mean in means.items())
-            log.info("%s: epoch %d of %d: %s", what, epoch, plan.epochs, text)
+            log.info("%s: epoch %d of %d: %s", what, epoch, epochs, text)
             bars.update(
                 task, completed=epoch, description=f"{what}: {means['test_errors']:.5g} errors"
             )
 
         try:
-            return train(
-                stack,
-                optimizer,
-                images,
-                loss,
-                hyperparameters,
-                steps,
-                seed,
-                _evaluator(setting),
-                on_epoch,
-            )
+            return training.run(_evaluator(setting), on_epoch)
         finally:
             bars.remove_task(task)
 
@@ -179,17 +174,8 @@ def _train_teacher(stack: Stack, config: TeacherConfig, seed: int, setting: Sett
         read(setting.data).train_labels.to(setting.device),
         (~held_out(setting.data)).nonzero().flatten().to(setting.device),
     )
-    history = _train(
-        f"teacher {config.name}",
-        stack,
-        images,
-        hard,
-        {},
-        [config.optim],
-        config.train,
-        seed,
-        setting,
-    )
+    training = _training(stack, images, hard, {}, [config.optim], config.train, seed, setting)
+    history = _train(f"teacher {config.name}", training, setting)
     for reason in history.diverged.values():
         raise RunError(f"the teacher diverged: {reason}")
 
@@ -231,23 +217,16 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
     return bodies
 
 
-def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
-    """The trained students of K jobs, and the facts of their teacher."""
+def prepare(jobs: Sequence[Job], soft: Tensor | None) -> Training:
+    """The students of K jobs, ready to learn from soft targets (N, V, C) or from labels alone."""
     first = jobs[0]
     run, setting = first.run, first.setting
-    facts: dict[str, Any] = {}
-    soft = None
-    if run.distils:
-        found = find_teacher(setting, run.teacher)
-        facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
-        soft = _soft_targets(setting, run.teacher)
-    images = TransferSet(
+    transfer = TransferSet(
         training_images(setting, run.data.jitter),
         first.data.train_labels.to(setting.device),
         first.index.to(setting.device),
         soft,
     )
-    start = time.perf_counter()
     stack = fresh(
         run.model, first.data, "model", len(jobs), derive(run.seed, "student"), setting.device
     )
@@ -255,10 +234,9 @@ def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
         name: torch.tensor([job.run.loss.options[name] for job in jobs], device=setting.device)
         for name in run.loss.options
     }
-    history = _train(
-        first.name if len(jobs) == 1 else f"stack of {len(jobs)}",
+    return _training(
         stack,
-        images,
+        transfer,
         run.loss.function,
         hyperparameters,
         [job.run.optim for job in jobs],
@@ -266,8 +244,23 @@ def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
         run.seed,
         setting,
     )
+
+
+def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
+    """The trained students of K jobs, and the facts of their teacher."""
+    run, setting = jobs[0].run, jobs[0].setting
+    facts: dict[str, Any] = {}
+    soft = None
+    if run.distils:
+        found = find_teacher(setting, run.teacher)
+        facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
+        soft = _soft_targets(setting, run.teacher)
+    start = time.perf_counter()
+    training = prepare(jobs, soft)
+    what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
+    history = _train(what, training, setting)
     facts["seconds"] = round((time.perf_counter() - start) / len(jobs), 3)
-    return stack, history, facts
+    return training.stack, history, facts
 
 
 def _head(job: Job) -> dict[str, Any]:

@@ -69,106 +69,111 @@ def _terms(
     hyperparameters: Mapping[str, Tensor],
     total: Tensor,
 ) -> Tensor:
-    """The soft and the hard term (2, K) of the loss, summed over the batch; ``total`` is (K, B).
+    """The soft and the hard term (2, K) of the loss; they and ``total`` (K,) are sums over a batch.
 
     A loss is ``alpha * soft + (1 - alpha) * hard`` (see `distill.losses`), so its value at the end
     of alpha's range which is farther from a member's own gives that member one term, and what is
     left of the total the other.
     """
     alpha = hyperparameters["alpha"]
-    end = (alpha < 0.5).to(alpha.dtype)
-    one = loss({**hyperparameters, "alpha": end}).sum(-1)
-    own = torch.where(end == 1, alpha, 1 - alpha)  # the weight of the term that is now known
-    other = (total.sum(-1) - own * one) / (1 - own)
-    return torch.where(end == 1, torch.stack([one, other]), torch.stack([other, one]))
+    soft = alpha < 0.5  # whether the term at that end is the soft one
+    one = loss({**hyperparameters, "alpha": soft.to(alpha.dtype)}).sum(-1)
+    weight = torch.where(soft, alpha, 1 - alpha)
+    other = (total - weight * one) / (1 - weight)
+    return torch.where(soft, torch.stack([one, other]), torch.stack([other, one]))
 
 
-def train(
-    stack: Stack,
-    optimizer: Optimizer,
-    transfer: TransferSet,
-    loss: Loss,
-    hyperparameters: Mapping[str, Tensor],
-    plan: Plan,
-    seed: int,
-    evaluate: Callable[[Stack], Values],
-    on_epoch: Callable[[int, Values], None],
-) -> History:
-    """Train ``stack`` in place; returns the history of each member.
+@dataclass
+class Training:
+    """A stack with all that it is trained with; the seed and the step decide what is random.
 
     ``loss`` is that of one member (see `distill.losses`); ``hyperparameters`` holds its values
-    (K,). What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
-    loss is not finite leaves the stack at the end of the epoch, and its neighbours go on: they
-    share the batches and the dropout masks, which follow from ``seed`` and the step alone.
+    (K,). The members share the batches and the dropout masks.
     """
-    history = History([[] for _ in range(stack.members)], list(range(stack.members)))
-    terms = ["train_loss", *["train_soft", "train_hard"] * ("alpha" in hyperparameters)]
-    steps = plan.epochs * -(-len(transfer.index) // plan.batch_size)
-    step = 0
-    for epoch in range(1, plan.epochs + 1):
-        stack.train(generator(seed, "dropout", epoch, on=transfer.index.device))
-        sums = torch.zeros(len(terms), stack.members, device=transfer.index.device)
-        for index, view in transfer.batches(seed, epoch, plan.batch_size):
-            scale = factor(step, steps, plan.schedule, plan.warmup)
-            sums += _step(
-                stack, optimizer, transfer, loss, hyperparameters, plan.dtype, index, view, scale
-            )
-            step += 1
-        stack.eval()
-        values = dict(zip(terms, sums / len(transfer.index), strict=True))
-        values |= evaluate(stack)
+
+    stack: Stack
+    optimizer: Optimizer
+    transfer: TransferSet
+    loss: Loss
+    hyperparameters: dict[str, Tensor]
+    plan: Plan
+    seed: int
+
+    def run(
+        self,
+        evaluate: Callable[[Stack], Values] = lambda _: {},
+        on_epoch: Callable[[int, Values], None] = lambda *_: None,
+    ) -> History:
+        """Train the stack in place; returns the history of each member.
+
+        What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
+        loss is not finite leaves the stack at the end of the epoch, and its neighbours go on.
+        """
+        plan, stack = self.plan, self.stack
+        history = History([[] for _ in range(stack.members)], list(range(stack.members)))
+        terms = ["train_loss", *["train_soft", "train_hard"] * ("alpha" in self.hyperparameters)]
+        examples = len(self.transfer.index)
+        steps = plan.epochs * -(-examples // plan.batch_size)
+        step = 0
+        for epoch in range(1, plan.epochs + 1):
+            device = self.transfer.index.device
+            stack.train(generator(self.seed, "dropout", epoch, on=device))
+            sums = torch.zeros(len(terms), stack.members, device=device)
+            for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
+                scale = factor(step, steps, plan.schedule, plan.warmup)
+                sums += self._step(index, view, scale)
+                step += 1
+            stack.eval()
+            values = dict(zip(terms, sums / examples, strict=True)) | evaluate(stack)
+            self._record(history, epoch, values, scale)
+            on_epoch(epoch, values)
+            self._part(history, epoch, values["train_loss"].isfinite())
+            if not history.members:
+                break
+        return history
+
+    def _step(self, index: Tensor, view: Tensor, scale: float) -> Tensor:
+        """One step; returns each term of the loss, summed over the batch: (terms, K)."""
+        transfer, hyperparameters = self.transfer, self.hyperparameters
+        x = transfer.images.batch(index, view, self.plan.dtype)
+        labels = transfer.labels[index]
+        soft = None if transfer.soft is None else transfer.soft[index, view]
+        logits = self.stack(x).float()
+
+        def values(at: Mapping[str, Tensor]) -> Tensor:
+            def member(z: Tensor, h: Mapping[str, Tensor]) -> Tensor:
+                return self.loss(z, soft, labels, **h)
+
+            return torch.vmap(member)(logits, dict(at))
+
+        losses = values(hyperparameters)
+        # The members' gradients do not mix, so the sum of their means gives each its own.
+        torch.autograd.backward(losses.mean(1).sum())
+        self.optimizer.step(scale)
+        self.stack.constrain_()
+        with torch.no_grad():
+            total = losses.sum(-1).unsqueeze(0)
+            if "alpha" not in hyperparameters:
+                return total
+            return torch.cat([total, _terms(values, hyperparameters, total[0])])
+
+    def _record(self, history: History, epoch: int, values: Values, scale: float) -> None:
+        columns = {name: value.tolist() for name, value in values.items()}
         for k, member in enumerate(history.members):
-            row = {name: value[k].item() for name, value in values.items()}
-            history.rows[member].append({"epoch": epoch, **row, "lr": optimizer.lr[k] * scale})
-        on_epoch(epoch, values)
-        finite = values["train_loss"].isfinite()
-        if not finite.all():
-            reason = f"the training loss is not finite in epoch {epoch}"
-            gone = [m for m, good in zip(history.members, finite.tolist(), strict=True) if not good]
-            history.diverged |= dict.fromkeys(gone, reason)
-            history.members = [m for m in history.members if m not in gone]
-            stay = finite.nonzero().flatten()
-            stack.keep(stay)
-            optimizer.keep(list(stack.parameters.values()), list(stack.leaves.values()), stay)
-            hyperparameters = {name: value[stay] for name, value in hyperparameters.items()}
-        if not history.members:
-            break
-    return history
+            row = {name: column[k] for name, column in columns.items()}
+            history.rows[member].append({"epoch": epoch, **row, "lr": self.optimizer.lr[k] * scale})
 
-
-def _step(
-    stack: Stack,
-    optimizer: Optimizer,
-    transfer: TransferSet,
-    loss: Loss,
-    hyperparameters: Mapping[str, Tensor],
-    dtype: torch.dtype,
-    index: Tensor,
-    view: Tensor,
-    scale: float,
-) -> Tensor:
-    """One step; returns each term of the loss, summed over the batch: (terms, K)."""
-    x = transfer.images.batch(index, view, dtype)
-    labels = transfer.labels[index]
-    soft = None if transfer.soft is None else transfer.soft[index, view]
-
-    logits = stack(x).float()
-
-    def values(at: Mapping[str, Tensor]) -> Tensor:
-        def member(z: Tensor, h: Mapping[str, Tensor]) -> Tensor:
-            return loss(z, soft, labels, **h)
-
-        return torch.vmap(member)(logits, dict(at))
-
-    losses = values(hyperparameters)
-    # The members' gradients do not mix, so the sum of their means gives each its own.
-    torch.autograd.backward(losses.mean(1).sum())
-    optimizer.step(scale)
-    stack.constrain_()
-    with torch.no_grad():
-        total = losses.sum(-1, keepdim=True).mT
-        return (
-            torch.cat([total, _terms(values, hyperparameters, losses)])
-            if "alpha" in hyperparameters
-            else total
+    def _part(self, history: History, epoch: int, finite: Tensor) -> None:
+        """Let the members leave whose loss is not ``finite`` (K,)."""
+        if finite.all():
+            return
+        gone = [m for m, good in zip(history.members, finite.tolist(), strict=True) if not good]
+        reason = f"the training loss is not finite in epoch {epoch}"
+        history.diverged |= dict.fromkeys(gone, reason)
+        history.members = [m for m in history.members if m not in gone]
+        stay = finite.nonzero().flatten()
+        self.stack.keep(stay)
+        self.optimizer.keep(
+            list(self.stack.parameters.values()), list(self.stack.leaves.values()), stay
         )
+        self.hyperparameters = {name: value[stay] for name, value in self.hyperparameters.items()}

@@ -138,7 +138,7 @@ def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
     """With soft targets that tell the view apart, only the right pairing can be learnt."""
     from distill.losses import logits
     from distill.optim import AdamW
-    from distill.train import Plan, train
+    from distill.train import Plan, Training
 
     generator = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
@@ -149,8 +149,6 @@ def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
     leaves = list(stack.trainable(torch.float32).values())
     optimizer = AdamW(list(stack.parameters.values()), leaves, lr=[0.01], weight_decay=[0.0])
     transfer = TransferSet(images, torch.zeros(8, dtype=torch.int64), torch.arange(8), soft)
-    history = train(
-        stack, optimizer, transfer, logits, {"alpha": torch.ones(1)},
-        Plan(300, 8, "cosine", 0.0, torch.float32), 0, lambda _: {}, lambda *_: None,
-    )  # fmt: skip
+    plan = Plan(300, 8, "cosine", 0.0, torch.float32)
+    history = Training(stack, optimizer, transfer, logits, {"alpha": torch.ones(1)}, plan, 0).run()
     assert history.rows[0][-1]["train_loss"] < 0.01 * history.rows[0][0]["train_loss"]
