@@ -7,17 +7,17 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from distill.launcher import CONF, CheckedLauncher
+from distill.launcher import CONF, stackable
 
 WHITELIST = ("distill.launcher.*",)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)
+@stackable
 def task(config: DictConfig) -> Any:
     """One job: what Hydra calls with a composed config, in a directory that it has made.
 
@@ -25,26 +25,22 @@ def task(config: DictConfig) -> Any:
     """
     from distill.config import parse
     from distill.job import Job
-    from distill.run import RunError, execute
+    from distill.results import line
+    from distill.run import execute, failure
 
-    job = HydraConfig.get()
-    directory = Path(job.runtime.output_dir)
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
     [result] = execute([Job(parse(config))], [directory])
-    if result["status"] != "complete":
-        raise RunError(f"{result['run']} {result['status']}: {result['reason']}")
-    against = f", teacher {result['teacher_test_errors']}" if "teacher_digest" in result else ""
-    print(
-        f"{result['run']}: {result['test_errors']} test errors, accuracy "
-        f"{result['test_accuracy']:.2%}{against}; {result['seconds']:.1f} s"
-    )
-    if job.mode == RunMode.RUN:
+    if (error := failure(result)) is not None:
+        raise error
+    print(line(result))
+    if hydra.mode == RunMode.RUN:
         print(directory)
     return result.get("val_errors")
 
 
 def main() -> None:
     """Run Hydra; an error becomes one line on stderr and exit code 1."""
-    Plugins.instance().register(CheckedLauncher)
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets errors through to here
     try:

@@ -145,6 +145,17 @@ class Run(Strict):
         teacher = self.teacher.recipe if self.distils else None
         return store.digest({"config": config, "teacher": teacher, "content": dict(content)})
 
+    @property
+    def shared(self) -> str:
+        """A digest of all that runs must have in common to be trained as one stack.
+
+        They may differ in the numbers of the loss, the learning rate and the weight decay.
+        """
+        varies: Any = {"loss": set(self.loss.options), "optim": {"lr", "weight_decay"}}
+        if not self.distils:
+            varies["teacher"] = True
+        return store.digest(self.model_dump(by_alias=True, exclude=varies))
+
 
 GROUPS = {
     "data": ("distill.data", Data),
@@ -186,17 +197,24 @@ def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> typ
     Raises:
         ConfigError: a ``_target_`` is missing or not among those allowed.
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, type[Strict]] = {}
     for key, section in config.items():
         if key == "teacher" and isinstance(section, Mapping):
-            fields[key] = (_typed(section, Teacher, "teacher."), ...)
+            fields[key] = _typed(section, Teacher, "teacher.")
         elif key in GROUPS and key in base.model_fields and section is not None:
             target = section.get("_target_") if isinstance(section, Mapping) else None
             if target not in targets(key):
                 allowed = ", ".join(targets(key))
                 raise ConfigError(f"{path}{key}._target_={target}: allowed are {allowed}")
-            fields[key] = (_schema(key, GROUPS[key][1], target), ...)
-    return create_model(base.__name__, __base__=base, **fields)
+            fields[key] = _schema(key, GROUPS[key][1], target)
+    return _section(base, tuple(fields.items()))
+
+
+@cache
+def _section(base: type[Strict], fields: tuple[tuple[str, type[Strict]], ...]) -> type[Strict]:
+    """``base`` with the fields of these types."""
+    typed: dict[str, Any] = {key: (schema, ...) for key, schema in fields}
+    return create_model(base.__name__, __base__=base, **typed)
 
 
 def parse(config: DictConfig) -> Run:

@@ -9,7 +9,8 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,25 @@ def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float
     """Write the history of a run (a row an epoch), then its result, which makes it count."""
     write_text(directory / HISTORY, pd.DataFrame(rows).to_csv(index=False) if rows else "epoch\n")
     write_text(directory / RESULT, json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
+
+
+def line(result: Mapping[str, Any]) -> str:
+    """What people want to know of a complete run."""
+    against = f", teacher {result['teacher_test_errors']}" if "teacher_digest" in result else ""
+    return (
+        f"{result['run']}: {result['test_errors']} test errors, accuracy "
+        f"{result['test_accuracy']:.2%}{against}; {result['seconds']:.1f} s"
+    )
+
+
+def counted(finished: Sequence[Mapping[str, Any]]) -> str:
+    """How runs ended, and the fewest errors among them: on the validation split if there is one."""
+    counts = Counter(result["status"] for result in finished)
+    text = ", ".join(f"{n} {status}" for status, n in counts.items())
+    for part in ("val", "test"):
+        if errors := [r[f"{part}_errors"] for r in finished if f"{part}_errors" in r]:
+            return f"{text}, the best with {min(errors)} {part} errors"
+    return text
 
 
 def _finite(value: Any) -> Any:

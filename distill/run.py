@@ -84,7 +84,7 @@ class Evaluator:
         return values
 
 
-_evaluator = lru_cache(maxsize=2)(Evaluator)
+evaluator = lru_cache(maxsize=2)(Evaluator)
 
 
 def _training(
@@ -124,7 +124,7 @@ def _train(what: str, training: Training, setting: Setting) -> History:
             )
 
         try:
-            return training.run(_evaluator(setting), on_epoch)
+            return training.run(evaluator(setting), on_epoch)
         finally:
             bars.remove_task(task)
 
@@ -157,7 +157,7 @@ def find_teacher(setting: Setting, config: TeacherConfig) -> Teacher:
             stack.load([teacher_weights(setting.data, config)])
         else:
             _train_teacher(stack, config, seed, setting)
-        values = {name: value[0].item() for name, value in _evaluator(setting)(stack).items()}
+        values = {name: value[0].item() for name, value in evaluator(setting)(stack).items()}
         return {**values, "seconds": time.perf_counter() - start}
 
     cache = teacher_cache(setting.data, config)
@@ -186,26 +186,42 @@ def _soft_targets(setting: Setting, config: TeacherConfig) -> Tensor:
     return find_teacher(setting, config).soft_targets(images, setting.dtype)
 
 
+def failure(result: dict[str, Any]) -> RunError | None:
+    """The error that a result speaks of; None for a complete run."""
+    if result["status"] == "complete":
+        return None
+    return RunError(f"{result['run']} {result['status']}: {result['reason']}")
+
+
+def fail(
+    jobs: Sequence[Job], directories: Sequence[Path], error: BaseException
+) -> list[dict[str, Any]]:
+    """Write the result of jobs that an error ended; returns it."""
+    status = "failed" if isinstance(error, Exception) else "interrupted"
+    name = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
+    reason = " ".join(f"{name}{error}".split()).removesuffix(":")
+    bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
+    for body, directory in zip(bodies, directories, strict=True):
+        results.write(directory, body, [])
+    return bodies
+
+
 def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, Any]]:
     """Train K jobs as one stack, write each one's files into its directory, return its result.
 
     A member that diverges has that status in its result. An error that stops all of them is
     written into each one's result, and raised again.
     """
-    heads = [_head(job) for job in jobs]
     try:
         stack, history, facts = _fit(jobs)
     except BaseException as error:
-        status = "failed" if isinstance(error, Exception) else "interrupted"
-        reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        for head, directory in zip(heads, directories, strict=True):
-            results.write(directory, {**head, "status": status, "reason": reason}, [])
+        fail(jobs, directories, error)
         raise
-    by_class = _evaluator(jobs[0].setting).by_class(stack) if history.members else {}
+    by_class = evaluator(jobs[0].setting).by_class(stack) if history.members else {}
     bodies = []
-    for k, (head, directory) in enumerate(zip(heads, directories, strict=True)):
-        body = head | facts | {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS}
-        body["lr"] = head["lr"]
+    for k, (job, directory) in enumerate(zip(jobs, directories, strict=True)):
+        last = {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS and n != "lr"}
+        body = _head(job) | facts | last
         if k in history.diverged:
             body |= {"status": "diverged", "reason": history.diverged[k]}
         else:

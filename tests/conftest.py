@@ -51,7 +51,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     yield tmp_path
     GlobalHydra.instance().clear()
-    for cached in (job.held_out, job.training_images, run._evaluator, run.find_teacher):
+    for cached in (job.held_out, job.training_images, run.evaluator, run.find_teacher):
         cached.cache_clear()
     run._soft_targets.cache_clear()
 

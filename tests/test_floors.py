@@ -20,12 +20,14 @@ FLOORS = [
     {"config", "results"},
     {"job"},
     {"run"},
-    {"launcher", "explain"},
+    {"plan", "compose", "explain"},
+    {"workers"},
+    {"launcher"},
     {"rescore", "__main__"},
 ]
-HYDRA = {"config", "launcher", "explain", "rescore", "__main__"}
+HYDRA = {"config", "compose", "workers", "launcher", "explain", "rescore", "__main__"}
 # Their imports of torch, and of what imports it, wait until a job runs.
-LIGHT = {"", "__main__", "launcher", "results", "config", "explain", "store", "progress"}
+LIGHT = {"", "__main__", "launcher", "compose", "results", "config", "explain", "store", "progress"}
 
 
 def name(path: Path) -> str:
