@@ -11,12 +11,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from distill.__main__ import main
 from distill.config import parse
 from distill.job import Job
 from distill.launcher import CONF
+
+Plugins.instance()  # before the first test whose end restores what Hydra knew at its start
 
 # A run of a moment: a synthetic data set, a small teacher, one or two epochs.
 SMALL = (
