@@ -229,6 +229,8 @@ class StackLauncher(Launcher):
 
         if self.workers > 1:
             tasks = {stack: self._start([members[n] for n in stack.jobs]) for stack in stacks}
+            for stack, task in tasks.items():
+                task.configs = [_plain(members[n].task) for n in stack.jobs]
             yield from side_by_side(tasks, self.workers)
             return
         for stack in stacks:
@@ -262,15 +264,14 @@ class StackLauncher(Launcher):
         with _current(members[0].config):
             logs = _plain(first.job_logging) if first.job_logging is not None else None
             environment = _plain(first.job.env_set)
-        configs = [_plain(member.task) for member in members]
-        return Task(configs, [member.directory for member in members], logs, environment)
+        return Task([member.directory for member in members], logs, environment)
 
     def _return(self, member: _Member, result: dict[str, Any]) -> JobReturn:
         """What Hydra wants to know of a job that ended."""
         from distill.run import failure
 
         done = JobReturn()
-        done.cfg, done.hydra_cfg = member.task, OmegaConf.masked_copy(member.config, ["hydra"])
+        done.cfg, done.hydra_cfg = member.task, member.config
         done.overrides = list(member.config.hydra.overrides.task)
         done.working_dir = os.getcwd()  # noqa: PTH109
         done.task_name = JobRuntime.instance().get("name")

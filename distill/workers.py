@@ -24,14 +24,14 @@ from distill.run import RunError, execute
 Results = list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Task:
-    """A stack to be trained: plain configs, so that it can be sent to another process."""
+    """A stack to be trained, in this process or, by its plain ``configs``, in another."""
 
-    configs: list[dict[str, Any]]
     directories: list[Path]
     log: dict[str, Any] | None  # how the first job logs; the others' logs are copies of its own
     environment: Mapping[str, str]
+    configs: Sequence[dict[str, Any]] = ()
 
     def run(self, jobs: Sequence[Job] | None = None) -> Results:
         """Train the stack; returns the result of each job."""
