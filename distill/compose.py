@@ -21,7 +21,7 @@ class Composer:
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
-        self._kinds: dict[tuple[Any, ...], bytes] = {}
+        self._kinds: dict[tuple[Any, ...], tuple[bytes, bytes]] = {}
         self._parse = cache(self._parse_one)
 
     def __getattr__(self, name: str) -> Any:
@@ -44,20 +44,31 @@ class Composer:
         self, master_config: DictConfig, sweep_overrides: Sequence[str]
     ) -> DictConfig:
         """The config of a job; its overrides come after those that configure Hydra."""
+        return self.compose(master_config, sweep_overrides)[0]
+
+    def compose(
+        self, master_config: DictConfig, sweep_overrides: Sequence[str]
+    ) -> tuple[DictConfig, DictConfig]:
+        """The config of a job, and the same without Hydra's part of it."""
         parsed = [self._parse(override) for override in sweep_overrides]
         values = {p.key_or_group: p.value() for p, plain in parsed if plain}
         others = [o for o, (_, plain) in zip(sweep_overrides, parsed, strict=True) if not plain]
         kind = (id(master_config), tuple(others), tuple(values))
         if kind not in self._kinds:
             first = self._loader.load_sweep_config(master_config, list(sweep_overrides))
-            self._kinds[kind] = pickle.dumps(first)
-            return first
-        config: DictConfig = pickle.loads(self._kinds[kind])
-        for key, value in values.items():
-            OmegaConf.update(config, key, value, merge=True)
-        with open_dict(config.hydra):
-            config.hydra.overrides.task = [o for o in sweep_overrides if not _for_hydra(o)]
-        return config
+            self._kinds[kind] = pickle.dumps(first), pickle.dumps(task_config(first))
+        whole, task = (pickle.loads(config) for config in self._kinds[kind])
+        for config in (whole, task):
+            for key, value in values.items():
+                OmegaConf.update(config, key, value, merge=True)
+        with open_dict(whole.hydra):
+            whole.hydra.overrides.task = [o for o in sweep_overrides if not _for_hydra(o)]
+        return whole, task
+
+
+def task_config(config: DictConfig) -> DictConfig:
+    """A composed config without Hydra's part."""
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
 def _for_hydra(override: str) -> bool:

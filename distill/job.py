@@ -55,9 +55,9 @@ class Job:
             raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
         if len(self.index) == 0:
             raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
-        build(run.model, self.data, "model", "meta")
+        parameters(run.model, run.data, "model")
         if run.distils and run.teacher.model is not None:
-            build(run.teacher.model, self.data, "teacher.model", "meta")
+            parameters(run.teacher.model, run.data, "teacher.model")
             if run.teacher.path is not None:
                 teacher_weights(run.data, run.teacher)
             cache = teacher_cache(run.data, run.teacher)
@@ -164,18 +164,29 @@ def teacher_cache(data: Data, teacher: Teacher) -> Path:
     return Path(teacher.cache).expanduser() if teacher.cache else root(data) / "teachers"
 
 
-def build(model: Component, data: Dataset, key: str, device: str = "cpu") -> nn.Module:
+def build(model: Component, data: Dataset, key: str) -> nn.Module:
     """One member of ``model`` for the images of ``data``, initialised by the global generator.
 
     Raises:
         ConfigError: the model cannot be made for these images; ``key`` is what to name.
     """
     try:
-        with torch.device(device):
-            module: nn.Module = model.function(data.shape, data.classes, **model.options)
+        module: nn.Module = model.function(data.shape, data.classes, **model.options)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(f"{key}={model.name}: {error} (images are {data.shape})") from error
     return module
+
+
+@lru_cache(maxsize=64)
+def parameters(model: Component, data: Data, key: str) -> int:
+    """The number of parameters of one member of ``model``, which was made for nothing else.
+
+    Raises:
+        ConfigError: as `build` does.
+    """
+    with torch.device("meta"):
+        module = build(model, read(data), key)
+    return sum(p.numel() for p in module.parameters())
 
 
 def fresh(

@@ -26,7 +26,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill import store
-from distill.compose import Composer
+from distill.compose import Composer, task_config
 
 if TYPE_CHECKING:
     from distill.job import Job
@@ -43,12 +43,6 @@ CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yam
 _named: ContextVar["Job"] = ContextVar("named")
 
 
-def _task_config(config: DictConfig) -> DictConfig:
-    """A composed config without Hydra's part."""
-    keys = [str(key) for key in config if key != "hydra"]
-    return OmegaConf.masked_copy(config, keys)
-
-
 def run_name(*, _root_: DictConfig) -> str:
     """The name of the run that a composed config describes, for ``${distill.run:}``.
 
@@ -58,7 +52,7 @@ def run_name(*, _root_: DictConfig) -> str:
     from distill.config import parse
     from distill.job import Job
 
-    job = _named.get(None) or Job(parse(_task_config(_root_)))
+    job = _named.get(None) or Job(parse(task_config(_root_)))
     return job.name
 
 
@@ -126,7 +120,8 @@ class StackLauncher(Launcher):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Keep what `launch` needs; from here on, sweeper and launcher compose quickly."""
-        hydra_context.config_loader = cast(ConfigLoader, Composer(hydra_context.config_loader))
+        self.composer = Composer(hydra_context.config_loader)
+        hydra_context.config_loader = cast(ConfigLoader, self.composer)
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
@@ -144,9 +139,9 @@ class StackLauncher(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         numbered = enumerate(job_overrides, initial_job_idx)
         if not getattr(self.task_function, "stackable", False):
-            return [self._run(self._compose(overrides, n)) for n, overrides in numbered]
+            return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
         try:
-            members = [self._member(self._compose(overrides, n)) for n, overrides in numbered]
+            members = [self._member(*self._compose(overrides, n)) for n, overrides in numbered]
         except Exception:
             _forget(Path(self.config.hydra.sweep.dir))
             raise
@@ -159,12 +154,12 @@ class StackLauncher(Launcher):
             execution_whitelist=self.hydra_context.execution_whitelist,
         )
 
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+    def _compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, DictConfig]:
+        config, task = self.composer.compose(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
-        return config
+        return config, task
 
     def _run(self, config: DictConfig) -> JobReturn:
         log.info("#%d : %s", config.hydra.job.num, " ".join(config.hydra.overrides.task))
@@ -179,11 +174,10 @@ class StackLauncher(Launcher):
         self._log_as_sweep()
         return done
 
-    def _member(self, config: DictConfig) -> _Member:
+    def _member(self, config: DictConfig, task: DictConfig) -> _Member:
         from distill.config import parse
         from distill.job import Job
 
-        task = _task_config(config)
         job = Job(parse(task))
         token = _named.set(job)
         try:

@@ -22,9 +22,9 @@ from distill.evaluate import evaluate
 from distill.job import (
     Job,
     Setting,
-    build,
     fresh,
     held_out,
+    parameters,
     read,
     teacher_cache,
     teacher_weights,
@@ -283,7 +283,6 @@ def _head(job: Job) -> dict[str, Any]:
     """What was composed, under the summary's names."""
     run = job.run
     loss, subset = run.loss.options, run.transfer.options
-    module = build(run.model, job.data, "model", "meta")
     return {
         "run": job.name,
         "status": "complete",
@@ -291,7 +290,7 @@ def _head(job: Job) -> dict[str, Any]:
         "data": run.data.name,
         "model": run.model.name,
         "width": run.model.options.get("width"),
-        "parameters": sum(p.numel() for p in module.parameters()),
+        "parameters": parameters(run.model, run.data, "model"),
         "teacher": run.teacher.name if run.distils else "none",
         "loss": run.loss.name,
         "temperature": loss.get("temperature"),
