@@ -1,16 +1,18 @@
 """Epochs of this project's trainer, timed, and the work that they hold."""
 
+import resource
 import time
 from dataclasses import replace
 
+import psutil
 import torch
 from hydra import compose, initialize_config_dir
 
 from distill.config import parse
 from distill.job import Job, training_images
 from distill.launcher import CONF
+from distill.plan import member_memory
 from distill.run import prepare
-from distill.stack import Stack
 
 
 def job(*overrides: str) -> Job:
@@ -19,48 +21,92 @@ def job(*overrides: str) -> Job:
         return Job(parse(compose("config", list(overrides))))
 
 
-def gemm(size: int = 4096, repeats: int = 5) -> float:
-    """The machine's best rate of products in the type that training uses, in FLOP/s."""
-    dtype = job("data=synthetic").setting.dtype
+def clock(device: torch.device) -> float:
+    """The time in seconds, once the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def gemm(job: Job, size: int = 4096, repeats: int = 5) -> float:
+    """The machine's best rate of products in the type that a job trains in, in FLOP/s."""
+    device, dtype = job.setting.device, job.setting.dtype
     rates = []
     for rows in (size // 4, size // 2, size):
-        a, b = torch.randn(rows, size).to(dtype), torch.randn(size, size).to(dtype)
+        a, b = (torch.randn(n, size, device=device).to(dtype) for n in (rows, size))
         torch.mm(a, b)
         for _ in range(repeats):
-            start = time.perf_counter()
+            start = clock(device)
             torch.mm(a, b)
-            rates.append(2 * rows * size * size / (time.perf_counter() - start))
+            rates.append(2 * rows * size * size / (clock(device) - start))
     return max(rates)
 
 
-def work(stack: Stack, examples: int) -> float:
-    """Floating-point operations of the products of an epoch: forward, weights, inputs.
-
-    The first layer's inputs need no gradient.
-    """
-    sizes = [p.shape[1:].numel() for p in stack.parameters.values() if p.ndim == 3]
-    return stack.members * examples * 2.0 * (3 * sum(sizes) - sizes[0])
-
-
 class Epochs:
-    """Students of one job that differ in the loss's hyperparameters; soft targets are made up."""
+    """Students of one job that differ in the loss's hyperparameters; soft targets are made up.
 
-    def __init__(self, job: Job, members: int) -> None:
+    With ``examples``, an epoch is cut to the first so many.
+    """
+
+    def __init__(
+        self, job: Job, members: int = 1, *, examples: int | None = None, generic: bool = False
+    ) -> None:
         data, images = job.data, training_images(job.setting, job.run.data.jitter)
-        soft = torch.randn(len(images), images.views, data.classes) if job.run.distils else None
+        self.device = job.setting.device
+        shape = (len(images), images.views, data.classes)
+        soft = torch.randn(shape, device=self.device) if job.run.distils else None
         self.training = prepare([job] * members, soft)
+        index = self.training.transfer.index[:examples]
+        self.training.transfer = replace(self.training.transfer, index=index)
         self.training.plan = replace(self.training.plan, epochs=1)
         for name, values in self.training.hyperparameters.items():
-            top = values * torch.linspace(0.5, 1.0, members)
+            top = values * torch.linspace(0.5, 1.0, members, device=self.device)
             self.training.hyperparameters[name] = top
+        if generic:
+            stack = self.training.stack
+            stack._mlp = lambda *of: stack.generic(of[1])  # type: ignore[method-assign]
 
-    def epoch(self) -> float:
-        """Seconds of one epoch, without evaluation."""
-        start = time.perf_counter()
-        self.training.run()
-        return time.perf_counter() - start
+    @property
+    def examples(self) -> int:
+        """The number of examples in an epoch."""
+        return len(self.training.transfer.index)
 
     @property
     def work(self) -> float:
-        """Floating-point operations of one epoch."""
-        return work(self.training.stack, len(self.training.transfer.index))
+        """Floating-point operations of the products of an epoch: forward, weights, inputs.
+
+        The first layer's inputs need no gradient.
+        """
+        stack = self.training.stack
+        sizes = [p.shape[1:].numel() for p in stack.parameters.values() if p.ndim == 3]
+        return stack.members * self.examples * 2.0 * (3 * sum(sizes) - sizes[0])
+
+    def epoch(self) -> float:
+        """Seconds of one epoch, without evaluation."""
+        start = clock(self.device)
+        self.training.run()
+        return clock(self.device) - start
+
+
+def peak_memory(members: int, *overrides: str) -> tuple[float, float]:
+    """Bytes that the training of a stack adds to a fresh process at most, and those counted.
+
+    The soft targets, which the students of a sweep share, are no part of a stack.
+    """
+    one = job(*overrides)
+    counted = members * member_memory(one)
+    cuda = one.setting.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = psutil.Process().memory_info().rss
+    epochs = Epochs(one, members, examples=20 * one.run.train.batch_size)
+    epochs.epoch()
+    soft = epochs.training.transfer.soft
+    shared = 0 if soft is None else soft.nbytes
+    if cuda:
+        peak = torch.cuda.max_memory_allocated()
+    else:  # in kilobytes on Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak - before - shared, counted

@@ -178,6 +178,7 @@ def _table(group: pd.DataFrame, title: str) -> Table:
     """Means with a shade beside each: blank for the best of its width, full for the worst."""
     means = group.groupby(["temperature", "width"], dropna=False)["test_errors"].mean().unstack()
     seeds = group["seed"].nunique()
+    decimals = int(seeds > 1)
     titles = [f"test errors, mean over {seeds} seed{'s' * (seeds > 1)}", *[title] * bool(title)]
     table = Table(title="\n".join(titles), min_width=max(map(len, titles)) + 2)
     table.add_column("temperature \\ width", justify="right")
@@ -186,7 +187,8 @@ def _table(group: pd.DataFrame, title: str) -> Table:
     best, worst = means.min(), means.max()
     shades = ((means - best) / (worst - best) * (len(SHADES) - 1)).fillna(0).round().astype(int)
     for label, values, levels in zip(means.index, means.to_numpy(), shades.to_numpy(), strict=True):
-        cells = [f"{_text(v)} {SHADES[n]}" for v, n in zip(values, levels, strict=True)]
+        texts = ["" if math.isnan(v) else f"{v:.{decimals}f}" for v in values]
+        cells = [f"{t} {SHADES[n]}" for t, n in zip(texts, levels, strict=True)]
         table.add_row(_text(label), *cells)
     return table
 

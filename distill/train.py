@@ -64,25 +64,6 @@ class History:
     diverged: dict[int, str] = field(default_factory=dict)
 
 
-def _terms(
-    loss: Callable[[Mapping[str, Tensor]], Tensor],
-    hyperparameters: Mapping[str, Tensor],
-    total: Tensor,
-) -> Tensor:
-    """The soft and the hard term (2, K) of the loss; they and ``total`` (K,) are sums over a batch.
-
-    A loss is ``alpha * soft + (1 - alpha) * hard`` (see `distill.losses`), so its value at the end
-    of alpha's range which is farther from a member's own gives that member one term, and what is
-    left of the total the other.
-    """
-    alpha = hyperparameters["alpha"]
-    soft = alpha < 0.5  # whether the term at that end is the soft one
-    one = loss({**hyperparameters, "alpha": soft.to(alpha.dtype)}).sum(-1)
-    weight = torch.where(soft, alpha, 1 - alpha)
-    other = (total - weight * one) / (1 - weight)
-    return torch.where(soft, torch.stack([one, other]), torch.stack([other, one]))
-
-
 @dataclass
 class Training:
     """A stack with all that it is trained with; the seed and the step decide what is random.
@@ -134,28 +115,30 @@ class Training:
 
     def _step(self, index: Tensor, view: Tensor, scale: float) -> Tensor:
         """One step; returns each term of the loss, summed over the batch: (terms, K)."""
-        transfer, hyperparameters = self.transfer, self.hyperparameters
+        transfer, alpha = self.transfer, self.hyperparameters.get("alpha")
+        hyperparameters = dict(self.hyperparameters)
+        if alpha is not None:
+            hyperparameters["alpha"] = slope = alpha.detach().requires_grad_()
         x = transfer.images.batch(index, view, self.plan.dtype)
         labels = transfer.labels[index]
         soft = None if transfer.soft is None else transfer.soft[index, view]
-        logits = self.stack(x).float()
 
-        def values(at: Mapping[str, Tensor]) -> Tensor:
-            def member(z: Tensor, h: Mapping[str, Tensor]) -> Tensor:
-                return self.loss(z, soft, labels, **h)
+        def member(logits: Tensor, own: Mapping[str, Tensor]) -> Tensor:
+            return self.loss(logits, soft, labels, **own)
 
-            return torch.vmap(member)(logits, dict(at))
-
-        losses = values(hyperparameters)
+        losses = torch.vmap(member)(self.stack(x).float(), hyperparameters)
         # The members' gradients do not mix, so the sum of their means gives each its own.
         torch.autograd.backward(losses.mean(1).sum())
         self.optimizer.step(scale)
         self.stack.constrain_()
-        with torch.no_grad():
-            total = losses.sum(-1).unsqueeze(0)
-            if "alpha" not in hyperparameters:
-                return total
-            return torch.cat([total, _terms(values, hyperparameters, total[0])])
+        total = losses.detach().sum(1)
+        if alpha is None:
+            return total.unsqueeze(0)
+        # A loss is alpha * soft + (1 - alpha) * hard (see `distill.losses`), so its derivative by
+        # alpha, which the backward pass gives, is soft - hard.
+        gradient = torch.zeros_like(total) if slope.grad is None else slope.grad
+        difference = gradient * len(index)
+        return torch.stack([total, total + (1 - alpha) * difference, total - alpha * difference])
 
     def _record(self, history: History, epoch: int, values: Values, scale: float) -> None:
         columns = {name: value.tolist() for name, value in values.items()}

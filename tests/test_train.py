@@ -8,7 +8,7 @@ from conftest import make_job, options
 
 from distill.data.views import Images
 from distill.job import Job, build
-from distill.run import execute
+from distill.run import execute, prepare
 from distill.stack import Stack
 from distill.train import TransferSet
 
@@ -65,6 +65,29 @@ def test_members_trained_together_equal_those_trained_alone(setting: str, home: 
             torch.testing.assert_close(stacked_weights[name], value, atol=2e-5, rtol=1e-3)
     # They did differ: the test would not notice hyperparameters that are not used.
     assert len({result["train_loss"] for result, _ in together}) == len(MIXED)
+
+
+def test_the_terms_of_the_loss_are_those_of_its_ends(home: Any) -> None:
+    still = ("loss.temperature=3", "optim.lr=1e-30", "precision=fp32")
+    jobs = [make_job(f"loss.alpha={alpha}", *still) for alpha in (0, 0.3, 1)]
+    hard, between, soft = (result for result, _ in train(jobs, home))
+    for result in (hard, between, soft):
+        assert result["train_hard"] == pytest.approx(hard["train_loss"], rel=1e-5)
+        assert result["train_soft"] == pytest.approx(soft["train_loss"], rel=1e-5)
+    assert hard["train_loss"] != pytest.approx(soft["train_loss"], rel=0.01)
+
+
+def test_leaves_in_bf16_stay_equal_to_the_parameters(home: Any) -> None:  # noqa: ARG001
+    common = ("precision=bf16", "model.max_norm=0.5")
+    jobs = [make_job(*common, f"optim.lr={lr}") for lr in (1e-3, 1e30, 3e-3)]
+    training = prepare(jobs, torch.randn(len(jobs[0].data.train_labels), 1, jobs[0].data.classes))
+    start = {name: value.clone() for name, value in training.stack.parameters.items()}
+    history = training.run()
+    assert history.members == [0, 2]  # the diverged one left, so new leaves were made
+    for name, leaf in training.stack.leaves.items():
+        assert leaf.dtype == torch.bfloat16
+        assert torch.equal(leaf, training.stack.parameters[name].bfloat16())
+        assert not torch.equal(leaf, start[name][:2].bfloat16())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
