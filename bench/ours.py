@@ -1,10 +1,9 @@
 """Epochs of this project's trainer, timed, and the work that they hold."""
 
-import resource
 import time
 from dataclasses import replace
+from pathlib import Path
 
-import psutil
 import torch
 from hydra import compose, initialize_config_dir
 
@@ -96,17 +95,15 @@ def peak_memory(members: int, *overrides: str) -> tuple[float, float]:
     one = job(*overrides)
     counted = members * member_memory(one)
     cuda = one.setting.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = psutil.Process().memory_info().rss
+    before = torch.cuda.memory_allocated() if cuda else _resident("VmRSS")
     epochs = Epochs(one, members, examples=20 * one.run.train.batch_size)
     epochs.epoch()
+    peak = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
     soft = epochs.training.transfer.soft
-    shared = 0 if soft is None else soft.nbytes
-    if cuda:
-        peak = torch.cuda.max_memory_allocated()
-    else:  # in kilobytes on Linux
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return peak - before - shared, counted
+    return peak - before - (0 if soft is None else soft.nbytes), counted
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process's memory by a field of Linux's status file; VmHWM is the highest."""
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(text.partition(f"{field}:")[2].split()[0]) * 1024

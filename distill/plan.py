@@ -46,7 +46,7 @@ def stacks(jobs: Sequence[Job], max_members: int, workers: int) -> list[Stack]:
     made: list[Stack] = []
     for numbers in groups.values():
         numbers.sort(key=lambda n: (jobs[n].run.optim.lr, jobs[n].run.optim.weight_decay))
-        fit = free_memory(jobs[numbers[0]].setting.device) // (2 * workers)
+        fit = free_memory(jobs[numbers[0]].setting.device, workers) // 2
         most = max(1, min(max_members, fit // member_memory(jobs[numbers[0]])))
         size = ceil(len(numbers) / ceil(len(numbers) / most))
         made += [Stack(tuple(numbers[i : i + size])) for i in range(0, len(numbers), size)]
@@ -56,11 +56,11 @@ def stacks(jobs: Sequence[Job], max_members: int, workers: int) -> list[Stack]:
     return made
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes of memory that a process can still take."""
+def free_memory(device: torch.device, workers: int) -> int:
+    """Bytes of memory that each of the worker processes, spread over the GPUs, can still take."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    return int(psutil.virtual_memory().available)
+        return torch.cuda.mem_get_info()[0] // ceil(workers / torch.cuda.device_count())
+    return int(psutil.virtual_memory().available) // workers
 
 
 def _without_soft_targets(job: Job) -> Tensor | None:

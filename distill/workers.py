@@ -60,10 +60,10 @@ def _logs(config: dict[str, Any] | None, directories: Sequence[Path]) -> Iterato
                     copyfile(path, other / name)
 
 
-def _start(slot: int, workers: int, devices: int) -> None:
-    """What a worker does first: its share of the cores, and a GPU of its own."""
-    if devices:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot % devices)
+def _start(device: str | None, workers: int) -> None:
+    """What a worker does first: its share of the cores, and of the GPUs the one named."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
 
 
@@ -74,10 +74,13 @@ def side_by_side(
 
     A worker that dies takes its own stack with it; another takes its place.
     """
-    devices = torch.cuda.device_count()
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
 
     def worker(slot: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, initializer=_start, initargs=(slot, workers, devices))
+        device = devices[slot % count] if count else None
+        return ProcessPoolExecutor(1, initializer=_start, initargs=(device, workers))
 
     pools = {slot: worker(slot) for slot in range(min(workers, len(tasks)))}
     waiting = list(tasks)

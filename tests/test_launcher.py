@@ -172,9 +172,9 @@ class TestPlan:
     def test_memory_bounds_a_stack(self, monkeypatch: pytest.MonkeyPatch) -> None:
         jobs = [make_job(f"loss.temperature={t}") for t in range(1, 7)]
         room = 2 * 3 * plan.member_memory(jobs[0])
-        monkeypatch.setattr(plan, "free_memory", lambda _: room)
+        monkeypatch.setattr(plan, "free_memory", lambda *_: room)
         assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [3, 3]
-        monkeypatch.setattr(plan, "free_memory", lambda _: 1)
+        monkeypatch.setattr(plan, "free_memory", lambda *_: 1)
         assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [1] * 6
 
     def test_memory_counts_parameters_state_and_activations(self) -> None:
@@ -219,11 +219,17 @@ def test_composing_a_copy_equals_composing_anew() -> None:
         ["seed=7", "~loss.alpha", "hydra.verbose=true"],
     ]
     for overrides in jobs:
-        ours = composer.load_sweep_config(master, overrides)
         theirs = loader.load_sweep_config(master, overrides)
-        assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs)
-        assert ours.seed == int(overrides[0][-1])
+        assert theirs.seed == int(overrides[0][-1])
+        expected = OmegaConf.to_container(theirs)
+        assert OmegaConf.to_container(composer.load_sweep_config(master, overrides)) == expected
+        whole, task = map(OmegaConf.to_container, composer.compose(master, overrides))
+        assert whole == expected
+        assert isinstance(expected, dict) and expected.pop("hydra")
+        assert task == expected
 
 
 def test_every_device_has_free_memory() -> None:
-    assert 0 < plan.free_memory(torch.device("cpu")) <= psutil.virtual_memory().total
+    cpu = torch.device("cpu")
+    assert 0 < plan.free_memory(cpu, 1) <= psutil.virtual_memory().total
+    assert plan.free_memory(cpu, 4) < plan.free_memory(cpu, 1) / 3

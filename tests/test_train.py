@@ -77,8 +77,9 @@ def test_the_terms_of_the_loss_are_those_of_its_ends(home: Any) -> None:
     assert hard["train_loss"] != pytest.approx(soft["train_loss"], rel=0.01)
 
 
-def test_leaves_in_bf16_stay_equal_to_the_parameters(home: Any) -> None:  # noqa: ARG001
-    common = ("precision=bf16", "model.max_norm=0.5")
+@pytest.mark.parametrize("max_norm", ["null", "0.5"])
+def test_leaves_in_bf16_stay_equal_to_the_parameters(max_norm: str, home: Any) -> None:  # noqa: ARG001
+    common = ("precision=bf16", f"model.max_norm={max_norm}", "train.epochs=2")
     jobs = [make_job(*common, f"optim.lr={lr}") for lr in (1e-3, 1e30, 3e-3)]
     training = prepare(jobs, torch.randn(len(jobs[0].data.train_labels), 1, jobs[0].data.classes))
     start = {name: value.clone() for name, value in training.stack.parameters.items()}
