@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.data.views import Images
+from distill.memory import kept
 from distill.optim import Optimizer, Schedule, factor
 from distill.seeds import generator
 from distill.stack import Stack
@@ -80,6 +81,7 @@ class Training:
     plan: Plan
     seed: int
 
+    @kept()
     def run(
         self,
         evaluate: Callable[[Stack], Values] = lambda _: {},

@@ -12,7 +12,8 @@ import distill
 
 PACKAGE = Path(distill.__file__).parent
 FLOORS = [
-    {"", "losses", "models", "transfer", "seeds", "store", "progress", "data.views"}
+    {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory"}
+    | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
     {"data", "stack", "optim"},
     {"train", "evaluate"},
