@@ -121,6 +121,14 @@ def test_workers_give_the_same_results(cli: Cli) -> None:
     pd.testing.assert_frame_equal(one.drop(columns=TIMES), two.drop(columns=TIMES), rtol=1e-4)
 
 
+def test_another_packages_launcher_gives_the_same_results(cli: Cli) -> None:
+    ours, _ = sweep(cli, "loss.temperature=1,4", "model.width=4,8")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    theirs, _ = sweep(cli, "loss.temperature=1,4", "model.width=4,8", *joblib)
+    assert (theirs["status"] == "complete").all()
+    pd.testing.assert_frame_equal(ours.drop(columns=TIMES), theirs.drop(columns=TIMES), rtol=1e-4)
+
+
 def test_a_worker_that_is_killed_fails_its_own_stack_alone(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
