@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from distill.config import parse
 from distill.job import Job, training_images
-from distill.launcher import CONF
+from distill.naming import CONF
 from distill.plan import member_memory
 from distill.run import prepare
 

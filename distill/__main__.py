@@ -11,9 +11,10 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from distill.launcher import CONF, stackable
+from distill.launcher import stackable
+from distill.naming import CONF
 
-WHITELIST = ("distill.launcher.*",)
+WHITELIST = ("distill.launcher.*", "distill.naming.*")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)

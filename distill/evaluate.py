@@ -12,7 +12,8 @@ from torch import Tensor
 from distill.data.views import Images
 from distill.stack import Stack
 
-EXAMPLES = 2000  # in a batch, less for a stack of many members
+# In a batch; less for a stack of many members, but no fewer than the second.
+EXAMPLES, FEWEST = 2000, 250
 
 
 @torch.no_grad()
@@ -22,7 +23,7 @@ def _batches(
     """Indices (B,) and logits (K, B, C), float32, of one view of the images, in batches."""
     stack.eval()
     index = torch.arange(len(images), device=images.raw.device)
-    for i in torch.split(index, max(250, EXAMPLES // stack.members)):
+    for i in torch.split(index, max(FEWEST, EXAMPLES // stack.members)):
         yield i, stack(images.batch(i, view, dtype)).float()
 
 

@@ -1,11 +1,12 @@
-"""What Hydra calls around jobs: names of directories, the launcher, and the summary at the end."""
+"""The launcher that trains the jobs of a sweep as stacks."""
 
 import logging
 import os
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,13 +21,12 @@ from hydra.core.utils import (
     run_job,
     setup_globals,
 )
-from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from distill import store
-from distill.compose import Composer, task_config
+from distill import naming
+from distill.compose import Composer
 
 if TYPE_CHECKING:
     from distill.job import Job
@@ -34,46 +34,6 @@ if TYPE_CHECKING:
     from distill.workers import Results, Task
 
 log = logging.getLogger(__name__)
-
-HERE = Path(__file__).resolve().parent
-# In a wheel the yamls lie in the package, in a checkout beside it.
-CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
-
-
-_named: ContextVar["Job"] = ContextVar("named")
-
-
-def run_name(*, _root_: DictConfig) -> str:
-    """The name of the run that a composed config describes, for ``${distill.run:}``.
-
-    It holds the digest of the checked config, and Hydra asks for it before it makes the run's
-    directory: a wrong config leaves nothing behind.
-    """
-    from distill.config import parse
-    from distill.job import Job
-
-    job = _named.get(None) or Job(parse(task_config(_root_)))
-    return job.name
-
-
-def sweep_name() -> str:
-    """The name of the sweep that Hydra is about to start, for ``${distill.sweep:}``.
-
-    That of its experiment; else what is swept and a digest of the overrides, so that the same
-    command finds its directory again.
-    """
-    config = HydraConfig.get()
-    experiment = config.runtime.choices.get("experiment")
-    if experiment is not None:
-        return str(experiment).replace("/", "-")
-    overrides = sorted(config.overrides.task)
-    swept = [o.partition("=")[0].rpartition(".")[2] for o in overrides if "," in o or "(" in o]
-    return "-".join([*swept[:4], store.digest(overrides)[:8]])
-
-
-OmegaConf.register_resolver("distill.run", run_name, replace=True)
-# Cached, since the jobs of a sweep, which have other overrides, inherit the value.
-OmegaConf.register_resolver("distill.sweep", sweep_name, replace=True, use_cache=True)
 
 
 def stackable(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -96,12 +56,13 @@ ConfigStore.instance().store("stack", StackConf, group="hydra/launcher", provide
 
 @dataclass
 class _Member:
-    """A job of a sweep: its config, whole and checked, and its directory."""
+    """A job of a sweep: its config, whole and checked, its directory and environment."""
 
     config: DictConfig
     task: DictConfig
     job: "Job"
     directory: Path
+    environment: dict[str, str]
 
 
 class StackLauncher(Launcher):
@@ -111,9 +72,11 @@ class StackLauncher(Launcher):
     """
 
     def __init__(self, max_members: int, workers: int) -> None:
+        from distill.config import ConfigError
+
         for key, value in (("max_members", max_members), ("workers", workers)):
             if value < 1:
-                raise ValueError(f"hydra.launcher.{key}={value}: it must be at least 1")
+                raise ConfigError(f"hydra.launcher.{key}={value}: it must be at least 1")
         self.max_members, self.workers = max_members, workers
 
     def setup(
@@ -142,6 +105,7 @@ class StackLauncher(Launcher):
             return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
         try:
             members = [self._member(*self._compose(overrides, n)) for n, overrides in numbered]
+            self._check(members)
         except Exception:
             _forget(Path(self.config.hydra.sweep.dir))
             raise
@@ -178,89 +142,148 @@ class StackLauncher(Launcher):
         from distill.config import parse
         from distill.job import Job
 
-        job = Job(parse(task))
-        token = _named.set(job)
-        try:
-            subdir = str(OmegaConf.select(config, "hydra.sweep.subdir"))
-        finally:
-            _named.reset(token)
+        with _current(config):
+            job = Job(parse(task))
+            token = naming.named.set(job)
+            try:
+                subdir = str(OmegaConf.select(config, "hydra.sweep.subdir"))
+            finally:
+                naming.named.reset(token)
+            environment = _plain(config.hydra.job.env_set)
         directory = (Path(config.hydra.sweep.dir) / subdir).absolute()
         with open_dict(config):
             config.hydra.sweep.subdir = subdir
             config.hydra.runtime.output_dir = str(directory)
-        return _Member(config, task, job, directory)
+        return _Member(config, task, job, directory, environment)
+
+    def _check(self, members: Sequence[_Member]) -> None:
+        """Refuse what cannot be had for jobs that train together.
+
+        Raises:
+            ConfigError: jobs that differ have the same directory, or want one to work in.
+        """
+        from distill.config import ConfigError
+
+        if self.config.hydra.job.chdir:
+            raise ConfigError(
+                "hydra.job.chdir=true: jobs that train together have one working directory; "
+                "choose hydra/launcher=basic"
+            )
+        names: dict[Path, str] = {}
+        for member in members:
+            name = member.job.name
+            if (other := names.setdefault(member.directory, name)) != name:
+                raise ConfigError(
+                    f"hydra.sweep.subdir={member.config.hydra.sweep.subdir}: "
+                    f"{other} and {name} would both be written there"
+                )
 
     def _train(self, members: list[_Member]) -> list[JobReturn]:
         from distill import plan
         from distill.progress import progress
-        from distill.results import counted
+        from distill.results import RESULT, counted
         from distill.run import fail
 
-        jobs = [member.job for member in members]
-        stacks = plan.stacks(jobs, self.max_members, self.workers)
-        log.info(plan.described(stacks, jobs))
+        same: dict[Path, list[int]] = {}  # equal jobs are trained once
+        for number, member in enumerate(members):
+            same.setdefault(member.directory, []).append(number)
+        distinct = [members[numbers[0]] for numbers in same.values()]
+        jobs = [member.job for member in distinct]
+        environments = [tuple(sorted(member.environment.items())) for member in distinct]
+        stacks = plan.stacks(jobs, self.max_members, self.workers, environments.__getitem__)
+        log.info(plan.described(stacks, jobs, self.workers))
         returns: dict[int, JobReturn] = {}
         finished: Results = []
+        self._started: dict[Stack, list[_Member]] = {}
         with progress() as bars:
             bar = bars.add_task("sweep", total=len(jobs))
-            for stack, outcome in self._outcomes(members, stacks):
-                own = [members[n] for n in stack.jobs]
-                ended = outcome
-                if isinstance(ended, Exception):
-                    ended = fail([m.job for m in own], [m.directory for m in own], ended)
-                for n, member, result in zip(stack.jobs, own, ended, strict=True):
-                    returns[n] = self._return(member, result)
-                finished += ended
-                bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
-                log.info("%d of %d jobs: %s", len(finished), len(jobs), counted(finished))
+            try:
+                for stack, outcome in self._outcomes(distinct, stacks):
+                    own = self._started.pop(stack, [distinct[n] for n in stack.jobs])
+                    ended, error = outcome, None
+                    if isinstance(ended, Exception):
+                        error = ended
+                        ended = fail([m.job for m in own], [m.directory for m in own], error)
+                    for member, result in zip(own, ended, strict=True):
+                        for n in same[member.directory]:
+                            returns[n] = self._return(members[n], result, error)
+                    finished += ended
+                    bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
+                    log.info("%d of %d jobs: %s", len(finished), len(jobs), counted(finished))
+            except BaseException as stop:
+                for own in self._started.values():
+                    left = [m for m in own if not (m.directory / RESULT).exists()]
+                    fail([m.job for m in left], [m.directory for m in left], stop)
+                raise
             bars.remove_task(bar)
         return [returns[n] for n in range(len(members))]
 
     def _outcomes(
-        self, members: list[_Member], stacks: Sequence["Stack"]
+        self, members: Sequence[_Member], stacks: Sequence["Stack"]
     ) -> Iterator[tuple["Stack", "Results | Exception"]]:
         from distill.workers import side_by_side
 
+        def start(stack: "Stack", plain: bool) -> "Task":
+            own = [members[n] for n in stack.jobs]
+            self._started[stack] = own
+            return self._start(own, plain)
+
         if self.workers > 1:
-            tasks = {stack: self._start([members[n] for n in stack.jobs]) for stack in stacks}
-            for stack, task in tasks.items():
-                task.configs = [_plain(members[n].task) for n in stack.jobs]
-            yield from side_by_side(tasks, self.workers)
+            starts = {stack: partial(start, stack, True) for stack in stacks}
+            yield from side_by_side(starts, self.workers)
             return
         for stack in stacks:
-            own = [members[n] for n in stack.jobs]
             outcome: Results | Exception
             try:
-                outcome = self._start(own).run([member.job for member in own])
+                outcome = start(stack, False).run([members[n].job for n in stack.jobs])
             except Exception as error:
                 outcome = error
             finally:
                 self._log_as_sweep()
             yield stack, outcome
 
-    def _start(self, members: Sequence[_Member]) -> "Task":
-        """Make the directories of a stack's jobs, with the configs in them."""
+    def _start(self, members: Sequence[_Member], plain: bool) -> "Task":
+        """Make the directories of a stack's jobs, with the configs in them.
+
+        With ``plain``, the task holds the configs too, for another process.
+        """
         from distill.workers import Task
 
+        configs = []
         for member in members:
             hydra = member.config.hydra
             member.directory.mkdir(parents=True, exist_ok=True)
-            if hydra.output_subdir is not None:
-                folder = member.directory / hydra.output_subdir
-                folder.mkdir(exist_ok=True)
-                parts = {"config": member.task, "hydra": hydra, "overrides": hydra.overrides.task}
-                for name, part in parts.items():
-                    (folder / f"{name}.yaml").write_text(OmegaConf.to_yaml(part), encoding="utf-8")
-            self.hydra_context.callbacks.on_job_start(
-                config=member.config, task_function=self.task_function
-            )
+            with _current(member.config):
+                if hydra.output_subdir is not None:
+                    folder = member.directory / hydra.output_subdir
+                    folder.mkdir(exist_ok=True)
+                    texts = {
+                        "config": OmegaConf.to_yaml(member.task),
+                        "hydra": "hydra:\n" + textwrap.indent(OmegaConf.to_yaml(hydra), "  "),
+                        "overrides": OmegaConf.to_yaml(hydra.overrides.task),
+                    }
+                    for name, text in texts.items():
+                        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+                if plain:
+                    configs.append(_plain(member.task))
+                self.hydra_context.callbacks.on_job_start(
+                    config=member.config, task_function=self.task_function
+                )
         first = members[0].config.hydra
         with _current(members[0].config):
             logs = _plain(first.job_logging) if first.job_logging is not None else None
-            environment = _plain(first.job.env_set)
-        return Task([member.directory for member in members], logs, environment)
+        return Task(
+            directories=[member.directory for member in members],
+            log=logs,
+            verbose=first.verbose if isinstance(first.verbose, bool | str) else list(first.verbose),
+            whitelist=self.hydra_context.execution_whitelist,
+            environment=members[0].environment,
+            configs=configs,
+        )
 
-    def _return(self, member: _Member, result: dict[str, Any]) -> JobReturn:
+    def _return(
+        self, member: _Member, result: dict[str, Any], cause: Exception | None
+    ) -> JobReturn:
         """What Hydra wants to know of a job that ended."""
         from distill.run import failure
 
@@ -270,9 +293,12 @@ class StackLauncher(Launcher):
         done.working_dir = os.getcwd()  # noqa: PTH109
         done.task_name = JobRuntime.instance().get("name")
         error = failure(result)
+        if error is not None:
+            error.__cause__ = cause
         done.return_value = result.get("val_errors") if error is None else error
         done.status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
-        self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
+        with _current(member.config):
+            self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
         return done
 
 
@@ -296,17 +322,3 @@ def _forget(folder: Path) -> None:
     if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
         (folder / "multirun.yaml").unlink()
         folder.rmdir()
-
-
-class Summary(Callback):
-    """Writes and prints the summary when a sweep ends, however it ends, under any launcher."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Rebuild summary.csv from the files below the sweep's directory."""
-        from rich.console import Console
-
-        from distill import results
-
-        folder = Path(config.hydra.sweep.dir)
-        if folder.is_dir() and any(folder.rglob(results.RESULT)):
-            results.show(results.write_summary(folder), folder, Console())

@@ -1,12 +1,14 @@
 """What a sweep's jobs become: the stacks they are trained in, the memory and the time of each.
 
-Letters: K members, B examples in a batch.
+Letters: K members, B examples in a batch, N training examples, V views of each, C classes.
 """
 
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from math import ceil
 
 import psutil
@@ -14,11 +16,15 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor
 
+from distill.evaluate import FEWEST
 from distill.job import Job
 from distill.run import evaluator, prepare
+from distill.seeds import generator
 from distill.train import Training
 
-BATCHES = 3  # of them the first warms up, and the others are timed
+log = logging.getLogger(__name__)
+
+BATCHES = 2  # that are timed, after one that warms up
 
 
 @dataclass(frozen=True)
@@ -33,21 +39,28 @@ class Stack:
         return Stack(self.jobs[:middle]), Stack(self.jobs[middle:])
 
 
-def stacks(jobs: Sequence[Job], max_members: int, workers: int) -> list[Stack]:
+def stacks(
+    jobs: Sequence[Job],
+    max_members: int,
+    workers: int,
+    apart: Callable[[int], Hashable] = lambda _: None,
+) -> list[Stack]:
     """The fewest stacks that the jobs allow, each of at most ``max_members`` that fit in memory.
 
-    Within a stack, jobs stand in the order of their learning rates and weight decays, since
-    neighbours who share them are updated together. Where there are fewer stacks than ``workers``,
-    the largest are halved.
+    Jobs whose numbers ``apart`` maps to different values are not trained together. Within a stack,
+    jobs stand in the order of their learning rates and weight decays, since neighbours who share
+    them are updated together. Where there are fewer stacks than ``workers``, the largest are
+    halved.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for number, job in enumerate(jobs):
-        groups.setdefault(job.run.shared, []).append(number)
+        groups.setdefault((job.run.shared, apart(number)), []).append(number)
     made: list[Stack] = []
     for numbers in groups.values():
         numbers.sort(key=lambda n: (jobs[n].run.optim.lr, jobs[n].run.optim.weight_decay))
-        fit = free_memory(jobs[numbers[0]].setting.device, workers) // 2
-        most = max(1, min(max_members, fit // member_memory(jobs[numbers[0]])))
+        first = jobs[numbers[0]]
+        room = free_memory(first.setting.device, workers) // 2
+        most = max(1, min(max_members, room // max(1, _member_memory(first))))
         size = ceil(len(numbers) / ceil(len(numbers) / most))
         made += [Stack(tuple(numbers[i : i + size])) for i in range(0, len(numbers), size)]
     while len(made) < workers and (largest := max(made, key=lambda s: len(s.jobs))).jobs[1:]:
@@ -59,37 +72,39 @@ def stacks(jobs: Sequence[Job], max_members: int, workers: int) -> list[Stack]:
 def free_memory(device: torch.device, workers: int) -> int:
     """Bytes of memory that each of the worker processes, spread over the GPUs, can still take."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0] // ceil(workers / torch.cuda.device_count())
     return int(psutil.virtual_memory().available) // workers
 
 
-def _without_soft_targets(job: Job) -> Tensor | None:
-    """A stand-in for soft targets (N, V, C) that takes no memory."""
-    views = (2 * job.run.data.jitter + 1) ** 2
-    zero = torch.zeros((), device=job.setting.device)
-    return (
-        zero.expand(len(job.data.train_labels), views, job.data.classes)
-        if job.run.distils
-        else None
-    )
+def _ready(jobs: Sequence[Job]) -> Training:
+    """The training of a stack of these jobs, with soft targets that stand in for the teacher's."""
+    first = jobs[0]
+    views = (2 * first.run.data.jitter + 1) ** 2
+    one = torch.linspace(-1, 1, first.data.classes, device=first.setting.device)
+    soft = one.expand(len(first.data.train_labels), views, -1)  # (N, V, C), but takes no memory
+    return prepare(jobs, soft if first.run.distils else None)
 
 
-def _few(jobs: Sequence[Job], batches: int) -> Training:
-    """The training of a stack of these jobs, cut to one epoch of few batches."""
-    training = prepare(jobs, _without_soft_targets(jobs[0]))
-    index = training.transfer.index[: batches * training.plan.batch_size]
-    training.transfer = replace(training.transfer, index=index)
-    training.plan = replace(training.plan, epochs=1)
-    return training
+def _steps(training: Training, count: int) -> int:
+    """Make ``count`` steps, or as many as an epoch has, at learning rate 0; returns how many."""
+    training.stack.train(generator(0, "plan", on=training.transfer.index.device))
+    batches = training.transfer.batches(0, 0, training.plan.batch_size)
+    done = 0
+    for index, view in islice(batches, count):
+        training.step(index, view, 0.0)
+        done += 1
+    return done
 
 
 def member_memory(job: Job) -> int:
     """Bytes that one member takes while it trains.
 
     Parameters, their leaves and gradients, the optimizer's state, and what the forward pass keeps
-    for the backward pass, counted in a batch of the job.
+    for the backward pass, counted in a batch of the job; or, where that is more, what evaluation
+    takes in its smallest batches.
     """
-    training = _few([job], 1)
+    training = _ready([job])
     own = {p.data_ptr() for p in training.stack.leaves.values()}
     kept: dict[int, int] = {}
 
@@ -99,44 +114,81 @@ def member_memory(job: Job) -> int:
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        training.run()
+        _steps(training, 1)
     item = training.plan.dtype.itemsize
     copies = item * (item < 4)
     parameter = 4 + copies + item + 4 * training.optimizer.slots
-    return training.stack.size * parameter + sum(kept.values())
+    examples = min(job.run.train.batch_size, len(job.index))
+    evaluation = FEWEST / examples * 4 / item
+    return training.stack.size * parameter + int(sum(kept.values()) * max(1.0, evaluation))
 
 
-def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
+def _shape(job: Job) -> Hashable:
+    """What time and memory of a member depend on."""
+    run = job.run
+    return job.setting, run.model, run.train, run.optim.target, run.loss.target, len(job.index)
+
+
+_memories: dict[Hashable, int] = {}
+
+
+def _member_memory(job: Job) -> int:
+    """The same, counted once a shape; 0 for a job that fails, which shows when it is trained."""
+    shape = _shape(job)
+    if shape not in _memories:
+        try:
+            _memories[shape] = member_memory(job)
+        except Exception:
+            log.debug("%s cannot be planned", job.name, exc_info=True)
+            return 0
+    return _memories[shape]
+
+
+def described(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int) -> str:
     """What is about to be trained, in a line; times are those of a few batches, multiplied."""
-    shapes: dict[tuple[object, ...], float] = {}
+    times: dict[Hashable, float] = {}
     total = 0.0
     for stack in stacks:
         own = [jobs[n] for n in stack.jobs]
-        run = own[0].run
-        shape = (own[0].setting, run.model, run.train, run.optim.target, run.loss.target, len(own))
-        if shape not in shapes:
-            shapes[shape] = seconds(own)
-        total += shapes[shape]
-    memory = max(len(s.jobs) * member_memory(jobs[s.jobs[0]]) for s in stacks)
+        shape = (_shape(own[0]), len(own))
+        if shape not in times:
+            try:
+                times[shape] = seconds(own)
+            except Exception:
+                log.debug("a stack of %s cannot be timed", own[0].name, exc_info=True)
+                times[shape] = 0.0
+        total += times[shape]
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # for the workers
+        total /= min(workers, torch.cuda.device_count())
+    memory = sorted(len(s.jobs) * _member_memory(jobs[s.jobs[0]]) for s in stacks)[-workers:]
     sizes = sorted({len(stack.jobs) for stack in stacks})
     members = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     return (
         f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {len(stacks)} stack{'s' * (len(stacks) > 1)} "
-        f"of {members}: about {timedelta(seconds=ceil(total))} and {decimal(memory)} of memory, "
-        "teachers not included"
+        f"of {members}: about {timedelta(seconds=ceil(total))} and {decimal(sum(memory))} of "
+        "memory, teachers not included"
     )
 
 
 def seconds(jobs: Sequence[Job]) -> float:
     """How long a stack of these jobs will train, from the time of a few batches."""
     first = jobs[0]
-    _few(jobs, 1).run()
-    training = _few(jobs, BATCHES - 1)
-    start = time.perf_counter()
-    training.run()
-    middle = time.perf_counter()
-    evaluator(first.setting)(training.stack)
-    evaluation = time.perf_counter() - middle
-    step = (middle - start) / ceil(len(training.transfer.index) / training.plan.batch_size)
+    training, evaluate = _ready(jobs), evaluator(first.setting)
+    cuda = first.setting.device.type == "cuda"
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    _steps(training, 1)
+    if cuda:  # where a kernel's first call is slow
+        evaluate(training.stack)
+    start = now()
+    timed = _steps(training, BATCHES)
+    middle = now()
+    evaluate(training.stack)
+    evaluation = now() - middle
     steps = ceil(len(first.index) / first.run.train.batch_size)
-    return first.run.train.epochs * (steps * step + evaluation)
+    return first.run.train.epochs * (steps * (middle - start) / timed + evaluation)

@@ -1,5 +1,6 @@
 """The progress display: one a process, for a sweep and the runs in it."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,10 +25,19 @@ def progress() -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        *columns,
+        console=console,
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else what is printed would land on stderr
+        disable=not console.is_terminal,
     ) as bars:
         token = _current.set(bars)
         try:
             yield bars
         finally:
             _current.reset(token)
+
+
+def silence() -> None:
+    """Show no progress in this process."""
+    _current.set(Progress(disable=True))

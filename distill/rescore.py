@@ -16,7 +16,7 @@ from distill.config import ConfigError, parse
 from distill.data.views import Images
 from distill.evaluate import evaluate
 from distill.job import device_of, fresh, read
-from distill.launcher import CONF
+from distill.naming import CONF
 from distill.results import RESULT
 from distill.run import WEIGHTS
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -202,33 +203,42 @@ def fail(
     reason = " ".join(f"{name}{error}".split()).removesuffix(":")
     bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
     for body, directory in zip(bodies, directories, strict=True):
-        results.write(directory, body, [])
+        try:
+            results.write(directory, body, [])
+        except OSError as problem:
+            log.warning("%s: its result could not be written: %s", body["run"], problem)
     return bodies
 
 
 def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, Any]]:
     """Train K jobs as one stack, write each one's files into its directory, return its result.
 
-    A member that diverges has that status in its result. An error that stops all of them is
-    written into each one's result, and raised again.
+    A member that diverges, or whose files cannot be written, has that status in its result. An
+    error that stops all of them is written into each one's result, and raised again.
     """
+    for directory in directories:
+        (directory / results.RESULT).unlink(missing_ok=True)  # of an earlier try
     try:
         stack, history, facts = _fit(jobs)
+        by_class = evaluator(jobs[0].setting).by_class(stack) if history.members else {}
     except BaseException as error:
+        log.info("it ended here:", exc_info=error)
         fail(jobs, directories, error)
         raise
-    by_class = evaluator(jobs[0].setting).by_class(stack) if history.members else {}
     bodies = []
     for k, (job, directory) in enumerate(zip(jobs, directories, strict=True)):
         last = {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS and n != "lr"}
         body = _head(job) | facts | last
-        if k in history.diverged:
-            body |= {"status": "diverged", "reason": history.diverged[k]}
-        else:
-            place = history.members.index(k)
-            body |= {name: value[place].tolist() for name, value in by_class.items()}
-            save_file(stack.state(place), directory / WEIGHTS)
-        results.write(directory, body, history.rows[k])
+        try:
+            if k in history.diverged:
+                body |= {"status": "diverged", "reason": history.diverged[k]}
+            else:
+                place = history.members.index(k)
+                body |= {name: value[place].tolist() for name, value in by_class.items()}
+                save_file(stack.state(place), directory / WEIGHTS)
+            results.write(directory, body, history.rows[k])
+        except (OSError, SafetensorError) as error:
+            [body] = fail([job], [directory], error)
         bodies.append(body)
     return bodies
 

@@ -104,7 +104,7 @@ class Training:
             sums = torch.zeros(len(terms), stack.members, device=device)
             for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
                 scale = factor(step, steps, plan.schedule, plan.warmup)
-                sums += self._step(index, view, scale)
+                sums += self.step(index, view, scale)
                 step += 1
             stack.eval()
             values = dict(zip(terms, sums / examples, strict=True)) | evaluate(stack)
@@ -115,8 +115,11 @@ class Training:
                 break
         return history
 
-    def _step(self, index: Tensor, view: Tensor, scale: float) -> Tensor:
-        """One step; returns each term of the loss, summed over the batch: (terms, K)."""
+    def step(self, index: Tensor, view: Tensor, scale: float) -> Tensor:
+        """One step, the learning rates times ``scale``.
+
+        Returns each term of the loss, summed over the batch: (terms, K).
+        """
         transfer, alpha = self.transfer, self.hyperparameters.get("alpha")
         hyperparameters = dict(self.hyperparameters)
         if alpha is not None:

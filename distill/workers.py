@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,56 +19,70 @@ from omegaconf import OmegaConf
 from distill.config import parse
 from distill.job import Job
 from distill.plan import Stack
+from distill.progress import silence
 from distill.run import RunError, execute
+
+log = logging.getLogger(__name__)
 
 Results = list[dict[str, Any]]
 
 
 @dataclass
 class Task:
-    """A stack to be trained, in this process or, by its plain ``configs``, in another."""
+    """A stack to be trained, in this process or, by its plain ``configs``, in another.
+
+    ``log`` is how its first job logs, which the logs of the others are copies of.
+    """
 
     directories: list[Path]
-    log: dict[str, Any] | None  # how the first job logs; the others' logs are copies of its own
+    log: dict[str, Any] | None
+    verbose: bool | str | Sequence[str]
+    whitelist: Sequence[str] | None
     environment: Mapping[str, str]
     configs: Sequence[dict[str, Any]] = ()
 
     def run(self, jobs: Sequence[Job] | None = None) -> Results:
         """Train the stack; returns the result of each job."""
-        with env_override(dict(self.environment)), _logs(self.log, self.directories):
+        with env_override(dict(self.environment)), self._logged():
             own = jobs or [Job(parse(OmegaConf.create(config))) for config in self.configs]
             return execute(own, self.directories)
 
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        if self.log is None:
+            yield
+            return
+        whitelist = None if self.whitelist is None else list(self.whitelist)
+        configure_log(OmegaConf.create(self.log), self.verbose, execution_whitelist=whitelist)
+        try:
+            yield
+        finally:
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.close()
+                    self._copy(Path(handler.baseFilename).resolve())
 
-@contextmanager
-def _logs(config: dict[str, Any] | None, directories: Sequence[Path]) -> Iterator[None]:
-    """Log as the first job's config says, and give the others copies of what it wrote."""
-    if config is None:
-        yield
-        return
-    configure_log(OmegaConf.create(config), False, execution_whitelist=["logging.*"])
-    try:
-        yield
-    finally:
-        files = [h for h in logging.getLogger().handlers if isinstance(h, logging.FileHandler)]
-        for handler in files:
-            path = Path(handler.baseFilename)
-            handler.close()
-            if path.is_relative_to(directories[0].resolve()):
-                name = path.relative_to(directories[0].resolve())
-                for other in directories[1:]:
-                    copyfile(path, other / name)
+    def _copy(self, path: Path) -> None:
+        """Copy the log of the first job to the others, if it lies in its directory."""
+        first, *others = (directory.resolve() for directory in self.directories)
+        if path.is_relative_to(first):
+            for other in others:
+                try:
+                    copyfile(path, other / path.relative_to(first))
+                except OSError as error:
+                    log.warning("%s: its log could not be written: %s", other, error)
 
 
 def _start(device: str | None, workers: int) -> None:
     """What a worker does first: its share of the cores, and of the GPUs the one named."""
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    silence()
 
 
 def side_by_side(
-    tasks: Mapping[Stack, Task], workers: int
+    starts: Mapping[Stack, Callable[[], Task]], workers: int
 ) -> Iterator[tuple[Stack, Results | Exception]]:
     """The results of each stack, or the error that ended it, as they come from worker processes.
 
@@ -77,23 +91,30 @@ def side_by_side(
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
+    slots = range(min(workers, len(starts)))
 
     def worker(slot: int) -> ProcessPoolExecutor:
         device = devices[slot % count] if count else None
-        return ProcessPoolExecutor(1, initializer=_start, initargs=(device, workers))
+        return ProcessPoolExecutor(1, initializer=_start, initargs=(device, len(slots)))
 
-    pools = {slot: worker(slot) for slot in range(min(workers, len(tasks)))}
-    waiting = list(tasks)
+    pools = {slot: worker(slot) for slot in slots}
+    waiting = list(starts)
     running: dict[Future[Results], tuple[int, Stack]] = {}
 
-    def submit(slot: int) -> None:
-        if waiting:
+    def submit(slot: int) -> Iterator[tuple[Stack, Exception]]:
+        """Start the next stack; what comes back are those that could not be started."""
+        while waiting:
             stack = waiting.pop(0)
-            running[pools[slot].submit(tasks[stack].run)] = (slot, stack)
+            try:
+                running[pools[slot].submit(starts[stack]().run)] = (slot, stack)
+            except Exception as error:
+                yield stack, error
+            else:
+                return
 
     try:
         for slot in pools:
-            submit(slot)
+            yield from submit(slot)
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
@@ -106,7 +127,7 @@ def side_by_side(
                     yield stack, RunError("its worker process died")
                 except Exception as error:
                     yield stack, error
-                submit(slot)
+                yield from submit(slot)
     finally:
         for pool in pools.values():
             pool.shutdown(kill_workers=True)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from distill.__main__ import main
 from distill.config import parse
 from distill.job import Job
-from distill.launcher import CONF
+from distill.naming import CONF
 
 Plugins.instance()  # before the first test whose end restores what Hydra knew at its start
 

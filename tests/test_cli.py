@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from distill import rescore, results
-from distill.launcher import CONF
+from distill.naming import CONF
 
 BIN = Path(sys.executable).parent
 

@@ -9,7 +9,7 @@ from conftest import SMALL, composed, make_job, options
 from omegaconf import OmegaConf
 
 from distill.config import GROUPS, ConfigError, parse, targets
-from distill.launcher import CONF
+from distill.naming import CONF
 from distill.results import leaves
 
 

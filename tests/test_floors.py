@@ -22,13 +22,24 @@ FLOORS = [
     {"job"},
     {"run"},
     {"plan", "compose", "explain"},
-    {"workers"},
+    {"workers", "naming"},
     {"launcher"},
     {"rescore", "__main__"},
 ]
-HYDRA = {"config", "compose", "workers", "launcher", "explain", "rescore", "__main__"}
+HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"}
 # Their imports of torch, and of what imports it, wait until a job runs.
-LIGHT = {"", "__main__", "launcher", "compose", "results", "config", "explain", "store", "progress"}
+LIGHT = {
+    "",
+    "__main__",
+    "launcher",
+    "naming",
+    "compose",
+    "results",
+    "config",
+    "explain",
+    "store",
+    "progress",
+}
 
 
 def name(path: Path) -> str:

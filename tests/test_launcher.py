@@ -1,20 +1,21 @@
 """The launcher: Hydra's own conformance suite, and what stacks add to it."""
 
 import os
+import re
 import signal
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
-import torch
-from conftest import SMALL, Cli, make_job
+from conftest import SMALL, Cli
 from hydra.test_utils.launcher_common_tests import (
     BatchedSweeperTestSuite,
     IntegrationTestSuite,
     LauncherTestSuite,
 )
+from omegaconf import OmegaConf
 
 from distill import plan, results
 from distill.job import Job
@@ -160,84 +161,106 @@ def test_a_worker_that_is_killed_fails_its_own_stack_alone(
     assert dead["reason"].tolist() == ["its worker process died"] * 2
 
 
-class TestPlan:
-    """Which jobs train together."""
+def test_each_job_resolves_its_own_config(cli: Cli) -> None:
+    frame, _ = sweep(
+        cli,
+        "optim=adamw,sgd",
+        "optim.lr=0.001,0.002",
+        "seed=${hydra:job.num}",
+        "hydra.sweep.subdir=${hydra:runtime.choices.optim}_${hydra:job.num}",
+    )
+    assert frame["directory"].tolist() == ["adamw_0", "adamw_1", "sgd_2", "sgd_3"]
+    assert frame["seed"].tolist() == [0, 1, 2, 3]
 
-    APART: ClassVar = ["seed=1", "model.width=9", "train.epochs=3", "data.jitter=1", "optim=sgd"]
 
-    @pytest.mark.parametrize("override", APART)
-    def test_what_must_be_equal(self, override: str) -> None:
-        jobs = [make_job(), make_job(override)]
-        assert [s.jobs for s in plan.stacks(jobs, 10, 1)] == [(0,), (1,)]
+def test_jobs_that_are_equal_are_trained_once(cli: Cli) -> None:
+    frame, out = sweep(cli, "seed=0,1,0", "loss.temperature=1,2")
+    assert "4 jobs in 2 stacks of 2" in out
+    assert len(frame) == 4
 
-    def test_what_may_vary_in_the_order_of_the_learning_rates(self) -> None:
-        lr = (0.003, 0.001, 0.003, 0.002)
-        jobs = [make_job(f"optim.lr={r}", f"loss.alpha={r}", f"loss.temperature={r}") for r in lr]
-        assert [s.jobs for s in plan.stacks(jobs, 10, 1)] == [(1, 3, 0, 2)]
-        assert [s.jobs for s in plan.stacks(jobs, 3, 1)] == [(1, 3), (0, 2)]
-        assert [s.jobs for s in plan.stacks(jobs, 10, 3)] == [(1,), (3,), (0, 2)]
 
-    def test_memory_bounds_a_stack(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        jobs = [make_job(f"loss.temperature={t}") for t in range(1, 7)]
-        room = 2 * 3 * plan.member_memory(jobs[0])
-        monkeypatch.setattr(plan, "free_memory", lambda *_: room)
-        assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [3, 3]
-        monkeypatch.setattr(plan, "free_memory", lambda *_: 1)
-        assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [1] * 6
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "hydra.sweep.subdir=here",
+            "hydra.sweep.subdir=here: .* and .* would both be written there",
+        ),
+        ("hydra.job.chdir=true", "hydra.job.chdir=true: jobs that train together have one working"),
+        ("hydra.launcher.workers=0", "hydra.launcher.workers=0: it must be at least 1"),
+    ],
+)
+def test_what_jobs_that_train_together_cannot_have(cli: Cli, override: str, message: str) -> None:
+    done = cli("-m", *SMALL, "seed=0,1", override)
+    assert done.code == 1
+    assert re.match(message, done.err)
+    assert done.err.count("\n") == 1
+    assert not Path("multirun").exists() or not any(Path("multirun").iterdir())
 
-    def test_memory_counts_parameters_state_and_activations(self) -> None:
-        def memory(*overrides: str) -> int:
-            return plan.member_memory(make_job("precision=fp32", *overrides))
 
-        job: Job = make_job("precision=fp32")
-        parameters = sum(
-            p.numel()
-            for p in job.run.model.function(
-                job.data.shape, job.data.classes, **job.run.model.options
-            ).parameters()
+def test_files_are_those_of_the_basic_launcher(cli: Cli) -> None:
+    Path("elsewhere").mkdir()
+    Path("multirun").symlink_to("elsewhere")
+    sweep(cli, "loss.temperature=1,2", "+hydra.job.env_set.MODE=a")
+    sweep(cli, "loss.temperature=1,2", "+hydra.job.env_set.MODE=a", "hydra/launcher=basic")
+    for folder in Path("sweep0").glob("*seed*"):
+        files = (
+            Path(sweep) / folder.name / ".hydra" / "hydra.yaml" for sweep in ("sweep0", "sweep1")
         )
-        floor = parameters * 4 * (1 + 1 + 2)  # parameters, gradients, two moments
-        small, large = memory("train.batch_size=32"), memory("train.batch_size=64")
-        assert floor < small < large
-        # What grows with the batch: two hidden layers and the logits, some of them twice.
-        per_example = (large - small) / 32
-        assert 4 * (8 + 8 + 4) <= per_example <= 4 * 3 * (8 + 8 + 4 + 1)
+        ours, theirs = map(OmegaConf.load, files)
+        assert ours.hydra.sweep.subdir == folder.name
+        for config in (ours.hydra, theirs.hydra):
+            for path in ("launcher", "overrides.hydra", "sweep.subdir"):
+                OmegaConf.update(config, path, None, merge=False, force_add=True)
+            config.runtime.choices["hydra/launcher"] = None
+        assert ours == theirs
+        assert "epoch 1 of" in (folder / "distill.log").read_text()
 
 
-def test_composing_a_copy_equals_composing_anew() -> None:
-    from hydra._internal.hydra import Hydra
-    from hydra._internal.utils import create_config_search_path
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    from distill.compose import Composer
-    from distill.launcher import CONF
-
-    loader = Hydra.create_main_hydra2("distill", create_config_search_path(str(CONF))).config_loader
-    master = loader.load_configuration("config", ["seed=1,2"], run_mode=RunMode.MULTIRUN)
-    composer = Composer(loader)
-    jobs = [
-        ["seed=1", "loss=kd", "loss.temperature=2"],
-        ["seed=2", "loss=kd", "loss.temperature=0.5"],
-        ["seed=2", "loss=logits", "+loss.extra=5"],
-        ["seed=3", "loss=logits", "+loss.extra=6"],
-        ["seed=4", "data.root='a b'", "transfer=omit", "transfer.classes=[1,2]"],
-        ["seed=5", "data.root=null", "transfer=omit", "transfer.classes=[3]"],
-        ["seed=6", "~loss.alpha", "hydra.verbose=true"],
-        ["seed=7", "~loss.alpha", "hydra.verbose=true"],
-    ]
-    for overrides in jobs:
-        theirs = loader.load_sweep_config(master, overrides)
-        assert theirs.seed == int(overrides[0][-1])
-        expected = OmegaConf.to_container(theirs)
-        assert OmegaConf.to_container(composer.load_sweep_config(master, overrides)) == expected
-        whole, task = map(OmegaConf.to_container, composer.compose(master, overrides))
-        assert whole == expected
-        assert isinstance(expected, dict) and expected.pop("hydra")
-        assert task == expected
+def test_a_sweep_in_which_all_diverge(cli: Cli) -> None:
+    frame, out = sweep(cli, "optim.lr=1e30", "seed=0,1", code=1)
+    assert frame["status"].tolist() == ["diverged"] * 2
+    assert "2 jobs in 2 stacks of 1: about" in out
 
 
-def test_every_device_has_free_memory() -> None:
-    cpu = torch.device("cpu")
-    assert 0 < plan.free_memory(cpu, 1) <= psutil.virtual_memory().total
-    assert plan.free_memory(cpu, 4) < plan.free_memory(cpu, 1) / 3
+def test_an_error_fails_its_stack_alone_and_its_log_tells_where(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_width_9(monkeypatch, KeyError("deep"))
+    frame, _ = sweep(cli, "model.width=8,9,10", "loss.temperature=1,2", code=1)
+    assert (frame.loc[frame["width"] != 9, "status"] == "complete").all()
+    broken = frame[frame["width"] == 9]
+    assert broken["status"].tolist() == ["failed"] * 2
+    assert broken["reason"].tolist() == ["KeyError: 'deep'"] * 2
+    for directory in broken["directory"]:
+        assert "Traceback" in (Path("sweep0") / directory / "distill.log").read_text()
+
+
+def test_an_interrupt_keeps_what_was_finished(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_width_9(monkeypatch, KeyboardInterrupt())
+    frame, _ = sweep(cli, "model.width=8,9,10", "loss.temperature=1,2", code=130)
+    assert frame["width"].tolist() == [8, 8, 9, 9]
+    assert frame["status"].tolist() == ["complete"] * 2 + ["interrupted"] * 2
+
+
+def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Let stacks of width 9 end in ``error``."""
+    from distill import run
+
+    prepare = run.prepare
+
+    def broken(jobs: list[Job], *args: Any) -> Any:
+        if jobs[0].run.model.options["width"] == 9:
+            raise error
+        return prepare(jobs, *args)
+
+    monkeypatch.setattr(run, "prepare", broken)
+    if isinstance(error, Exception):
+        monkeypatch.setattr(plan, "prepare", broken)
+
+
+def test_jobs_with_other_environments_train_apart_each_in_its_own(cli: Cli) -> None:
+    _, out = sweep(
+        cli, "seed=0", "loss.temperature=1,2", "+hydra.job.env_set.T=${loss.temperature}"
+    )
+    assert "2 jobs in 2 stacks of 1" in out

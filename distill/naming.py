@@ -1,0 +1,69 @@
+"""Where the yamls lie, how runs and sweeps are named, and the summary that ends a sweep."""
+
+from contextvars import ContextVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from distill import store
+from distill.compose import task_config
+
+if TYPE_CHECKING:
+    from distill.job import Job
+
+HERE = Path(__file__).resolve().parent
+# In a wheel the yamls lie in the package, in a checkout beside it.
+CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
+
+
+named: ContextVar["Job | None"] = ContextVar("named", default=None)
+
+
+def run_name(*, _root_: DictConfig) -> str:
+    """The name of the run that a composed config describes, for ``${distill.run:}``.
+
+    It holds the digest of the checked config, and Hydra asks for it before it makes the run's
+    directory: a wrong config leaves nothing behind.
+    """
+    from distill.config import parse
+    from distill.job import Job
+
+    job = named.get() or Job(parse(task_config(_root_)))
+    return job.name
+
+
+def sweep_name() -> str:
+    """The name of the sweep that Hydra is about to start, for ``${distill.sweep:}``.
+
+    That of its experiment; else what is swept and a digest of the overrides, so that the same
+    command finds its directory again.
+    """
+    config = HydraConfig.get()
+    experiment = config.runtime.choices.get("experiment")
+    if experiment is not None:
+        return str(experiment).replace("/", "-")
+    overrides = sorted(config.overrides.task)
+    swept = [o.partition("=")[0].rpartition(".")[2] for o in overrides if "," in o or "(" in o]
+    return "-".join([*swept[:4], store.digest(overrides)[:8]])
+
+
+OmegaConf.register_resolver("distill.run", run_name, replace=True)
+# Cached, since the jobs of a sweep, which have other overrides, inherit the value.
+OmegaConf.register_resolver("distill.sweep", sweep_name, replace=True, use_cache=True)
+
+
+class Summary(Callback):
+    """Writes and prints the summary when a sweep ends, however it ends, under any launcher."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Rebuild summary.csv from the files below the sweep's directory."""
+        from rich.console import Console
+
+        from distill import results
+
+        folder = Path(config.hydra.sweep.dir)
+        if folder.is_dir() and any(folder.rglob(results.RESULT)):
+            results.show(results.write_summary(folder), folder, Console())

@@ -1,0 +1,62 @@
+"""What a sweep becomes: which jobs train together, what memory and time they take."""
+
+import psutil
+import pytest
+import torch
+from conftest import make_job
+
+from distill import plan
+from distill.job import Job
+
+APART = ["seed=1", "model.width=9", "train.epochs=3", "data.jitter=1", "optim=sgd"]
+
+
+@pytest.mark.parametrize("override", APART)
+def test_what_must_be_equal(override: str) -> None:
+    jobs = [make_job(), make_job(override)]
+    assert [s.jobs for s in plan.stacks(jobs, 10, 1)] == [(0,), (1,)]
+
+
+def test_what_may_vary_in_the_order_of_the_learning_rates() -> None:
+    lr = (0.003, 0.001, 0.003, 0.002)
+    jobs = [make_job(f"optim.lr={r}", f"loss.alpha={r}", f"loss.temperature={r}") for r in lr]
+    assert [s.jobs for s in plan.stacks(jobs, 10, 1)] == [(1, 3, 0, 2)]
+    assert [s.jobs for s in plan.stacks(jobs, 3, 1)] == [(1, 3), (0, 2)]
+    assert [s.jobs for s in plan.stacks(jobs, 10, 3)] == [(1,), (3,), (0, 2)]
+
+
+def test_memory_bounds_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [make_job(f"loss.temperature={t}") for t in range(1, 7)]
+    room = 2 * 3 * plan.member_memory(jobs[0])
+    monkeypatch.setattr(plan, "free_memory", lambda *_: room)
+    assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [3, 3]
+    monkeypatch.setattr(plan, "free_memory", lambda *_: 1)
+    assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [1] * 6
+
+
+def test_memory_counts_parameters_state_and_activations() -> None:
+    def memory(*overrides: str) -> int:
+        job = make_job("precision=fp32", "data.examples=1000", *overrides)
+        return plan.member_memory(job)
+
+    job: Job = make_job("precision=fp32")
+    parameters = sum(
+        p.numel()
+        for p in job.run.model.function(
+            job.data.shape, job.data.classes, **job.run.model.options
+        ).parameters()
+    )
+    floor = parameters * 4 * (1 + 1 + 2)  # parameters, gradients, two moments
+    small, large = memory("train.batch_size=320"), memory("train.batch_size=640")
+    assert floor < small < large
+    # What grows with the batch: two hidden layers and the logits, some of them twice.
+    per_example = (large - small) / 320
+    assert 4 * (8 + 8 + 4) <= per_example <= 4 * 3 * (8 + 8 + 4 + 1)
+    # Evaluation, in batches of at least 250, takes more than training in tiny ones.
+    assert memory("train.batch_size=2") == pytest.approx(memory("train.batch_size=250"), 0.05)
+
+
+def test_every_device_has_free_memory() -> None:
+    cpu = torch.device("cpu")
+    assert 0 < plan.free_memory(cpu, 1) <= psutil.virtual_memory().total
+    assert plan.free_memory(cpu, 4) < plan.free_memory(cpu, 1) / 3
