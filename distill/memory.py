@@ -12,10 +12,11 @@ LARGEST = 2**31 - 1
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within, what is freed stays with the process; it is given back at the end.
+    """Within, what is freed stays with the process; at the end, what is free is given back.
 
     Left alone, glibc takes new pages for each large tensor, and the kernel clears them: 10 to 20 %
-    of the time of a step at batches of 8,192. Without glibc this does nothing.
+    of the time of a step at batches of 8,192. Its settings cannot be read, so they are not put back
+    after the first use. Without glibc this does nothing.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):

@@ -16,16 +16,17 @@ from distill.models import MLP, Dropout
 class Stack:
     """K members with the same initialisation, their parameters stacked along a leading axis.
 
-    ``build`` makes one member from torch's global generator, which is seeded with ``seed`` for the
-    call and put back after it. ``parameters`` are float32 (K, ...); ``leaves``, while it is
-    trained, are what gradients are taken of: the parameters themselves, or copies in another type.
+    ``build`` makes one member on the CPU, from torch's global generator, which is seeded with
+    ``seed`` for the call and put back after it. ``parameters`` are float32 (K, ...); ``leaves``,
+    while it is trained, are what gradients are taken of: the parameters themselves, or copies in
+    another type.
     """
 
     def __init__(
         self, build: Callable[[], nn.Module], members: int, seed: int, device: torch.device
     ) -> None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.module = build()
         self.module.to(device)
         self.parameters = {

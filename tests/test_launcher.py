@@ -243,6 +243,18 @@ def test_an_interrupt_keeps_what_was_finished(cli: Cli, monkeypatch: pytest.Monk
     assert frame["status"].tolist() == ["complete"] * 2 + ["interrupted"] * 2
 
 
+def test_an_interrupt_ends_workers_and_leaves_rows(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill.workers.wait", interrupted)
+    frame, _ = sweep(cli, "model.width=8,9,10", "hydra.launcher.workers=2", code=130)
+    assert frame["width"].tolist() == [8, 9]  # the third was not started
+    assert frame["status"].tolist() == ["interrupted"] * 2
+
+
 def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let stacks of width 9 end in ``error``."""
     from distill import run

@@ -56,6 +56,21 @@ def test_memory_counts_parameters_state_and_activations() -> None:
     assert memory("train.batch_size=2") == pytest.approx(memory("train.batch_size=250"), 0.05)
 
 
+def test_time_and_memory_are_those_of_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "seconds", lambda jobs: float(len(jobs[0].index)))
+    jobs = [
+        make_job("transfer=fraction", f"transfer.fraction={share}", *more)
+        for share, more in ((0.25, ()), (1, ()), (1, ("seed=1",)), (1, ("model.width=9",)))
+    ]
+    stacks = plan.stacks(jobs, 10, 1)
+    assert "4 jobs in 4 stacks of 1: about 0:13:52 and" in plan.described(stacks, jobs, 1)
+
+    def megabytes(workers: int) -> float:
+        return float(plan.described(stacks, jobs, workers).split(" and ")[1].split()[0])
+
+    assert megabytes(1) < megabytes(2) < megabytes(4)
+
+
 def test_every_device_has_free_memory() -> None:
     cpu = torch.device("cpu")
     assert 0 < plan.free_memory(cpu, 1) <= psutil.virtual_memory().total
