@@ -1,6 +1,7 @@
 """The Hydra entry point, `distill` and `python -m distill`, and nothing else."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from distill import interrupt
 from distill.launcher import stackable
 from distill.naming import CONF
 
@@ -27,14 +29,18 @@ def task(config: DictConfig) -> Any:
     from distill.config import parse
     from distill.job import Job
     from distill.results import line
-    from distill.run import execute, failure
+    from distill.run import execute, failure, kept
+    from distill.store import locked
 
     hydra = HydraConfig.get()
     directory = Path(hydra.runtime.output_dir)
-    [result] = execute([Job(parse(config))], [directory])
+    job = Job(parse(config))
+    with locked(directory):
+        before = kept(job, directory)
+        [result] = execute([job], [directory]) if before is None else [before]
     if (error := failure(result)) is not None:
         raise error
-    print(line(result))
+    print(line(result) + "; finished before" * (before is not None))
     if hydra.mode == RunMode.RUN:
         print(directory)
     return result.get("val_errors")
@@ -42,6 +48,7 @@ def task(config: DictConfig) -> Any:
 
 def main() -> None:
     """Run Hydra; an error becomes one line on stderr and exit code 1."""
+    interrupt.install()
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets errors through to here
     try:
@@ -53,8 +60,8 @@ def main() -> None:
                 raise
             sys.argv.append("--multirun")
             task()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        sys.exit(128 + getattr(stop, "number", signal.SIGINT))
     except Exception as error:
         if traceback:
             raise

@@ -115,6 +115,12 @@ class Teacher(Strict):
         return self.model_dump(by_alias=True, exclude=places | read)
 
 
+class Checkpoint(Strict):
+    """How often a stack that trains is written to disk, in minutes."""
+
+    every: PositiveFloat = 5.0
+
+
 class Run(Strict):
     """All of one run."""
 
@@ -128,6 +134,13 @@ class Run(Strict):
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
+    resume: bool = True
+    checkpoint: Checkpoint = Checkpoint()
+
+    @property
+    def aside(self) -> Any:
+        """The keys that say nothing of the student, as pydantic excludes them."""
+        return {"resume": True, "checkpoint": True}
 
     @property
     def distils(self) -> bool:
@@ -137,10 +150,10 @@ class Run(Strict):
     def digest(self, content: Mapping[str, str]) -> str:
         """The SHA-256 of all that decides the student, given the digests of the data and files.
 
-        Where things lie (data.root, teacher.cache, teacher.path) and the device do not count, nor
-        does the teacher of a loss that does not use one.
+        Where things lie (data.root, teacher.cache, teacher.path), the device, resume and checkpoint
+        do not count, nor does the teacher of a loss that does not use one.
         """
-        elsewhere: Any = {"device": True, "teacher": True, "data": {"root"}}
+        elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}
         config = self.model_dump(by_alias=True, exclude=elsewhere)
         teacher = self.teacher.recipe if self.distils else None
         return store.digest({"config": config, "teacher": teacher, "content": dict(content)})
@@ -151,7 +164,7 @@ class Run(Strict):
 
         They may differ in the numbers of the loss, the learning rate and the weight decay.
         """
-        varies: Any = {"loss": set(self.loss.options), "optim": {"lr", "weight_decay"}}
+        varies = self.aside | {"loss": set(self.loss.options), "optim": {"lr", "weight_decay"}}
         if not self.distils:
             varies["teacher"] = True
         return store.digest(self.model_dump(by_alias=True, exclude=varies))

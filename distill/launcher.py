@@ -25,7 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from distill import naming
+from distill import naming, store
 from distill.compose import Composer
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class StackLauncher(Launcher):
         except Exception:
             _forget(Path(self.config.hydra.sweep.dir))
             raise
-        return self._train(members)
+        with store.locked(Path(self.config.hydra.sweep.dir)):
+            return self._train(members)
 
     def _log_as_sweep(self) -> None:
         configure_log(
@@ -182,17 +183,29 @@ class StackLauncher(Launcher):
         from distill import plan
         from distill.progress import progress
         from distill.results import RESULT, counted
-        from distill.run import fail
+        from distill.run import fail, kept
 
         same: dict[Path, list[int]] = {}  # equal jobs are trained once
         for number, member in enumerate(members):
             same.setdefault(member.directory, []).append(number)
-        distinct = [members[numbers[0]] for numbers in same.values()]
+        distinct, before = [], []
+        returns: dict[int, JobReturn] = {}
+        for numbers in same.values():
+            member = members[numbers[0]]
+            if (result := kept(member.job, member.directory)) is None:
+                distinct.append(member)
+                continue
+            before.append(result)
+            returns |= {n: self._done(members[n], result) for n in numbers}
+        if before:
+            log.info("%d of %d jobs were finished before and are kept", len(before), len(same))
+        if not distinct:
+            return [returns[n] for n in range(len(members))]
         jobs = [member.job for member in distinct]
         environments = [tuple(sorted(member.environment.items())) for member in distinct]
-        stacks = plan.stacks(jobs, self.max_members, self.workers, environments.__getitem__)
+        begun = plan.begun(jobs, [member.directory for member in distinct])
+        stacks = plan.stacks(jobs, self.max_members, self.workers, environments.__getitem__, begun)
         log.info(plan.described(stacks, jobs, self.workers))
-        returns: dict[int, JobReturn] = {}
         finished: Results = []
         self._started: dict[Stack, list[_Member]] = {}
         with progress() as bars:
@@ -284,7 +297,16 @@ class StackLauncher(Launcher):
     def _return(
         self, member: _Member, result: dict[str, Any], cause: Exception | None
     ) -> JobReturn:
-        """What Hydra wants to know of a job that ended."""
+        """What Hydra wants to know of a job that ended, which the callbacks are told of."""
+        done = self._done(member, result, cause)
+        with _current(member.config):
+            self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
+        return done
+
+    def _done(
+        self, member: _Member, result: dict[str, Any], cause: Exception | None = None
+    ) -> JobReturn:
+        """What Hydra wants to know of a job, by its result and the error that ended it."""
         from distill.run import failure
 
         done = JobReturn()
@@ -297,8 +319,6 @@ class StackLauncher(Launcher):
             error.__cause__ = cause
         done.return_value = result.get("val_errors") if error is None else error
         done.status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
-        with _current(member.config):
-            self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
         return done
 
 

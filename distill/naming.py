@@ -19,6 +19,8 @@ HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
 
 
+ASIDE = ("resume=", "checkpoint.")  # they change how a sweep is run, and not what it is
+
 named: ContextVar["Job | None"] = ContextVar("named", default=None)
 
 
@@ -45,7 +47,7 @@ def sweep_name() -> str:
     experiment = config.runtime.choices.get("experiment")
     if experiment is not None:
         return str(experiment).replace("/", "-")
-    overrides = sorted(config.overrides.task)
+    overrides = sorted(o for o in config.overrides.task if not o.startswith(ASIDE))
     swept = [o.partition("=")[0].rpartition(".")[2] for o in overrides if "," in o or "(" in o]
     return "-".join([*swept[:4], store.digest(overrides)[:8]])
 
@@ -65,5 +67,5 @@ class Summary(Callback):
         from distill import results
 
         folder = Path(config.hydra.sweep.dir)
-        if folder.is_dir() and any(folder.rglob(results.RESULT)):
+        if folder.is_dir() and results.paths(folder):
             results.show(results.write_summary(folder), folder, Console())

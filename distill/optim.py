@@ -120,6 +120,13 @@ class Optimizer(ABC):
             leaf.grad = None
         self.steps += 1
 
+    def at(self, steps: int) -> None:
+        """Go on as after ``steps`` steps."""
+        self.steps = steps
+        for chunk in self.chunks:
+            for count in chunk.counts:
+                count.fill_(float(steps))
+
     @abstractmethod
     def _update(self, chunk: _Chunk, gradients: list[Tensor], lr: float) -> None:
         """Update the members of ``chunk`` in place."""

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from math import ceil
+from pathlib import Path
 
 import psutil
 import torch
 from rich.filesize import decimal
 from torch import Tensor
 
+from distill import checkpoint
 from distill.evaluate import FEWEST
 from distill.job import Job
 from distill.run import evaluator, prepare
@@ -44,16 +46,20 @@ def stacks(
     max_members: int,
     workers: int,
     apart: Callable[[int], Hashable] = lambda _: None,
+    begun: Sequence[Stack] = (),
 ) -> list[Stack]:
     """The fewest stacks that the jobs allow, each of at most ``max_members`` that fit in memory.
 
     Jobs whose numbers ``apart`` maps to different values are not trained together. Within a stack,
     jobs stand in the order of their learning rates and weight decays, since neighbours who share
     them are updated together. Where there are fewer stacks than ``workers``, the largest are
-    halved.
+    halved. Those that have ``begun`` stay as they are.
     """
     groups: dict[Hashable, list[int]] = {}
+    taken = {number for stack in begun for number in stack.jobs}
     for number, job in enumerate(jobs):
+        if number in taken:
+            continue
         groups.setdefault((job.run.shared, apart(number)), []).append(number)
     made: list[Stack] = []
     for numbers in groups.values():
@@ -63,10 +69,24 @@ def stacks(
         most = max(1, min(max_members, room // max(1, _member_memory(first))))
         size = ceil(len(numbers) / ceil(len(numbers) / most))
         made += [Stack(tuple(numbers[i : i + size])) for i in range(0, len(numbers), size)]
-    while len(made) < workers and (largest := max(made, key=lambda s: len(s.jobs))).jobs[1:]:
+    while made and len(begun) + len(made) < workers:
+        largest = max(made, key=lambda stack: len(stack.jobs))
+        if len(largest.jobs) == 1:
+            break
         place = made.index(largest)
         made[place : place + 1] = largest.halves()
-    return made
+    return [*begun, *made]
+
+
+def begun(jobs: Sequence[Job], directories: Sequence[Path]) -> list[Stack]:
+    """The stacks of these jobs of which an earlier try left a checkpoint."""
+    left = {job.name: n for n, job in enumerate(jobs)}
+    found = []
+    for job, directory in zip(jobs, directories, strict=True):
+        runs = checkpoint.members(directory) if job.run.resume else []
+        if runs and left.keys() >= set(runs):
+            found.append(Stack(tuple(left.pop(run) for run in runs)))
+    return found
 
 
 def free_memory(device: torch.device, workers: int) -> int:

@@ -17,8 +17,7 @@ from distill.data.views import Images
 from distill.evaluate import evaluate
 from distill.job import device_of, fresh, read
 from distill.naming import CONF
-from distill.results import RESULT
-from distill.run import WEIGHTS
+from distill.results import RESULT, WEIGHTS
 
 
 def _data(name: str) -> DictConfig:

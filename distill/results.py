@@ -6,21 +6,27 @@ of its own name (`model.depth`, `teacher.model.width`, ...); where files lie is 
 """
 
 import argparse
+import itertools
 import json
+import logging
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distill.store import write_text
+from distill.store import file_digest, write_text
+
+log = logging.getLogger(__name__)
 
 RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
+WEIGHTS = "student.safetensors"
+EARLIER = ".earlier"  # holds what was put aside
 
 COLUMNS = {
     "run": "name of the run: what stands out in its config, and a digest of all of it",
@@ -71,9 +77,57 @@ SHOWN = {
 
 
 def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
-    """Write the history of a run (a row an epoch), then its result, which makes it count."""
+    """Write the history of a run (a row an epoch), then its result, which makes it count.
+
+    The result holds the digests of the history and the weights beside it.
+    """
     write_text(directory / HISTORY, pd.DataFrame(rows).to_csv(index=False) if rows else "epoch\n")
-    write_text(directory / RESULT, json.dumps(_finite(result), indent=1, allow_nan=False) + "\n")
+    paths = [directory / name for name in (HISTORY, WEIGHTS)]
+    files = {path.name: file_digest(path) for path in paths if path.exists()}
+    text = json.dumps({**_finite(result), "files": files}, indent=1, allow_nan=False)
+    write_text(directory / RESULT, text + "\n")
+
+
+def finished(directory: Path, run: str) -> dict[str, Any] | None:
+    """The result of the complete ``run`` in ``directory``; None if there is none, or it is damaged.
+
+    A damaged one is named in a warning.
+    """
+    try:
+        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
+        if result["status"] != "complete" or result["run"] != run:
+            return None
+        files = {HISTORY, WEIGHTS} | set(result["files"])
+        damaged = [n for n in files if file_digest(directory / n) != result["files"].get(n)]
+    except FileNotFoundError as error:
+        if error.filename == str(directory / RESULT):
+            return None
+        damaged = [Path(error.filename).name]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        damaged = [RESULT]
+    if damaged:
+        names = ", ".join(sorted(damaged))
+        log.warning("%s has damaged files (%s) and is trained again", directory, names)
+        return None
+    return cast(dict[str, Any], result)
+
+
+def put_aside(directory: Path) -> None:
+    """Move the result of an earlier run, and the files that belong to it, into a folder below."""
+    if not (directory / RESULT).exists():
+        return
+    number = next(n for n in itertools.count(1) if not (directory / EARLIER / str(n)).exists())
+    folder = directory / EARLIER / str(number)
+    folder.mkdir(parents=True)
+    for name in (RESULT, HISTORY, WEIGHTS):
+        if (directory / name).exists():
+            (directory / name).rename(folder / name)
+
+
+def paths(folder: Path) -> list[Path]:
+    """The results below ``folder``, in the order of their names, but for those put aside."""
+    found = sorted(folder.rglob(RESULT))
+    return [path for path in found if EARLIER not in path.relative_to(folder).parts]
 
 
 def line(result: Mapping[str, Any]) -> str:
@@ -137,7 +191,7 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
 
 def summary(folder: Path) -> pd.DataFrame:
     """A row for each result below ``folder``, in the order of their names."""
-    rows = [_row(path, folder) for path in sorted(folder.rglob(RESULT))]
+    rows = [_row(path, folder) for path in paths(folder)]
     frame = pd.DataFrame(rows)
     others = sorted(set(frame.columns) - set(COLUMNS))
     return frame.reindex(columns=[*COLUMNS, *others])
@@ -218,6 +272,6 @@ def main() -> None:
     )
     parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's directory")
     folder: Path = parser.parse_args().directory
-    if not any(folder.rglob(RESULT)):
+    if not paths(folder):
         sys.exit(f"DIR={folder}: no {RESULT} lies below it; give the directory of a sweep or a run")
     show(write_summary(folder), folder, Console())

@@ -6,7 +6,7 @@ Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, 
 import logging
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from distill import __version__, results, store, teacher
+from distill import __version__, checkpoint, interrupt, results, store, teacher
+from distill.checkpoint import Checkpoint
 from distill.config import ConfigError, Optim, Train
 from distill.config import Teacher as TeacherConfig
 from distill.data.views import Images
@@ -39,8 +40,6 @@ from distill.teacher import Teacher
 from distill.train import History, Loss, Plan, Training, TransferSet, Values
 
 log = logging.getLogger(__name__)
-
-WEIGHTS = "student.safetensors"
 
 
 class RunError(Exception):
@@ -110,22 +109,36 @@ def _training(
     return Training(stack, optimizer, transfer, loss, hyperparameters, steps, seed)
 
 
-def _train(what: str, training: Training, setting: Setting) -> History:
-    """Train a stack; a log line and a tick of the progress an epoch."""
+def _train(
+    what: str, training: Training, setting: Setting, saved: Checkpoint | None = None
+) -> History:
+    """Train a stack; a log line and a tick of the progress an epoch.
+
+    With ``saved``, a checkpoint, it goes on from there, and writes it when it is due, and when a
+    signal came, by which it then ends.
+    """
     epochs = training.plan.epochs
     with progress() as bars:
         task = bars.add_task(what, total=epochs)
 
-        def on_epoch(epoch: int, values: Values) -> None:
+        def on_epoch(history: History, values: Values) -> None:
+            epoch = history.epoch
             means = {name: value.double().mean().item() for name, value in values.items()}
             text = ", ".join(f"{name} {mean:.5g}" for name, mean in means.items())
             log.info("%s: epoch %d of %d: %s", what, epoch, epochs, text)
             bars.update(
                 task, completed=epoch, description=f"{what}: {means['test_errors']:.5g} errors"
             )
+            if saved is not None and (saved.due or interrupt.asked()):
+                saved.write(training, history)
+                interrupt.check()
 
         try:
-            return training.run(evaluator(setting), on_epoch)
+            if saved is None:
+                return training.run(evaluator(setting), on_epoch)
+            history = saved.restore(training)
+            with interrupt.deferred():
+                return training.run(evaluator(setting), on_epoch, history)
         finally:
             bars.remove_task(task)
 
@@ -210,16 +223,29 @@ def fail(
     return bodies
 
 
+def kept(job: Job, directory: Path) -> dict[str, Any] | None:
+    """The result of the job, if ``directory`` holds it and the job may resume."""
+    return results.finished(directory, job.name) if job.run.resume else None
+
+
 def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, Any]]:
     """Train K jobs as one stack, write each one's files into its directory, return its result.
 
     A member that diverges, or whose files cannot be written, has that status in its result. An
     error that stops all of them is written into each one's result, and raised again.
     """
-    for directory in directories:
-        (directory / results.RESULT).unlink(missing_ok=True)  # of an earlier try
+    for job, directory in zip(jobs, directories, strict=True):
+        if not job.run.resume:
+            results.put_aside(directory)
+        for name in (results.RESULT, results.HISTORY, results.WEIGHTS):  # of an earlier try
+            (directory / name).unlink(missing_ok=True)
+    first = jobs[0].run
+    runs = [job.name for job in jobs]
+    saved = Checkpoint(directories[0] / checkpoint.FILE, runs, 60 * first.checkpoint.every)
+    if not first.resume:
+        saved.remove()
     try:
-        stack, history, facts = _fit(jobs)
+        stack, history, facts = _fit(jobs, saved)
         by_class = evaluator(jobs[0].setting).by_class(stack) if history.members else {}
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
@@ -235,11 +261,13 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
             else:
                 place = history.members.index(k)
                 body |= {name: value[place].tolist() for name, value in by_class.items()}
-                save_file(stack.state(place), directory / WEIGHTS)
+                state = stack.state(place)
+                store.write(directory / results.WEIGHTS, partial(save_file, state))
             results.write(directory, body, history.rows[k])
         except (OSError, SafetensorError) as error:
             [body] = fail([job], [directory], error)
         bodies.append(body)
+    saved.remove()
     return bodies
 
 
@@ -272,7 +300,7 @@ def prepare(jobs: Sequence[Job], soft: Tensor | None) -> Training:
     )
 
 
-def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
+def _fit(jobs: Sequence[Job], saved: Checkpoint) -> tuple[Stack, History, dict[str, Any]]:
     """The trained students of K jobs, and the facts of their teacher."""
     run, setting = jobs[0].run, jobs[0].setting
     facts: dict[str, Any] = {}
@@ -284,7 +312,7 @@ def _fit(jobs: Sequence[Job]) -> tuple[Stack, History, dict[str, Any]]:
     start = time.perf_counter()
     training = prepare(jobs, soft)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
-    history = _train(what, training, setting)
+    history = _train(what, training, setting, saved)
     facts["seconds"] = round((time.perf_counter() - start) / len(jobs), 3)
     return training.stack, history, facts
 
@@ -293,6 +321,7 @@ def _head(job: Job) -> dict[str, Any]:
     """What was composed, under the summary's names."""
     run = job.run
     loss, subset = run.loss.options, run.transfer.options
+    unsaid = run.aside | ({} if run.distils else {"teacher": True})
     return {
         "run": job.name,
         "status": "complete",
@@ -318,5 +347,5 @@ def _head(job: Job) -> dict[str, Any]:
         "precision": "bf16" if job.setting.dtype == torch.bfloat16 else "fp32",
         "device": job.setting.device.type,
         "version": __version__,
-        "config": run.model_dump(by_alias=True, exclude=None if run.distils else {"teacher"}),
+        "config": run.model_dump(by_alias=True, exclude=unsaid),
     }

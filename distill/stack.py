@@ -111,9 +111,11 @@ class Stack:
         """Project the parameters as the module asks for, if it does."""
         constrain = getattr(self.module, "constrain_", None)
         if constrain is not None and constrain(self.parameters):
-            self._refresh()
+            self.refresh()
 
-    def _refresh(self) -> None:
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the leaves equal to the parameters again."""
         for name, leaf in self.leaves.items():
             leaf.copy_(self.parameters[name])
 
@@ -145,4 +147,4 @@ class Stack:
                     )
             for name, value in state.items():
                 self.parameters[name][member] = value.to(self.parameters[name])
-        self._refresh()
+        self.refresh()

@@ -57,12 +57,14 @@ class Plan:
 class History:
     """What happened: a row an epoch for each member, and why a member left, if it did.
 
-    ``members`` are the numbers of those still in the stack, in its order.
+    ``members`` are the numbers of those still in the stack, in its order; ``epoch`` is the last
+    that was trained.
     """
 
     rows: list[list[dict[str, float]]]
     members: list[int]
     diverged: dict[int, str] = field(default_factory=dict)
+    epoch: int = 0
 
 
 @dataclass
@@ -85,35 +87,62 @@ class Training:
     def run(
         self,
         evaluate: Callable[[Stack], Values] = lambda _: {},
-        on_epoch: Callable[[int, Values], None] = lambda *_: None,
+        on_epoch: Callable[[History, Values], None] = lambda *_: None,
+        history: History | None = None,
     ) -> History:
         """Train the stack in place; returns the history of each member.
 
         What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
-        loss is not finite leaves the stack at the end of the epoch, and its neighbours go on.
+        loss is not finite leaves the stack at the end of the epoch, and its neighbours go on. With
+        a ``history``, that of a `restore`, training goes on after its last epoch.
         """
         plan, stack = self.plan, self.stack
-        history = History([[] for _ in range(stack.members)], list(range(stack.members)))
+        if history is None:
+            history = History([[] for _ in range(stack.members)], list(range(stack.members)))
         terms = ["train_loss", *["train_soft", "train_hard"] * ("alpha" in self.hyperparameters)]
         examples = len(self.transfer.index)
-        steps = plan.epochs * -(-examples // plan.batch_size)
-        step = 0
-        for epoch in range(1, plan.epochs + 1):
+        per_epoch = -(-examples // plan.batch_size)
+        while history.members and history.epoch < plan.epochs:
+            step, epoch = history.epoch * per_epoch, history.epoch + 1
             device = self.transfer.index.device
             stack.train(generator(self.seed, "dropout", epoch, on=device))
             sums = torch.zeros(len(terms), stack.members, device=device)
             for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
-                scale = factor(step, steps, plan.schedule, plan.warmup)
+                scale = factor(step, plan.epochs * per_epoch, plan.schedule, plan.warmup)
                 sums += self.step(index, view, scale)
                 step += 1
             stack.eval()
             values = dict(zip(terms, sums / examples, strict=True)) | evaluate(stack)
             self._record(history, epoch, values, scale)
-            on_epoch(epoch, values)
             self._part(history, epoch, values["train_loss"].isfinite())
-            if not history.members:
-                break
+            history.epoch = epoch
+            on_epoch(history, values)
         return history
+
+    def state(self) -> dict[str, Tensor]:
+        """The parameters and the optimizer's state, of the members that are left."""
+        return {
+            **{f"parameters.{n}": p.detach() for n, p in self.stack.parameters.items()},
+            **{
+                f"optimizer.{slot}.{i}": value
+                for slot, values in enumerate(self.optimizer.state)
+                for i, value in enumerate(values)
+            },
+        }
+
+    @torch.no_grad()
+    def restore(self, history: History, state: Mapping[str, Tensor]) -> None:
+        """Go back to what `state` gave after the last epoch of ``history``.
+
+        All else follows from the seed and the epoch: the order, the views, the dropout masks and
+        the learning rate.
+        """
+        self._keep(torch.tensor(history.members, device=self.transfer.index.device))
+        for name, value in self.state().items():
+            value.copy_(state[name])
+        self.stack.refresh()
+        steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
+        self.optimizer.at(steps)
 
     def step(self, index: Tensor, view: Tensor, scale: float) -> Tensor:
         """One step, the learning rates times ``scale``.
@@ -159,7 +188,10 @@ class Training:
         reason = f"the training loss is not finite in epoch {epoch}"
         history.diverged |= dict.fromkeys(gone, reason)
         history.members = [m for m in history.members if m not in gone]
-        stay = finite.nonzero().flatten()
+        self._keep(finite.nonzero().flatten())
+
+    def _keep(self, stay: Tensor) -> None:
+        """Let all members leave but those at ``stay`` (indices)."""
         self.stack.keep(stay)
         self.optimizer.keep(
             list(self.stack.parameters.values()), list(self.stack.leaves.values()), stay

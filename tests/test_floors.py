@@ -12,12 +12,12 @@ import distill
 
 PACKAGE = Path(distill.__file__).parent
 FLOORS = [
-    {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory"}
+    {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory", "interrupt"}
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
     {"data", "stack", "optim"},
     {"train", "evaluate"},
-    {"teacher"},
+    {"teacher", "checkpoint"},
     {"config", "results"},
     {"job"},
     {"run"},

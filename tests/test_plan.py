@@ -75,3 +75,11 @@ def test_every_device_has_free_memory() -> None:
     cpu = torch.device("cpu")
     assert 0 < plan.free_memory(cpu, 1) <= psutil.virtual_memory().total
     assert plan.free_memory(cpu, 4) < plan.free_memory(cpu, 1) / 3
+
+
+def test_stacks_that_have_begun_stay_as_they_are() -> None:
+    jobs = [make_job(f"loss.temperature={t}") for t in range(1, 7)]
+    begun = [plan.Stack((4, 1))]
+    assert plan.stacks(jobs, 10, 1, begun=begun) == [*begun, plan.Stack((0, 2, 3, 5))]
+    assert plan.stacks(jobs, 10, 3, begun=begun)[1:] == [plan.Stack((0, 2)), plan.Stack((3, 5))]
+    assert plan.stacks(jobs[:2], 10, 4, begun=[plan.Stack((0, 1))]) == [plan.Stack((0, 1))]

@@ -126,3 +126,19 @@ def test_leaves_reach_each_value_once(config: dict[str, Any]) -> None:
         return sum(map(count, node.values())) if isinstance(node, dict) else 1
 
     assert len(found) == count(config)
+
+
+def test_what_was_put_aside_is_not_summarised_unless_asked_for(home: Path) -> None:
+    results.write(home, {"run": "a", "config": {}}, [])
+    results.put_aside(home)
+    assert results.paths(home) == []
+    assert len(results.summary(home / results.EARLIER)) == 1
+
+
+def test_only_a_complete_run_of_that_name_is_finished(home: Path) -> None:
+    (home / results.WEIGHTS).write_bytes(b"weights")
+    results.write(home, {"run": "a", "status": "complete"}, [])
+    assert results.finished(home, "a") is not None
+    assert results.finished(home, "b") is None
+    results.write(home, {"run": "a", "status": "diverged"}, [])
+    assert results.finished(home, "a") is None

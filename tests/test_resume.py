@@ -1,0 +1,282 @@
+"""Sweeps that are run again, stopped, killed, damaged, or started twice at once."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL, Cli, make_job
+from safetensors.torch import load
+
+from distill import results, run
+from distill.checkpoint import FILE, Checkpoint, members
+from distill.results import WEIGHTS
+from distill.train import Training
+
+SWEEP = ("-m", *SMALL, "precision=fp32", "train.epochs=6", "hydra.sweep.dir=sweep")
+MIXED = ("optim.lr=0.001,1e30,0.003", "model.dropout=0.3")  # one of them diverges
+
+
+def summary() -> pd.DataFrame:
+    return pd.read_csv(Path("sweep") / results.SUMMARY)
+
+
+def weights() -> dict[str, Any]:
+    return {path.parent.name: load(path.read_bytes()) for path in Path("sweep").rglob(WEIGHTS)}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two results of `weights` are equal, bit by bit."""
+    return one.keys() == other.keys() and all(
+        bool((value == other[name][key]).all())
+        for name, state in one.items()
+        for key, value in state.items()
+    )
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that are trained, as they are."""
+    names: list[str] = []
+    fit = run._fit
+
+    def counted(jobs: Any, saved: Any) -> Any:
+        names.extend(job.name for job in jobs)
+        return fit(jobs, saved)
+
+    monkeypatch.setattr(run, "_fit", counted)
+    return names
+
+
+@pytest.mark.parametrize("launcher", ["stack", "basic"])
+def test_the_same_command_again_keeps_what_is_finished(
+    launcher: str, cli: Cli, trained: list[str]
+) -> None:
+    command = (*SWEEP, "loss.temperature=1,2", "model.width=4,8", f"hydra/launcher={launcher}")
+    cli(*command)
+    first = summary()
+    assert len(trained) == len(set(trained)) == len(first) == 4
+    again = cli(*command)
+    assert again.code == 0
+    assert "finished before" in again.out
+    pd.testing.assert_frame_equal(summary(), first)
+    # An extended sweep trains what is new, and what failed before or was lost.
+    (Path("sweep") / first["directory"][0] / results.RESULT).unlink()
+    cli(*(part.replace("=1,2", "=1,2,4") for part in command))
+    assert sorted(trained[4:]) == sorted({*summary()["run"]} - {*first["run"][1:]})
+    assert len(trained) == 7
+
+
+def test_a_failed_run_is_tried_again(
+    cli: Cli, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "run", lambda *_: 1 / 0)
+        assert cli(*SWEEP, "seed=0,1").code == 1
+    assert summary()["status"].tolist() == ["failed"] * 2
+    assert cli(*SWEEP, "seed=0,1").code == 0
+    assert summary()["status"].tolist() == ["complete"] * 2
+    assert len(trained) == 4
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_without_resume_all_is_trained_again_and_the_old_put_aside(
+    single: bool, cli: Cli, trained: list[str]
+) -> None:
+    command = SMALL if single else (*SWEEP, "seed=0,1")
+    count = 1 if single else 2
+    for _ in range(3):
+        assert cli(*command, "resume=false").code == 0
+    assert len(trained) == 3 * count
+    assert "finished before" in cli(*command).out
+    folder = Path("multirun") if single else Path("sweep")
+    assert len(results.paths(folder)) == count
+    aside = [p for p in folder.rglob(WEIGHTS) if results.EARLIER in p.parts]
+    assert len(aside) == 2 * count
+    assert "resume" not in results.summary(folder).columns
+
+
+@pytest.mark.parametrize("file", [results.RESULT, results.HISTORY, WEIGHTS])
+@pytest.mark.parametrize("fault", ["truncated", "empty", "noise", "gone"])
+def test_a_damaged_run_is_named_and_trained_again(
+    file: str, fault: str, cli: Cli, trained: list[str]
+) -> None:
+    cli(*SWEEP, "seed=0,1")
+    before, students = summary(), weights()
+    path = Path("sweep") / before["directory"][1] / file
+    content = path.read_bytes()
+    noise = bytes(b ^ 0x55 for b in content)
+    damaged = {"truncated": content[: len(content) // 2], "empty": b"", "noise": noise}
+    path.unlink() if fault == "gone" else path.write_bytes(damaged[fault])
+    again = cli(*SWEEP, "seed=0,1")
+    assert again.code == 0
+    assert trained == [*before["run"], before["run"][1]]
+    if (file, fault) != (results.RESULT, "gone"):
+        message = rf"{before['run'][1]} has damaged files \({file}\) and is trained again"
+        assert re.search(message, again.out + again.err)
+    times = ["seconds"]
+    pd.testing.assert_frame_equal(summary().drop(columns=times), before.drop(columns=times))
+    assert same(weights(), students)
+
+
+def signals(monkeypatch: pytest.MonkeyPatch, step: int, *numbers: int) -> None:
+    """Send signals to this process in the given step of the next student's training."""
+    real, count = Training.step, 0
+
+    def counted(self: Training, *args: Any) -> Any:
+        nonlocal count
+        if args[-1] > 0 and self.transfer.soft is not None:  # neither a plan's nor a teacher's
+            count += 1
+            if count == step:
+                for number in numbers:
+                    os.kill(os.getpid(), number)
+        return real(self, *args)
+
+    monkeypatch.setattr(Training, "step", counted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_from_which_the_sweep_goes_on(
+    number: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*SWEEP, *MIXED, "model.width=4,8")
+    cli(*command)
+    undisturbed, students = summary(), weights()
+    histories = [p.read_text() for p in sorted(Path("sweep").rglob(results.HISTORY))]
+    Path("sweep").rename("undisturbed")
+    with monkeypatch.context() as patch:
+        signals(patch, 6 * 4 + 10, number)  # four steps an epoch: the second stack's third epoch
+        stopped = cli(*command)
+    assert stopped.code == 128 + number
+    assert "stopping after this epoch" in stopped.err
+    assert summary()["status"].value_counts().to_dict() == {
+        "complete": 2,
+        "diverged": 1,
+        "interrupted": 3,
+    }
+    [checkpoint] = Path("sweep").rglob(FILE)
+    again = cli(*command)
+    assert again.code == 1  # of the diverged
+    assert "2 of 6 jobs were finished before" in again.out
+    assert not checkpoint.exists()
+    assert "after epoch 3" in (checkpoint.parent / "distill.log").read_text()
+    times = ["seconds"]
+    pd.testing.assert_frame_equal(summary().drop(columns=times), undisturbed.drop(columns=times))
+    assert same(weights(), students)
+    assert [p.read_text() for p in sorted(Path("sweep").rglob(results.HISTORY))] == histories
+
+
+def test_a_second_signal_leaves_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals(monkeypatch, 6, signal.SIGINT, signal.SIGINT)
+    assert cli(*SWEEP, "seed=0,1").code == 130
+    assert "interrupted" in set(summary()["status"])
+    assert not list(Path("sweep").rglob(FILE))
+
+
+@pytest.mark.parametrize("content", [b"", b"noise" * 100])
+def test_a_damaged_checkpoint_is_not_used(
+    content: bytes, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signals(patch, 10, signal.SIGTERM)
+        cli(*SWEEP, *MIXED)
+    [checkpoint] = Path("sweep").rglob(FILE)
+    checkpoint.write_bytes(content)
+    again = cli(*SWEEP, *MIXED)
+    assert f"{FILE} is damaged and not used" in again.out + again.err
+    assert summary()["status"].value_counts().to_dict() == {"complete": 2, "diverged": 1}
+    assert not checkpoint.exists()
+
+
+LONG = (
+    *("-m", *SMALL, "precision=fp32", "train.epochs=400", "hydra.sweep.dir=sweep"),
+    *("loss.temperature=1,2", "model.width=4,8", "checkpoint.every=0.001"),
+)
+COMMAND = [sys.executable, "-m", "distill", *LONG]
+
+
+def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
+    cli(*LONG)
+    undisturbed, students = summary(), weights()
+    Path("sweep").rename("undisturbed")
+    kills = 0
+    while True:
+        process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        checkpoint = next(home.rglob(FILE), None)
+        before = checkpoint and checkpoint.stat().st_mtime_ns
+        while kills < 3 and process.poll() is None:
+            time.sleep(0.005)
+            found = next(home.rglob(FILE), None)
+            if found is not None and (found != checkpoint or found.stat().st_mtime_ns != before):
+                process.kill()
+                kills += 1
+                break
+        _, err = process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            break
+    assert process.returncode == 0, err.decode()
+    assert kills >= 1
+    logs = [path.read_text() for path in Path("sweep").rglob("distill.log")]
+    assert any("going on from the checkpoint" in log for log in logs)
+    times = ["seconds"]
+    pd.testing.assert_frame_equal(summary().drop(columns=times), undisturbed.drop(columns=times))
+    assert same(weights(), students)
+
+
+def test_two_of_the_same_command_at_once_share_the_work(home: Path) -> None:
+    both = [
+        subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(2)
+    ]
+    outs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outs
+    assert sum("another process is at work in sweep: waiting" in out for out in outs) == 1
+    assert sum("4 of 4 jobs were finished before" in out for out in outs) == 1
+    assert summary()["status"].tolist() == ["complete"] * 4
+    logs = [path.read_text() for path in home.rglob("distill.log")]
+    assert all(log.count("epoch 400 of 400") == 1 for log in logs)
+
+
+def test_a_sweep_that_is_extended_goes_on_with_the_stack_that_had_begun(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signals(patch, 10, signal.SIGTERM)
+        cli(*SWEEP, "loss.temperature=1,2")
+    [checkpoint] = Path("sweep").rglob(FILE)
+    again = cli(*SWEEP, "loss.temperature=4,1,2")
+    assert "3 jobs in 2 stacks of 1 to 2" in again.out
+    assert "after epoch 3" in (checkpoint.parent / "distill.log").read_text()
+    assert summary()["status"].tolist() == ["complete"] * 3
+
+
+def ready() -> Training:
+    """A training in bf16, of three members."""
+    jobs = [make_job("precision=bf16", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
+    soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
+    return run.prepare(jobs, soft)
+
+
+def test_a_checkpoint_restores_leaves_of_the_members_that_are_left(home: Path) -> None:
+    training = ready()
+    history = training.run()
+    history.members, history.diverged, history.epoch = [0, 2], {1: "gone"}, 1
+    training._keep(torch.tensor(history.members))
+    Checkpoint(home / FILE, ["a", "b", "c"], 0.0).write(training, history)
+    assert Checkpoint(home / FILE, ["a", "b"], 0.0).restore(ready()) is None
+    other = ready()
+    assert Checkpoint(home / FILE, ["a", "b", "c"], 0.0).restore(other) == history
+    for name, value in training.state().items():
+        assert torch.equal(other.state()[name], value)
+    for name, leaf in other.stack.leaves.items():
+        assert torch.equal(leaf, training.stack.parameters[name].bfloat16())
+    assert other.optimizer.lr == [0.001, 0.003]
+    assert members(home) == ["a", "b", "c"]
+    assert members(home / "nowhere") == []
