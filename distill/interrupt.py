@@ -13,7 +13,7 @@ class Interrupt(KeyboardInterrupt):
     """What a signal to stop raises; ``number`` is the signal's."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
+        super().__init__(f"by {signal.Signals(number).name}")
         self.number = number
 
 

@@ -212,7 +212,7 @@ def fail(
 ) -> list[dict[str, Any]]:
     """Write the result of jobs that an error ended; returns it."""
     status = "failed" if isinstance(error, Exception) else "interrupted"
-    name = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
+    name = "" if isinstance(error, RunError | interrupt.Interrupt) else f"{type(error).__name__}: "
     reason = " ".join(f"{name}{error}".split()).removesuffix(":")
     bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
     for body, directory in zip(bodies, directories, strict=True):

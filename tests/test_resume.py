@@ -161,6 +161,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_sweep_goes_on(
         "diverged": 1,
         "interrupted": 3,
     }
+    assert set(summary()["reason"].dropna()) > {f"by {signal.Signals(number).name}"}
     [checkpoint] = Path("sweep").rglob(FILE)
     again = cli(*command)
     assert again.code == 1  # of the diverged
