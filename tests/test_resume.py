@@ -18,6 +18,7 @@ from safetensors.torch import load
 from distill import results, run
 from distill.checkpoint import FILE, Checkpoint, members
 from distill.results import WEIGHTS
+from distill.store import locked
 from distill.train import Training
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "train.epochs=6", "hydra.sweep.dir=sweep")
@@ -232,13 +233,18 @@ def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
 
 
 def test_two_of_the_same_command_at_once_share_the_work(home: Path) -> None:
-    both = [
-        subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for _ in range(2)
-    ]
+    sweep = Path("sweep")
+    sweep.mkdir()
+    with locked(sweep):
+        both = [
+            subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for _ in range(2)
+        ]
+        for process in both:
+            assert process.stdout is not None
+            assert "another process is at work in sweep: waiting" in process.stdout.readline()
     outs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outs
-    assert sum("another process is at work in sweep: waiting" in out for out in outs) == 1
     assert sum("4 of 4 jobs were finished before" in out for out in outs) == 1
     assert summary()["status"].tolist() == ["complete"] * 4
     logs = [path.read_text() for path in home.rglob("distill.log")]
