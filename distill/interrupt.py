@@ -37,11 +37,12 @@ def _handle(number: int, _: FrameType | None) -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within, the first signal waits for `check`."""
+    """Within, the first signal waits for `check`, or for the end."""
     global _deferring, _asked
     _deferring, _asked = True, None
     try:
         yield
+        check()
     finally:
         _deferring, _asked = False, None
 

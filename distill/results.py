@@ -112,6 +112,14 @@ def finished(directory: Path, run: str) -> dict[str, Any] | None:
     return cast(dict[str, Any], result)
 
 
+def clear(directory: Path, *, keep: bool) -> None:
+    """Remove what an earlier try left in ``directory``; with ``keep``, put it aside."""
+    if keep:
+        put_aside(directory)
+    for name in (RESULT, HISTORY, WEIGHTS):
+        (directory / name).unlink(missing_ok=True)
+
+
 def put_aside(directory: Path) -> None:
     """Move the result of an earlier run, and the files that belong to it, into a folder below."""
     if not (directory / RESULT).exists():

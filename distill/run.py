@@ -235,10 +235,7 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
     error that stops all of them is written into each one's result, and raised again.
     """
     for job, directory in zip(jobs, directories, strict=True):
-        if not job.run.resume:
-            results.put_aside(directory)
-        for name in (results.RESULT, results.HISTORY, results.WEIGHTS):  # of an earlier try
-            (directory / name).unlink(missing_ok=True)
+        results.clear(directory, keep=not job.run.resume)
     first = jobs[0].run
     runs = [job.name for job in jobs]
     saved = Checkpoint(directories[0] / checkpoint.FILE, runs, 60 * first.checkpoint.every)

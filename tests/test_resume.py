@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, Cli, make_job
 from safetensors.torch import load
 
-from distill import results, run
+from distill import interrupt, results, run
 from distill.checkpoint import FILE, Checkpoint, members
 from distill.results import WEIGHTS
 from distill.store import locked
@@ -287,3 +287,10 @@ def test_a_checkpoint_restores_leaves_of_the_members_that_are_left(home: Path) -
     assert other.optimizer.lr == [0.001, 0.003]
     assert members(home) == ["a", "b", "c"]
     assert members(home / "nowhere") == []
+
+
+def test_a_signal_after_the_last_check_is_not_lost() -> None:
+    interrupt.install()
+    with pytest.raises(interrupt.Interrupt, match="by SIGTERM"), interrupt.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not interrupt.asked()
