@@ -8,10 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from distill.config import parse
+from distill.fit import prepare
 from distill.job import Job, training_images
 from distill.naming import CONF
 from distill.plan import member_memory
-from distill.run import prepare
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 

@@ -1,5 +1,6 @@
 """Checkpoints: a stack in training, on disk whole or not at all."""
 
+import hashlib
 import json
 import logging
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
+from torch import Tensor
 
 from distill import store
 from distill.train import History, Training
@@ -27,11 +29,23 @@ def _facts(path: Path) -> dict[str, Any] | None:
     try:
         with safe_open(path, "pt") as file:
             facts: dict[str, Any] = json.loads(file.metadata()["facts"])
-            facts["history"] = History(**facts["history"])
+            history = {**facts["history"]}
+            for left in ("diverged", "stopped"):  # JSON has no numbers as keys
+                history[left] = dict(history[left])
+            facts["history"] = History(**history)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged and not used (%s)", path, error)
         return None
     return facts
+
+
+def _digest(facts: str, state: dict[str, Tensor]) -> str:
+    """The SHA-256 of a checkpoint's content."""
+    content = hashlib.sha256(facts.encode())
+    for name in sorted(state):
+        content.update(name.encode())
+        content.update(state[name].numpy().data)
+    return content.hexdigest()
 
 
 def members(directory: Path) -> list[str]:
@@ -56,10 +70,10 @@ class Checkpoint:
 
     def write(self, training: Training, history: History) -> None:
         """Write it; where that fails, training goes on with a warning."""
-        rows = asdict(history) | {"diverged": list(history.diverged.items())}
-        facts = {"runs": list(self.runs), "history": rows}
+        left = {name: list(getattr(history, name).items()) for name in ("diverged", "stopped")}
+        facts = json.dumps({"runs": list(self.runs), "history": asdict(history) | left})
         state = {name: value.cpu().contiguous() for name, value in training.state().items()}
-        metadata = {"facts": json.dumps(facts)}
+        metadata = {"facts": facts, "digest": _digest(facts, state)}
         try:
             store.write(self.path, partial(save_file, state, metadata=metadata))
         except (OSError, SafetensorError) as error:
@@ -71,9 +85,14 @@ class Checkpoint:
         facts = _facts(self.path)
         if facts is None or facts["runs"] != list(self.runs):
             return None
+        with safe_open(self.path, "pt") as file:
+            metadata = file.metadata()
+        state = load(self.path.read_bytes())
+        if metadata.get("digest") != _digest(metadata["facts"], state):
+            log.warning("%s is damaged and not used (its digest differs)", self.path)
+            return None
         history: History = facts["history"]
-        history.diverged = dict(history.diverged)
-        training.restore(history, load_file(self.path))
+        training.restore(history, state)
         log.info("going on from the checkpoint after epoch %d", history.epoch)
         return history
 

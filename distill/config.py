@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -121,6 +122,20 @@ class Checkpoint(Strict):
     every: PositiveFloat = 5.0
 
 
+class Halving(Strict):
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) in a stack.
+
+    At each of ``rungs`` epochs only the best 1/``factor`` on the validation split go on.
+    """
+
+    rungs: NonNegativeInt = 0
+    factor: Annotated[int, Field(ge=2)] = 3
+
+    def at(self, epochs: int) -> tuple[int, ...]:
+        """The epochs after which members stop, each ``factor`` times the one before."""
+        return tuple(epochs // self.factor**n for n in range(self.rungs, 0, -1))
+
+
 class Run(Strict):
     """All of one run."""
 
@@ -134,13 +149,33 @@ class Run(Strict):
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "fp32", "bf16"]
+    test: bool = True
+    halving: Halving = Halving()
     resume: bool = True
     checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def _validated(self) -> Self:
+        held_out = self.data.validation > 0
+        rungs, epochs = self.halving.at(self.train.epochs), self.train.epochs
+        if not self.test and not held_out:
+            raise ValueError("test=false: it needs a validation split, data.validation above 0")
+        if rungs and not held_out:
+            raise ValueError(
+                f"halving.rungs={len(rungs)}: it chooses on a validation split; "
+                "set data.validation above 0"
+            )
+        if 0 in rungs:
+            raise ValueError(
+                f"halving.rungs={len(rungs)}: at most {len(rungs) - rungs.count(0)} are possible "
+                f"with train.epochs={epochs} and halving.factor={self.halving.factor}"
+            )
+        return self
 
     @property
     def aside(self) -> Any:
         """The keys that say nothing of the student, as pydantic excludes them."""
-        return {"resume": True, "checkpoint": True}
+        return {"resume": True, "checkpoint": True, "halving": True}
 
     @property
     def distils(self) -> bool:
@@ -150,8 +185,8 @@ class Run(Strict):
     def digest(self, content: Mapping[str, str]) -> str:
         """The SHA-256 of all that decides the student, given the digests of the data and files.
 
-        Where things lie (data.root, teacher.cache, teacher.path), the device, resume and checkpoint
-        do not count, nor does the teacher of a loss that does not use one.
+        Where things lie (data.root, teacher.cache, teacher.path), the device, halving, resume and
+        checkpoint do not count, nor does the teacher of a loss that does not use one.
         """
         elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}
         config = self.model_dump(by_alias=True, exclude=elsewhere)
@@ -164,7 +199,11 @@ class Run(Strict):
 
         They may differ in the numbers of the loss, the learning rate and the weight decay.
         """
-        varies = self.aside | {"loss": set(self.loss.options), "optim": {"lr", "weight_decay"}}
+        varies: Any = {
+            **{key: True for key in self.aside if key != "halving"},
+            "loss": set(self.loss.options),
+            "optim": {"lr", "weight_decay"},
+        }
         if not self.distils:
             varies["teacher"] = True
         return store.digest(self.model_dump(by_alias=True, exclude=varies))
@@ -273,7 +312,8 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
         elif problem["type"] == "missing":
             yield f"{key}: this key is missing"
         elif isinstance(problem["input"], Mapping):
-            yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+            text = problem["msg"].removeprefix("Value error, ")
+            yield f"{key}: {text}" if key else text
         else:
             yield f"{key}={_shown(problem['input'])}: {problem['msg']}"
 

@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill import store
 from distill.config import Component, ConfigError, Data, Run, Teacher
@@ -187,6 +188,15 @@ def parameters(model: Component, data: Data, key: str) -> int:
     with torch.device("meta"):
         module = build(model, read(data), key)
     return sum(p.numel() for p in module.parameters())
+
+
+@lru_cache(maxsize=64)
+def multiply_adds(model: Component, data: Data) -> int:
+    """The multiply-adds of one member of ``model`` for one image, those of its products."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        module = build(model, read(data), "model")
+        module(torch.empty(1, *read(data).shape))
+    return int(counter.get_total_flops()) // 2
 
 
 def fresh(

@@ -190,9 +190,16 @@ class StackLauncher(Launcher):
             same.setdefault(member.directory, []).append(number)
         distinct, before = [], []
         returns: dict[int, JobReturn] = {}
-        for numbers in same.values():
-            member = members[numbers[0]]
-            if (result := kept(member.job, member.directory)) is None:
+        first = [members[numbers[0]] for numbers in same.values()]
+        # Of these, some may have results already, but not all: they are finished together.
+        begun = {
+            first[n].directory
+            for stack in plan.begun([m.job for m in first], [m.directory for m in first])
+            for n in stack.jobs
+        }
+        for member, numbers in zip(first, same.values(), strict=True):
+            result = None if member.directory in begun else kept(member.job, member.directory)
+            if result is None:
                 distinct.append(member)
                 continue
             before.append(result)
@@ -203,8 +210,13 @@ class StackLauncher(Launcher):
             return [returns[n] for n in range(len(members))]
         jobs = [member.job for member in distinct]
         environments = [tuple(sorted(member.environment.items())) for member in distinct]
-        begun = plan.begun(jobs, [member.directory for member in distinct])
-        stacks = plan.stacks(jobs, self.max_members, self.workers, environments.__getitem__, begun)
+        stacks = plan.stacks(
+            jobs,
+            self.max_members,
+            self.workers,
+            environments.__getitem__,
+            plan.begun(jobs, [member.directory for member in distinct]),
+        )
         log.info(plan.described(stacks, jobs, self.workers))
         finished: Results = []
         self._started: dict[Stack, list[_Member]] = {}

@@ -18,9 +18,10 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from distill import checkpoint
+from distill.config import Run
 from distill.evaluate import FEWEST
+from distill.fit import evaluator, prepare
 from distill.job import Job
-from distill.run import evaluator, prepare
 from distill.seeds import generator
 from distill.train import Training
 
@@ -194,7 +195,7 @@ def described(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int) -> str
 def seconds(jobs: Sequence[Job]) -> float:
     """How long a stack of these jobs will train, from the time of a few batches."""
     first = jobs[0]
-    training, evaluate = _ready(jobs), evaluator(first.setting)
+    training, evaluate = _ready(jobs), evaluator(first.setting, first.run.test)
     cuda = first.setting.device.type == "cuda"
 
     def now() -> float:
@@ -211,4 +212,12 @@ def seconds(jobs: Sequence[Job]) -> float:
     evaluate(training.stack)
     evaluation = now() - middle
     steps = ceil(len(first.index) / first.run.train.batch_size)
-    return first.run.train.epochs * (steps * (middle - start) / timed + evaluation)
+    return _epochs(first.run) * (steps * (middle - start) / timed + evaluation)
+
+
+def _epochs(run: Run) -> float:
+    """The epochs that the members of a stack are trained for, on average."""
+    ends = [*run.halving.at(run.train.epochs), run.train.epochs]
+    starts = [0, *ends[:-1]]
+    pairs = enumerate(zip(starts, ends, strict=True))
+    return sum((end - start) / float(run.halving.factor**n) for n, (start, end) in pairs)

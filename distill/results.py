@@ -14,19 +14,20 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distill.store import file_digest, write_text
+from distill.store import digest, file_digest, write_text
 
 log = logging.getLogger(__name__)
 
 RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
 WEIGHTS = "student.safetensors"
 EARLIER = ".earlier"  # holds what was put aside
+ENDED = ("complete", "stopped", "diverged")
 
 COLUMNS = {
     "run": "name of the run: what stands out in its config, and a digest of all of it",
@@ -36,6 +37,7 @@ COLUMNS = {
     "model": "the student's model",
     "width": "its width",
     "parameters": "its number of parameters",
+    "multiply_adds": "multiply-adds of its products, for one image",
     "teacher": "teacher; none for losses that do not use one",
     "teacher_digest": "SHA-256 of everything that decides the teacher",
     "teacher_test_errors": "its errors on the test set",
@@ -79,25 +81,41 @@ SHOWN = {
 def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
     """Write the history of a run (a row an epoch), then its result, which makes it count.
 
-    The result holds the digests of the history and the weights beside it.
+    The result holds the digests of the history and the weights beside it, and its own.
     """
     write_text(directory / HISTORY, pd.DataFrame(rows).to_csv(index=False) if rows else "epoch\n")
     paths = [directory / name for name in (HISTORY, WEIGHTS)]
     files = {path.name: file_digest(path) for path in paths if path.exists()}
-    text = json.dumps({**_finite(result), "files": files}, indent=1, allow_nan=False)
+    body = {**_finite(result), "files": files}
+    text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
     write_text(directory / RESULT, text + "\n")
 
 
-def finished(directory: Path, run: str) -> dict[str, Any] | None:
-    """The result of the complete ``run`` in ``directory``; None if there is none, or it is damaged.
+def read(path: Path) -> dict[str, Any]:
+    """The content of a result file.
 
-    A damaged one is named in a warning.
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(result, dict) or result.pop("digest", None) != digest(result):
+        raise ValueError(f"{path} is damaged")
+    return result
+
+
+def finished(directory: Path, run: str) -> dict[str, Any] | None:
+    """The result of ``run`` in ``directory`` if it ended for good; None if it is to be trained.
+
+    It did if it is complete, was stopped, or diverged, which it would again. A damaged one is named
+    in a warning.
     """
     try:
-        result = json.loads((directory / RESULT).read_text(encoding="utf-8"))
-        if result["status"] != "complete" or result["run"] != run:
+        result = read(directory / RESULT)
+        if result["status"] not in ENDED or result["run"] != run:
             return None
-        files = {HISTORY, WEIGHTS} | set(result["files"])
+        whole = [WEIGHTS] if result["status"] == "complete" else []
+        files = {HISTORY, *whole, *result["files"]}
         damaged = [n for n in files if file_digest(directory / n) != result["files"].get(n)]
     except FileNotFoundError as error:
         if error.filename == str(directory / RESULT):
@@ -109,7 +127,7 @@ def finished(directory: Path, run: str) -> dict[str, Any] | None:
         names = ", ".join(sorted(damaged))
         log.warning("%s has damaged files (%s) and is trained again", directory, names)
         return None
-    return cast(dict[str, Any], result)
+    return result
 
 
 def clear(directory: Path, *, keep: bool) -> None:
@@ -139,11 +157,14 @@ def paths(folder: Path) -> list[Path]:
 
 
 def line(result: Mapping[str, Any]) -> str:
-    """What people want to know of a complete run."""
+    """What people want to know of a run that completed or was stopped."""
+    if result["status"] != "complete":
+        return f"{result['run']} {result['status']}: {result['reason']}"
+    part = "test" if "test_errors" in result else "val"
     against = f", teacher {result['teacher_test_errors']}" if "teacher_digest" in result else ""
     return (
-        f"{result['run']}: {result['test_errors']} test errors, accuracy "
-        f"{result['test_accuracy']:.2%}{against}; {result['seconds']:.1f} s"
+        f"{result['run']}: {result[f'{part}_errors']} {part} errors, accuracy "
+        f"{result[f'{part}_accuracy']:.2%}{against}; {result['seconds']:.1f} s"
     )
 
 
@@ -152,7 +173,8 @@ def counted(finished: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(result["status"] for result in finished)
     text = ", ".join(f"{n} {status}" for status, n in counts.items())
     for part in ("val", "test"):
-        if errors := [r[f"{part}_errors"] for r in finished if f"{part}_errors" in r]:
+        complete = [r for r in finished if r["status"] == "complete"]
+        if errors := [r[f"{part}_errors"] for r in complete if f"{part}_errors" in r]:
             return f"{text}, the best with {min(errors)} {part} errors"
     return text
 
@@ -179,14 +201,14 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def _row(path: Path, folder: Path) -> dict[str, Any]:
     directory = path.parent.relative_to(folder).as_posix()
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read(path)
         config = {
             key: value
             for key, value in leaves(result.pop("config"))
             if key not in SHOWN and not key.endswith("._target_")
         }
         row = {key: value for key, value in result.items() if key in COLUMNS}
-    except (ValueError, AttributeError, KeyError, TypeError):
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         reason = f"{RESULT} is damaged"
         return {
             "run": path.parent.name,

@@ -55,8 +55,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``; whoever else wants it waits, and says so."""
-    lock = FileLock(folder / LOCK)
+    """Hold the lock of ``folder``, which may be held already by whoever asks.
+
+    Whoever else wants it waits, and says so.
+    """
+    lock = FileLock(folder.absolute() / LOCK, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from distill import store
@@ -20,6 +20,7 @@ from distill.stack import Stack
 # Part of every digest: raise it when the same configuration would make another teacher.
 SCHEMA = 2
 WEIGHTS = "teacher.safetensors"
+SHORT = 16  # digits of the digest that name a teacher's folder
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Teacher:
             return {"views": images.views}
 
         store.get(folder, build)
-        return load_file(folder / "logits.safetensors", device=str(images.raw.device))["logits"]
+        return _load(folder / "logits.safetensors")["logits"].to(images.raw.device)
 
 
 def get(
@@ -59,8 +60,8 @@ def get(
     Raises:
         OSError: the cache cannot be written.
     """
-    digest = store.digest({"schema": SCHEMA, **identity})
-    folder = cache / digest[:16]
+    own = digest(identity)
+    folder = cache / own[:SHORT]
 
     def build(scratch: Path) -> dict[str, Any]:
         facts = fit(stack)
@@ -68,5 +69,15 @@ def get(
         return {"identity": identity, **facts}
 
     facts = store.get(folder, build)
-    stack.load([load_file(folder / WEIGHTS)])
-    return Teacher(stack, digest, facts["test_errors"], folder)
+    stack.load([_load(folder / WEIGHTS)])
+    return Teacher(stack, own, facts["test_errors"], folder)
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """The SHA-256 of all that decides a teacher."""
+    return store.digest({"schema": SCHEMA, **identity})
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file: read, not mapped, so that nothing that befalls it later matters."""
+    return load(path.read_bytes())

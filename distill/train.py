@@ -6,6 +6,7 @@ set, V views of each, C classes.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -44,13 +45,18 @@ class TransferSet:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and in what steps a stack is trained, and in which type its products are made."""
+    """How long and in what steps a stack is trained, and in which type its products are made.
+
+    After each epoch of ``rungs``, the best 1/``factor`` of the members go on, and the others stop.
+    """
 
     epochs: int
     batch_size: int
     schedule: Schedule
     warmup: float
     dtype: torch.dtype
+    rungs: tuple[int, ...] = ()
+    factor: int = 2
 
 
 @dataclass
@@ -58,13 +64,15 @@ class History:
     """What happened: a row an epoch for each member, and why a member left, if it did.
 
     ``members`` are the numbers of those still in the stack, in its order; ``epoch`` is the last
-    that was trained.
+    that was trained; ``seconds`` is how long it took, by whoever measures.
     """
 
     rows: list[list[dict[str, float]]]
     members: list[int]
     diverged: dict[int, str] = field(default_factory=dict)
+    stopped: dict[int, str] = field(default_factory=dict)
     epoch: int = 0
+    seconds: float = 0.0
 
 
 @dataclass
@@ -93,8 +101,9 @@ class Training:
         """Train the stack in place; returns the history of each member.
 
         What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
-        loss is not finite leaves the stack at the end of the epoch, and its neighbours go on. With
-        a ``history``, that of a `restore`, training goes on after its last epoch.
+        loss is not finite leaves the stack at the end of the epoch, as does one that is not among
+        the best at a rung of the plan, and its neighbours go on. With a ``history``, that of a
+        `restore`, training goes on after its last epoch.
         """
         plan, stack = self.plan, self.stack
         if history is None:
@@ -114,7 +123,14 @@ class Training:
             stack.eval()
             values = dict(zip(terms, sums / examples, strict=True)) | evaluate(stack)
             self._record(history, epoch, values, scale)
-            self._part(history, epoch, values["train_loss"].isfinite())
+            finite = values["train_loss"].isfinite()
+            reason = f"the training loss is not finite in epoch {epoch}"
+            self._part(history.members, finite, history.diverged, reason)
+            if epoch in plan.rungs:
+                most = ceil(len(history.rows) / plan.factor ** (plan.rungs.index(epoch) + 1))
+                reason = f"after epoch {epoch}, the best {most} of {len(history.rows)} went on"
+                chosen = best({name: value[finite] for name, value in values.items()}, most)
+                self._part(history.members, chosen, history.stopped, reason)
             history.epoch = epoch
             on_epoch(history, values)
         return history
@@ -180,15 +196,14 @@ class Training:
             row = {name: column[k] for name, column in columns.items()}
             history.rows[member].append({"epoch": epoch, **row, "lr": self.optimizer.lr[k] * scale})
 
-    def _part(self, history: History, epoch: int, finite: Tensor) -> None:
-        """Let the members leave whose loss is not ``finite`` (K,)."""
-        if finite.all():
+    def _part(self, members: list[int], stay: Tensor, left: dict[int, str], reason: str) -> None:
+        """Let the ``members`` leave that do not ``stay`` (K,), for a ``reason``."""
+        if stay.all():
             return
-        gone = [m for m, good in zip(history.members, finite.tolist(), strict=True) if not good]
-        reason = f"the training loss is not finite in epoch {epoch}"
-        history.diverged |= dict.fromkeys(gone, reason)
-        history.members = [m for m in history.members if m not in gone]
-        self._keep(finite.nonzero().flatten())
+        gone = [m for m, stays in zip(members, stay.tolist(), strict=True) if not stays]
+        left |= dict.fromkeys(gone, reason)
+        members[:] = [m for m in members if m not in gone]
+        self._keep(stay.nonzero().flatten())
 
     def _keep(self, stay: Tensor) -> None:
         """Let all members leave but those at ``stay`` (indices)."""
@@ -197,3 +212,12 @@ class Training:
             list(self.stack.parameters.values()), list(self.stack.leaves.values()), stay
         )
         self.hyperparameters = {name: value[stay] for name, value in self.hyperparameters.items()}
+
+
+def best(values: Values, most: int) -> Tensor:
+    """A mask (K,) of the ``most`` members with the fewest validation errors, or the least loss."""
+    errors, loss = values["val_errors"].tolist(), values["val_loss"].nan_to_num(torch.inf).tolist()
+    order = sorted(range(len(errors)), key=lambda k: (errors[k], loss[k]))
+    mask = torch.zeros_like(values["val_errors"], dtype=torch.bool)
+    mask[order[:most]] = True
+    return mask

@@ -17,10 +17,11 @@ from loky import ProcessPoolExecutor
 from omegaconf import OmegaConf
 
 from distill.config import parse
+from distill.fit import RunError
 from distill.job import Job
 from distill.plan import Stack
 from distill.progress import silence
-from distill.run import RunError, execute
+from distill.run import execute
 
 log = logging.getLogger(__name__)
 

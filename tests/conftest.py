@@ -47,16 +47,16 @@ needs_mnist = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory and a data root of the test's own, and no trace left in the process."""
-    from distill import job, run
+    from distill import fit, job
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     yield tmp_path
     GlobalHydra.instance().clear()
-    for cached in (job.held_out, job.training_images, run.evaluator, run.find_teacher):
+    for cached in (job.held_out, job.training_images, fit.evaluator, fit.find_teacher):
         cached.cache_clear()
-    run._soft_targets.cache_clear()
+    fit.soft_targets.cache_clear()
 
 
 @dataclass(frozen=True)

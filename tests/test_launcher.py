@@ -257,9 +257,9 @@ def test_an_interrupt_ends_workers_and_leaves_rows(
 
 def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let stacks of width 9 end in ``error``."""
-    from distill import run
+    from distill import fit, run
 
-    prepare = run.prepare
+    prepare = fit.prepare
 
     def broken(jobs: list[Job], *args: Any) -> Any:
         if jobs[0].run.model.options["width"] == 9:

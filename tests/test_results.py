@@ -135,10 +135,17 @@ def test_what_was_put_aside_is_not_summarised_unless_asked_for(home: Path) -> No
     assert len(results.summary(home / results.EARLIER)) == 1
 
 
-def test_only_a_complete_run_of_that_name_is_finished(home: Path) -> None:
+def test_only_a_run_of_that_name_that_ended_for_good_is_finished(home: Path) -> None:
     (home / results.WEIGHTS).write_bytes(b"weights")
     results.write(home, {"run": "a", "status": "complete"}, [])
     assert results.finished(home, "a") is not None
     assert results.finished(home, "b") is None
-    results.write(home, {"run": "a", "status": "diverged"}, [])
-    assert results.finished(home, "a") is None
+    for status in ("failed", "interrupted"):
+        results.write(home, {"run": "a", "status": status}, [])
+        assert results.finished(home, "a") is None
+    (home / results.WEIGHTS).unlink()
+    for status in ("diverged", "stopped"):
+        results.write(home, {"run": "a", "status": status}, [])
+        assert results.finished(home, "a") is not None
+    results.write(home, {"run": "a", "status": "complete"}, [])
+    assert results.finished(home, "a") is None  # it has no weights

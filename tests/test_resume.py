@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, Cli, make_job
 from safetensors.torch import load
 
-from distill import interrupt, results, run
+from distill import fit, interrupt, results, run
 from distill.checkpoint import FILE, Checkpoint, members
 from distill.results import WEIGHTS
 from distill.store import locked
@@ -166,7 +166,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_sweep_goes_on(
     [checkpoint] = Path("sweep").rglob(FILE)
     again = cli(*command)
     assert again.code == 1  # of the diverged
-    assert "2 of 6 jobs were finished before" in again.out
+    assert "3 of 6 jobs were finished before" in again.out
     assert not checkpoint.exists()
     assert "after epoch 3" in (checkpoint.parent / "distill.log").read_text()
     times = ["seconds"]
@@ -268,7 +268,7 @@ def ready() -> Training:
     """A training in bf16, of three members."""
     jobs = [make_job("precision=bf16", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
     soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
-    return run.prepare(jobs, soft)
+    return fit.prepare(jobs, soft)
 
 
 def test_a_checkpoint_restores_leaves_of_the_members_that_are_left(home: Path) -> None:

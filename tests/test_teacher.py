@@ -8,35 +8,36 @@ import torch
 from conftest import composed, make_job
 from safetensors.torch import save_file
 
-from distill import run
+from distill import fit, run
 from distill.config import ConfigError, parse
 from distill.job import Job, training_images
-from distill.run import execute, find_teacher
+from distill.run import execute
 
 
 def forget() -> None:
     """Forget what this process holds, as a new process would."""
-    find_teacher.cache_clear()
-    run._soft_targets.cache_clear()
+    fit.find_teacher.cache_clear()
+    fit.soft_targets.cache_clear()
 
 
 def teacher_of(*overrides: str) -> Any:
     forget()
     job = make_job(*overrides)
-    return find_teacher(job.setting, job.run.teacher)
+    return fit.find_teacher(job.setting, job.run.teacher, 5.0)
 
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was trained, in order."""
     seen: list[str] = []
-    train = run._train
+    train = fit.train
 
     def count(what: str, *rest: Any) -> Any:
         seen.append(what)
         return train(what, *rest)
 
-    monkeypatch.setattr(run, "_train", count)
+    for module in (fit, run):
+        monkeypatch.setattr(module, "train", count)
     return seen
 
 
@@ -79,7 +80,7 @@ def test_what_does_not_decide_it_is_not(trainings: list[str]) -> None:
 
 def test_soft_targets_are_its_logits_for_each_view(home: Path) -> None:
     job = make_job("data.jitter=1", "precision=fp32")
-    teacher = find_teacher(job.setting, job.run.teacher)
+    teacher = fit.find_teacher(job.setting, job.run.teacher, 5.0)
     images = training_images(job.setting, 1)
     soft = teacher.soft_targets(images, torch.float32)
     assert soft.shape == (256, 9, 4)
@@ -125,7 +126,7 @@ def test_weights_of_another_shape_are_refused(home: Path) -> None:
 
 def test_a_diverging_teacher_fails_the_run_and_is_not_kept(home: Path) -> None:
     job: Job = make_job("teacher.optim.lr=1e30", "teacher.train.epochs=4")
-    with pytest.raises(run.RunError, match="the teacher diverged"):
+    with pytest.raises(fit.RunError, match="the teacher diverged"):
         execute([job], [home])
     assert '"status": "failed"' in (home / "result.json").read_text()
     assert not list((home / "data" / "teachers").glob("*/manifest.json"))

@@ -7,8 +7,9 @@ import torch
 from conftest import make_job, options
 
 from distill.data.views import Images
+from distill.fit import prepare
 from distill.job import Job, build
-from distill.run import execute, prepare
+from distill.run import execute
 from distill.stack import Stack
 from distill.train import TransferSet
 
