@@ -62,6 +62,7 @@ COLUMNS = {
     "val_errors": "errors on the validation split, if there is one",
     "val_accuracy": "accuracy there",
     "val_loss": "cross-entropy there, at temperature 1",
+    "pareto": "whether no complete run has fewer validation errors or parameters, and no more of both",
     "test_errors": "errors on the test set",
     "test_accuracy": "accuracy there",
     "test_loss": "cross-entropy there, at temperature 1",
@@ -128,6 +129,14 @@ def finished(directory: Path, run: str) -> dict[str, Any] | None:
         log.warning("%s has damaged files (%s) and is trained again", directory, names)
         return None
     return result
+
+
+def rungs(directory: Path, column: str, result: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
+    """The epochs after which others of its stack were stopped, and the run's ``column`` then."""
+    rows = pd.read_csv(directory / HISTORY, index_col="epoch")
+    for epoch in result.get("rungs", []):
+        if epoch in rows.index and column in rows.columns:
+            yield epoch, float(rows[column][epoch])
 
 
 def clear(directory: Path, *, keep: bool) -> None:
@@ -198,6 +207,14 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, text
 
 
+def _pareto(frame: pd.DataFrame) -> "pd.Series[Any]":
+    """Whether each complete run is on the front of validation errors and parameters."""
+    done = frame[(frame["status"] == "complete") & frame["val_errors"].notna()]
+    least = done.groupby("parameters")["val_errors"].min()
+    front = least[least < least.cummin().shift(fill_value=math.inf)]
+    return (done["val_errors"] == done["parameters"].map(front)).astype(object)
+
+
 def _row(path: Path, folder: Path) -> dict[str, Any]:
     directory = path.parent.relative_to(folder).as_posix()
     try:
@@ -224,7 +241,9 @@ def summary(folder: Path) -> pd.DataFrame:
     rows = [_row(path, folder) for path in paths(folder)]
     frame = pd.DataFrame(rows)
     others = sorted(set(frame.columns) - set(COLUMNS))
-    return frame.reindex(columns=[*COLUMNS, *others])
+    frame = frame.reindex(columns=[*COLUMNS, *others])
+    frame["pareto"] = _pareto(frame)
+    return frame
 
 
 def write_summary(folder: Path) -> pd.DataFrame:
@@ -240,12 +259,43 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
     keys = ["data", "model", "loss", "alpha", "transfer", "transfer_classes", "transfer_fraction"]
     differ = [k for k in (*keys, "epochs", "lr") if done[k].nunique(dropna=False) > 1]
     labels = done[differ].map(_text)
-    titles = [
-        ", ".join(f"{k}={v}" for k, v in zip(differ, row, strict=True) if v)
-        for row in labels.to_numpy()
-    ]
+    titles = pd.Series(
+        [
+            ", ".join(f"{k}={v}" for k, v in zip(differ, row, strict=True) if v)
+            for row in labels.to_numpy()
+        ],
+        done.index,
+    )
+    if titles.nunique() > max(FEW, len(done) // 2):  # of searched values, each is its own
+        return
     for title, group in done.groupby(titles, sort=False):
         yield _table(group, str(title))
+
+
+def listings(frame: pd.DataFrame) -> Iterator[Table]:
+    """The runs with the fewest validation errors; and, if sizes differ, the Pareto front."""
+    done = frame[(frame["status"] == "complete") & frame["val_errors"].notna()]
+    if len(done) < 2:
+        return
+    ranked = done.sort_values(["val_errors", "val_loss"], kind="stable")
+    figures = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
+    known = {*figures, "run", "status", "reason", "parameters", "multiply_adds", "teacher_digest"}
+    keys = map(str, done.columns)
+    differ = [k for k in keys if k not in known and done[k].nunique(dropna=False) > 1]
+    yield _listing(ranked[:FEW], f"fewest validation errors of {len(done)} runs", differ)
+    if done["parameters"].nunique() > 1:
+        front = ranked[ranked["pareto"].eq(True)].sort_values("parameters", kind="stable")
+        yield _listing(front, "Pareto front of validation errors and parameters", differ)
+
+
+def _listing(rows: pd.DataFrame, title: str, settings: list[str]) -> Table:
+    table = Table(title=title, min_width=len(title) + 2)
+    columns = ["val_errors", *["parameters"] * (rows["parameters"].nunique() > 1), *settings]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for values in rows[columns].to_numpy(dtype=object):
+        table.add_row(*map(_text, values))
+    return table
 
 
 def _text(value: object) -> str:
@@ -255,6 +305,7 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+FEW = 5
 SHADES = " ░▒▓█"
 
 
@@ -279,14 +330,16 @@ def _table(group: pd.DataFrame, title: str) -> Table:
 
 def show(frame: pd.DataFrame, folder: Path, console: Console) -> None:
     """Print the tables, the teachers, what did not complete, and where the summary lies."""
-    for table in tables(frame):
+    for table in itertools.chain(tables(frame), listings(frame)):
         console.print(table)
     taught = frame.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
     for _, row in taught.iterrows():
+        split = row.get("data.validation", 0.0)
         console.print(
-            f"teacher {row.teacher} on {row.data}: {row.teacher_test_errors:g} test errors"
+            f"teacher {row.teacher} on {row.data}{f' without {split:.0%}' * (split > 0)}: "
+            f"{row.teacher_test_errors:g} test errors"
         )
-    for _, row in frame[frame.status != "complete"].iterrows():
+    for _, row in frame[~frame.status.isin(["complete", "stopped"])].iterrows():
         console.print(f"{row.run} {row.status}: {row.reason}", style="red", soft_wrap=True)
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
     console.print(
