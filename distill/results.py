@@ -62,7 +62,7 @@ COLUMNS = {
     "val_errors": "errors on the validation split, if there is one",
     "val_accuracy": "accuracy there",
     "val_loss": "cross-entropy there, at temperature 1",
-    "pareto": "whether no complete run has fewer validation errors or parameters, and no more of both",
+    "pareto": "whether no complete run has fewer validation errors or parameters and no more of both",
     "test_errors": "errors on the test set",
     "test_accuracy": "accuracy there",
     "test_loss": "cross-entropy there, at temperature 1",

@@ -81,14 +81,9 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
     for k, (job, directory) in enumerate(zip(jobs, directories, strict=True)):
         last = {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS and n != "lr"}
         share = len(history.rows[k]) / sum(map(len, history.rows))
-        rungs = list(job.run.halving.at(job.run.train.epochs))
-        body = (
-            _head(job)
-            | facts
-            | last
-            | {"rungs": rungs}
-            | {"seconds": round(history.seconds * share, 3)}
-        )
+        body = _head(job) | facts | last
+        body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
+        body["seconds"] = round(history.seconds * share, 3)
         try:
             if k in history.diverged:
                 body |= {"status": "diverged", "reason": history.diverged[k]}
