@@ -62,7 +62,7 @@ COLUMNS = {
     "val_errors": "errors on the validation split, if there is one",
     "val_accuracy": "accuracy there",
     "val_loss": "cross-entropy there, at temperature 1",
-    "pareto": "whether no complete run has fewer validation errors or parameters and no more of both",
+    "pareto": "whether no run has fewer validation errors or parameters, and no more of both",
     "test_errors": "errors on the test set",
     "test_accuracy": "accuracy there",
     "test_loss": "cross-entropy there, at temperature 1",
@@ -211,7 +211,7 @@ def _pareto(frame: pd.DataFrame) -> "pd.Series[Any]":
     """Whether each complete run is on the front of validation errors and parameters."""
     done = frame[(frame["status"] == "complete") & frame["val_errors"].notna()]
     least = done.groupby("parameters")["val_errors"].min()
-    front = least[least < least.cummin().shift(fill_value=math.inf)]
+    front = least[least < least.cummin().astype(float).shift(fill_value=math.inf)]
     return (done["val_errors"] == done["parameters"].map(front)).astype(object)
 
 
