@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -46,6 +48,19 @@ def task(config: DictConfig) -> Any:
     return result.get("val_errors")
 
 
+def _sweeps(error: HydraException) -> bool:
+    """Whether an experiment asks for a sweep, which Hydra notices too late and fails by."""
+    if "hydra.mode changed" in str(error):
+        return True
+    experiment = [argument for argument in sys.argv if argument.startswith("experiment=")]
+    if "Ambiguous value" not in str(error) or not experiment:
+        return False
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF)):
+        config = compose("config", experiment[-1:], return_hydra_config=True)
+    return bool(config.hydra.mode == RunMode.MULTIRUN)
+
+
 def main() -> None:
     """Run Hydra; an error becomes one line on stderr and exit code 1."""
     interrupt.install()
@@ -54,9 +69,8 @@ def main() -> None:
     try:
         try:
             task()
-        except ConfigCompositionException as error:
-            # Hydra looks for the mode before it composes; an experiment may ask for a sweep.
-            if "hydra.mode changed" not in str(error):
+        except HydraException as error:
+            if not _sweeps(error):
                 raise
             sys.argv.append("--multirun")
             task()

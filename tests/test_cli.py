@@ -132,18 +132,30 @@ def test_hydra_full_error_shows_the_traceback() -> None:
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_runs_in_a_reduced_form(name: str, cli: Cli, home: Path) -> None:
-    """Its sweep, cut down to the first values, on synthetic data."""
+    """Its sweep, cut down to the first values, or its study, to two trials, on synthetic data."""
     with initialize_config_dir(str(CONF)):
         whole = compose("config", [f"experiment={name}"], return_hydra_config=True)
     params = OmegaConf.select(whole, "hydra.sweeper.params") or {}
+    studies = "n_trials" in whole.hydra.sweeper
     first = [f"{key}={str(values).split(',')[0]}" for key, values in params.items()]
+    if studies:
+        first = ["hydra.sweeper.n_trials=2", "train.epochs=9"]
     command = (CONF / "experiment" / f"{name}.yaml").read_text().splitlines()[1]
     assert command == f"# distill experiment={name}"
     small = [o for o in SMALL if o.split("=")[0] not in params]
     done = cli(f"experiment={name}", *small, *first)
     assert done.code == 0, done.err
     frame = pd.read_csv(home / "multirun" / name / "summary.csv")
-    assert frame["status"].tolist() == ["complete"]
+    assert frame["test_errors"].notna().sum() == 1 or studies
+    assert set(frame["status"]) <= {"complete", "stopped"}
+
+
+def test_an_experiment_that_sweeps_takes_several_values(cli: Cli, home: Path) -> None:
+    one = ("loss.temperature=1", "loss.alpha=1", "model.width=8")
+    done = cli("experiment=quickstart", *SMALL, *one, "seed=3,4")
+    assert done.code == 0, done.err
+    frame = pd.read_csv(home / "multirun" / "quickstart" / "summary.csv")
+    assert frame["seed"].tolist() == [3, 4]
 
 
 def test_evaluate_finds_the_figure_of_the_result(

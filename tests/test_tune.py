@@ -1,0 +1,247 @@
+"""Tuning with Optuna: studies that go on, stop, fail and end in an experiment."""
+
+import json
+import os
+import signal
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from conftest import SMALL, Cli
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from distill import results, run
+from distill.train import Training
+from distill.tune import REPORT, STUDY
+
+TUNE = (
+    *("experiment=tune", *SMALL, "precision=fp32", "train.epochs=9", "data.examples=64"),
+    *("hydra.sweep.dir=tune", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4"),
+)
+SQLITE = "sqlite:///tune/study.db"
+
+
+def summary() -> pd.DataFrame:
+    return pd.read_csv(Path("tune") / results.SUMMARY).set_index("run").drop(columns="seconds")
+
+
+def study(storage: Any = SQLITE) -> optuna.Study:
+    [found] = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=found.study_name, storage=storage)
+
+
+def states(storage: Any = SQLITE) -> dict[str, int]:
+    return dict(Counter(trial.state.name for trial in study(storage).trials))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that are trained, as they are."""
+    names: list[str] = []
+    fit = run._fit
+
+    def counted(jobs: Any, saved: Any) -> Any:
+        names.extend(job.name for job in jobs)
+        return fit(jobs, saved)
+
+    monkeypatch.setattr(run, "_fit", counted)
+    return names
+
+
+def test_a_study_ends_in_an_experiment_trained_on_all_data(cli: Cli, home: Path) -> None:
+    done = cli(*TUNE)
+    assert done.code == 0, done.err
+    frame = summary()
+    trials = study().trials
+    assert [trial.number for trial in trials] == list(range(8))
+    assert Counter(frame["status"]) == {"stopped": 6, "complete": 3}
+    assert states() == {"PRUNED": 6, "COMPLETE": 2}
+    for trial in trials:  # what the study has is what the files have
+        row = frame.loc[trial.user_attrs["run"]]
+        assert trial.params["loss.temperature"] == row["temperature"]
+        assert trial.params["loss.alpha"] == row["alpha"]
+        assert trial.params["optim.lr"] == row["lr"]
+        assert trial.values == [row["val_errors"]]
+        history = pd.read_csv(Path("tune") / row["directory"] / results.HISTORY, index_col="epoch")
+        seen = {epoch: history["val_errors"][epoch] for epoch in (1, 3) if epoch in history.index}
+        assert trial.intermediate_values == seen
+    # The test set was looked at for the best alone.
+    [final] = frame.index[frame["test_errors"].notna()]
+    best = min(
+        (t for t in trials if t.state.name == "COMPLETE"),
+        key=lambda t: (t.values, frame["val_loss"][t.user_attrs["run"]]),
+    )
+    assert frame["temperature"][final] == best.params["loss.temperature"]
+    assert frame["data.validation"].drop(final).eq(0.2).all()
+    assert frame["data.validation"][final] == 0
+    # Its experiment is the same run, to the digest and the figures.
+    again = cli("--config-dir", "tune", "experiment=best")
+    assert again.code == 0, again.err
+    [single] = (home / "multirun" / "single").iterdir()
+    assert single.name == final
+    result = json.loads((single / results.RESULT).read_text())
+    assert result["test_errors"] == frame["test_errors"][final]
+    assert "experiment=best" in done.out
+
+
+@pytest.mark.parametrize("storage", [None, "tune/study.log"])
+def test_the_same_command_goes_on_up_to_the_trials_in_total(
+    storage: str | None, cli: Cli, trained: list[str]
+) -> None:
+    command = (*TUNE, *[f"hydra.sweeper.storage={storage}"] * (storage is not None))
+    cli(*command)
+    where = JournalStorage(JournalFileBackend(storage)) if storage else SQLITE
+    whole, first = summary(), len(trained)
+    assert sum(states(where).values()) == 8
+    assert cli(*command).code == 0
+    assert len(trained) == first == 9
+    pd.testing.assert_frame_equal(summary(), whole)
+    assert cli(*command, "hydra.sweeper.n_trials=10").code == 0
+    assert sum(states(where).values()) == 10
+    assert len(trained) - first in (2, 3)  # with a new best, which is trained on all data
+
+
+def test_a_study_that_is_lost_is_made_again_from_the_runs(cli: Cli, trained: list[str]) -> None:
+    cli(*TUNE)
+    whole, first = summary(), [t.params for t in study().trials]
+    values = [t.values for t in study().trials]
+    trained.clear()
+    (Path("tune") / STUDY).unlink()
+    assert cli(*TUNE).code == 0
+    assert not trained
+    assert [t.params for t in study().trials] == first
+    assert [t.values for t in study().trials] == values
+    pd.testing.assert_frame_equal(summary(), whole)
+
+
+@pytest.mark.parametrize("step", [1, 5, 12])
+def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(
+    step: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli(*TUNE)
+    whole, trials = summary(), [(t.state, t.params, t.values) for t in study().trials]
+    Path("tune").rename("undisturbed")
+    real, count = Training.step, 0
+
+    def counted(self: Training, *args: Any) -> Any:
+        nonlocal count
+        if args[-1] > 0 and self.transfer.soft is not None:
+            count += 1
+            if count == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "step", counted)
+        assert cli(*TUNE).code == 128 + signal.SIGTERM
+    assert states()["RUNNING"] == 4
+    assert cli(*TUNE).code == 0
+    assert [(t.state, t.params, t.values) for t in study().trials] == trials
+    pd.testing.assert_frame_equal(summary(), whole)
+
+
+def test_a_diverged_trial_is_a_failed_trial_and_nothing_more(cli: Cli) -> None:
+    done = cli(*TUNE, "optim.lr=0.001,1e30", "train.batch_size=8")
+    assert done.code == 0, done.err
+    for trial in study().trials:
+        assert (trial.state.name == "FAIL") == (trial.params["optim.lr"] == 1e30)
+        assert trial.user_attrs.get("reason", "diverged").startswith(("diverged", "stopped"))
+    assert {"FAIL", "COMPLETE"} <= set(states())
+
+
+def test_trials_that_fail_are_told_and_the_exit_code_says_so(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = run._fit
+
+    def broken(jobs: Any, saved: Any) -> Any:
+        if any(job.run.loss.options["alpha"] > 0.5 for job in jobs):
+            raise OSError(28, "No space left on device", "there")
+        return fit(jobs, saved)
+
+    monkeypatch.setattr(run, "_fit", broken)
+    done = cli(*TUNE, "model.width=8,10", "loss.alpha=0.1,1", "hydra/launcher=basic")
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    assert all((t.state.name == "FAIL") == (t.params["loss.alpha"] == 1) for t in study().trials)
+
+
+def test_two_objectives_have_a_front_in_the_summary(cli: Cli) -> None:
+    space = ("model.width=2,4,8,16", "hydra.sweeper.objectives=[val_errors,parameters]")
+    done = cli(*TUNE, *space, "halving.rungs=0")
+    assert done.code == 0, done.err
+    frame = summary()
+    tried = frame[frame["val_errors"].notna()]
+    for _, row in tried.iterrows():
+        below = tried[(tried["val_errors"] <= row["val_errors"])
+                      & (tried["parameters"] <= row["parameters"])]  # fmt: skip
+        better = below[(below["val_errors"] < row["val_errors"])
+                       | (below["parameters"] < row["parameters"])]  # fmt: skip
+        assert row["pareto"] == better.empty
+    front = tried[tried["pareto"] == True]  # noqa: E712
+    best = study().best_trials
+    assert {tuple(t.values) for t in best} == set(
+        zip(front["val_errors"], front["parameters"], strict=True)
+    )
+    assert "Pareto front" in done.out
+    tested = frame[frame["test_errors"].notna()]
+    assert set(tested["width"]) == set(front["width"])
+    assert len(list((Path("tune") / "experiment").glob("best*.yaml"))) == len(best)
+
+
+def test_several_machines_join_one_study(cli: Cli) -> None:
+    shared = f"hydra.sweeper.storage=sqlite:///{Path.cwd()}/shared.db"
+    name = "hydra.sweeper.study_name=together"
+    cli(*TUNE, shared, name, "hydra.sweeper.n_trials=4")
+    own = optuna.load_study(study_name="together", storage=f"sqlite:///{Path.cwd()}/shared.db")
+    there = own.ask()  # one that runs elsewhere
+    there.set_user_attr("sweep", "another:/machine")
+    done = cli(*TUNE, shared, name, "hydra.sweep.dir=other")
+    assert done.code == 0, done.err
+    assert len(own.trials) == 8
+    assert own.trials[there.number].state.name == "RUNNING"
+    assert {t.user_attrs["sweep"].rpartition("/")[2] for t in own.trials} == {
+        "tune", "other", "machine",
+    }  # fmt: skip
+    assert json.loads(json.dumps(own.user_attrs))["identity"]
+
+
+@pytest.mark.parametrize("fault", ["truncated", "noise", "empty", "changed", "folder"])
+def test_a_damaged_study_is_refused_or_made_again(fault: str, cli: Cli, trained: list[str]) -> None:
+    cli(*TUNE)
+    whole = summary()
+    trained.clear()
+    path = Path("tune") / STUDY
+    content = path.read_bytes()
+    if fault == "changed":
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE trial_values SET value = value - 1")
+    elif fault == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        damaged = {"truncated": content[: len(content) // 2], "empty": b""}
+        path.write_bytes(damaged.get(fault, bytes(b ^ 0x55 for b in content)))
+    done = cli(*TUNE)
+    assert not trained
+    if fault == "empty":  # as if there were none
+        assert done.code == 0
+    else:
+        assert done.code == 1
+        assert len(done.err.splitlines()) == 1
+        assert done.err.startswith("hydra.sweeper.storage=sqlite:///tune/study.db: it cannot be")
+        assert f"delete {path}, and the runs make it again" in done.err
+    pd.testing.assert_frame_equal(summary(), whole)
+
+
+def test_the_report_is_that_of_hydras_own_sweeper(cli: Cli) -> None:
+    cli(*TUNE, "halving.rungs=0")
+    text = (Path("tune") / REPORT).read_text()
+    assert "name: optuna" in text
+    assert f"best_value: {study().best_value}" in text
