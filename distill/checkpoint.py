@@ -77,7 +77,7 @@ class Checkpoint:
         try:
             store.write(self.path, partial(save_file, state, metadata=metadata))
         except (OSError, SafetensorError) as error:
-            log.warning("%s: no checkpoint could be written: %s", self.path, error)
+            log.warning("no checkpoint could be written: %s", store.told(error) or error)
         self.written = time.monotonic()
 
     def restore(self, training: Training) -> History | None:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from distill.config import ConfigError, unknown
+from distill.store import told
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -41,6 +42,8 @@ def explain(error: BaseException) -> str:
     if "Config group override must be a string" in text:
         given = next((a for a in sys.argv if a.endswith("=null")), "null")
         return f"{given}: a config group needs one of its options (teacher=none for no teacher)"
+    if not type(error).__module__.startswith("distill") and (disk := told(error)):
+        return disk
     name = "" if type(error).__module__.startswith(("hydra", "distill")) else type(error).__name__
     return f"{name}: {' '.join(text.split())}".removeprefix(": ")
 

@@ -5,7 +5,8 @@ Letters: N examples, V views of each, C classes, K members.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -187,12 +188,19 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
         values = {name: value[0].item() for name, value in evaluator(setting, True)(stack).items()}
         return {**values, "seconds": round(seconds, 3)}
 
-    try:
+    with _writing(cache):
         found = teacher.get(cache, identity, stack, fit)
         saved.remove()
-    except OSError as error:
-        raise ConfigError(f"teacher.cache={cache}: cannot be written ({error})") from error
     return found
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = store.told(error) or error
+        raise ConfigError(f"teacher.cache={cache}: cannot be written ({reason})") from error
 
 
 def _train_teacher(
@@ -219,7 +227,9 @@ def _train_teacher(
 def soft_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:
     """The logits (N, V, C) of the teacher that `find_teacher` finds, for all training images."""
     images = training_images(setting, setting.data.jitter)
-    return find_teacher(setting, config, every).soft_targets(images, setting.dtype)
+    found = find_teacher(setting, config, every)
+    with _writing(teacher_cache(setting.data, config)):
+        return found.soft_targets(images, setting.dtype)
 
 
 def prepare(jobs: Sequence[Job], soft: Tensor | None) -> Training:

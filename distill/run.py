@@ -36,13 +36,18 @@ def fail(
     """Write the result of jobs that an error ended; returns it."""
     status = "failed" if isinstance(error, Exception) else "interrupted"
     name = "" if isinstance(error, RunError | interrupt.Interrupt) else f"{type(error).__name__}: "
-    reason = " ".join(f"{name}{error}".split()).removesuffix(":")
+    text = store.told(error) if isinstance(error, OSError) else None
+    reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
     bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
     for body, directory in zip(bodies, directories, strict=True):
         try:
             results.write(directory, body, [])
         except OSError as problem:
-            log.warning("%s: its result could not be written: %s", body["run"], problem)
+            log.warning(
+                "%s: its result could not be written: %s",
+                body["run"],
+                store.told(problem) or problem,
+            )
     return bodies
 
 

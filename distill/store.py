@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +37,46 @@ def _scratch(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}")
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of the disk name ``path``: a write to a full one names none of itself.
+
+    Raises:
+        OSError: what the disk said, or safetensors of it.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if said := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(said[1])
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def told(error: BaseException) -> str | None:
+    """The path and the reason that an error of the disk, or what caused it, names."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.filename is not None and cause.strerror:
+            return f"{cause.filename}: {cause.strerror}"
+        cause = cause.__cause__
+    return None
+
+
 def write(path: Path, make: Callable[[Path], object]) -> None:
     """Let ``make`` write ``path`` so that a reader finds the old file or the new, never a part."""
     scratch = _scratch(path)
-    try:
-        make(scratch)
-        with scratch.open("rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    with naming(path):
+        try:
+            make(scratch)
+            with scratch.open("rb") as file:
+                os.fsync(file.fileno())
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -102,7 +133,12 @@ def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     """
     if (facts := _read(folder)) is not None:
         return facts
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return _build(folder, build)
+
+
+def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     with FileLock(f"{folder}.lock"):
         if (facts := _read(folder)) is not None:
             return facts

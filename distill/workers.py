@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -16,6 +17,7 @@ from hydra.core.utils import configure_log, env_override
 from loky import ProcessPoolExecutor
 from omegaconf import OmegaConf
 
+from distill import store
 from distill.config import parse
 from distill.fit import RunError
 from distill.job import Job
@@ -69,9 +71,9 @@ class Task:
         if path.is_relative_to(first):
             for other in others:
                 try:
-                    copyfile(path, other / path.relative_to(first))
+                    store.write(other / path.relative_to(first), partial(copyfile, path))
                 except OSError as error:
-                    log.warning("%s: its log could not be written: %s", other, error)
+                    log.warning("no log could be written: %s", store.told(error) or error)
 
 
 def _start(device: str | None, workers: int) -> None:
