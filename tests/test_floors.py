@@ -13,6 +13,7 @@ import distill
 PACKAGE = Path(distill.__file__).parent
 FLOORS = [
     {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory", "interrupt"}
+    | {"logs"}
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
     {"data", "stack", "optim"},
