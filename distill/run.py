@@ -39,8 +39,10 @@ def fail(
     text = store.told(error) if isinstance(error, OSError) else None
     reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
     bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
-    for body, directory in zip(bodies, directories, strict=True):
+    for job, body, directory in zip(jobs, bodies, directories, strict=True):
         try:
+            # An error before they trained leaves what an earlier try had made.
+            results.clear(directory, keep=not job.run.resume)
             results.write(directory, body, [])
         except OSError as problem:
             log.warning(
