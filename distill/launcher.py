@@ -288,7 +288,7 @@ class StackLauncher(Launcher):
                         "overrides": OmegaConf.to_yaml(hydra.overrides.task),
                     }
                     for name, text in texts.items():
-                        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+                        store.write_text(folder / f"{name}.yaml", text, sync=False)
                 if plain:
                     configs.append(_plain(member.task))
                 self.hydra_context.callbacks.on_job_start(

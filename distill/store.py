@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -65,23 +66,28 @@ def told(error: BaseException) -> str | None:
     return None
 
 
-def write(path: Path, make: Callable[[Path], object]) -> None:
-    """Let ``make`` write ``path`` so that a reader finds the old file or the new, never a part."""
+def write(path: Path, make: Callable[[Path], object], *, sync: bool = True) -> None:
+    """Let ``make`` write ``path`` so that a reader finds the old file or the new, never a part.
+
+    Without ``sync``, which takes its time, that does not hold for a machine that loses its power.
+    """
     scratch = _scratch(path)
     with naming(path):
         try:
             make(scratch)
-            with scratch.open("rb") as file:
-                os.fsync(file.fileno())
+            if sync:
+                with scratch.open("rb") as file:
+                    os.fsync(file.fileno())
             scratch.replace(path)
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
-    write(path, lambda scratch: scratch.write_text(text, encoding="utf-8", newline=""))
+    make = partial(Path.write_text, data=text, encoding="utf-8", newline="")
+    write(path, make, sync=sync)
 
 
 @contextmanager

@@ -71,7 +71,9 @@ class Task:
         if path.is_relative_to(first):
             for other in others:
                 try:
-                    store.write(other / path.relative_to(first), partial(copyfile, path))
+                    store.write(
+                        other / path.relative_to(first), partial(copyfile, path), sync=False
+                    )
                 except OSError as error:
                     log.warning("no log could be written: %s", store.told(error) or error)
 
