@@ -103,12 +103,8 @@ class StackLauncher(Launcher):
         numbered = enumerate(job_overrides, initial_job_idx)
         if not getattr(self.task_function, "stackable", False):
             return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
-        try:
-            members = [self._member(*self._compose(overrides, n)) for n, overrides in numbered]
-            self._check(members)
-        except Exception:
-            _forget(Path(self.config.hydra.sweep.dir))
-            raise
+        members = [self._member(*self._compose(overrides, n)) for n, overrides in numbered]
+        self._check(members)
         with store.locked(Path(self.config.hydra.sweep.dir)):
             return self._train(members)
 
@@ -347,10 +343,3 @@ def _current(config: DictConfig) -> Iterator[None]:
         yield
     finally:
         HydraConfig.instance().cfg = before
-
-
-def _forget(folder: Path) -> None:
-    """Remove the directory of a sweep of which nothing but the sweeper's own file was written."""
-    if [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
-        (folder / "multirun.yaml").unlink()
-        folder.rmdir()

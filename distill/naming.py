@@ -1,5 +1,6 @@
 """Where the yamls lie, how runs and sweeps are named, and the summary that ends a sweep."""
 
+import sys
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,32 @@ class Summary(Callback):
 
         from distill import results
 
-        folder = Path(config.hydra.sweep.dir)
-        if folder.is_dir() and results.paths(folder):
-            results.show(results.write_summary(folder), folder, Console())
+        folder, ended = Path(config.hydra.sweep.dir), sys.exception()
+        _name(ended, folder)
+        try:
+            _forget(folder)
+            if folder.is_dir() and results.paths(folder):
+                results.show(results.write_summary(folder), folder, Console())
+        except OSError as error:
+            # Hydra makes a warning of an Exception, and the sweep would seem to be done.
+            text = store.told(error) or str(error)
+            if ended is None:
+                sys.exit(text)
+            print(text, file=sys.stderr)
+
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Say of an error in writing Hydra's files where that was."""
+        _name(sys.exception(), Path(config.hydra.runtime.output_dir))
+
+
+def _name(error: BaseException | None, folder: Path) -> None:
+    """Let the error of a full disk, which names no file, name the folder that was written."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(folder)
+
+
+def _forget(folder: Path) -> None:
+    """Remove the directory of a sweep of which nothing but the sweeper's own file was written."""
+    if folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
+        (folder / "multirun.yaml").unlink()
+        folder.rmdir()

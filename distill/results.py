@@ -20,7 +20,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distill.store import digest, file_digest, write_text
+from distill.store import digest, file_digest, told, write_text
 
 log = logging.getLogger(__name__)
 
@@ -225,8 +225,8 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
             if key not in SHOWN and not key.endswith("._target_")
         }
         row = {key: value for key, value in result.items() if key in COLUMNS}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        reason = f"{RESULT} is damaged"
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        reason = told(error) or f"{RESULT} is damaged"
         return {
             "run": path.parent.name,
             "status": "failed",
@@ -357,4 +357,8 @@ def main() -> None:
     folder: Path = parser.parse_args().directory
     if not paths(folder):
         sys.exit(f"DIR={folder}: no {RESULT} lies below it; give the directory of a sweep or a run")
-    show(write_summary(folder), folder, Console())
+    try:
+        frame = write_summary(folder)
+    except OSError as error:
+        sys.exit(told(error) or str(error))
+    show(frame, folder, Console())
