@@ -237,6 +237,12 @@ class StackLauncher(Launcher):
                     fail([m.job for m in left], [m.directory for m in left], stop)
                 raise
             bars.remove_task(bar)
+        for n, member in enumerate(members):
+            # What was removed while others trained is in no summary, and the sweep not whole.
+            path = member.directory / RESULT
+            if returns[n].status == JobStatus.COMPLETED and not path.exists():
+                gone = {"run": member.job.name, "status": "failed", "reason": f"{path} is gone"}
+                returns[n] = self._done(member, gone)
         return [returns[n] for n in range(len(members))]
 
     def _outcomes(
