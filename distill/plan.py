@@ -53,7 +53,8 @@ def stacks(
 
     Jobs whose numbers ``apart`` maps to different values are not trained together. Within a stack,
     jobs stand in the order of their learning rates and weight decays, since neighbours who share
-    them are updated together. Where there are fewer stacks than ``workers``, the largest are
+    them are updated together, then of their names, so that the same jobs make the same stacks
+    however a sweep orders them. Where there are fewer stacks than ``workers``, the largest are
     halved. Those that have ``begun`` stay as they are.
     """
     groups: dict[Hashable, list[int]] = {}
@@ -64,19 +65,23 @@ def stacks(
         groups.setdefault((job.run.shared, apart(number)), []).append(number)
     made: list[Stack] = []
     for numbers in groups.values():
-        numbers.sort(key=lambda n: (jobs[n].run.optim.lr, jobs[n].run.optim.weight_decay))
+        numbers.sort(key=lambda n: _place(jobs[n]))
         first = jobs[numbers[0]]
         room = free_memory(first.setting.device, workers) // 2
         most = max(1, min(max_members, room // max(1, _member_memory(first))))
         size = ceil(len(numbers) / ceil(len(numbers) / most))
         made += [Stack(tuple(numbers[i : i + size])) for i in range(0, len(numbers), size)]
     while made and len(begun) + len(made) < workers:
-        largest = max(made, key=lambda stack: len(stack.jobs))
+        largest = min(made, key=lambda stack: (-len(stack.jobs), jobs[stack.jobs[0]].name))
         if len(largest.jobs) == 1:
             break
         place = made.index(largest)
         made[place : place + 1] = largest.halves()
     return [*begun, *made]
+
+
+def _place(job: Job) -> tuple[float, float, str]:
+    return job.run.optim.lr, job.run.optim.weight_decay, job.name
 
 
 def begun(jobs: Sequence[Job], directories: Sequence[Path]) -> list[Stack]:

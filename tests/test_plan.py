@@ -25,6 +25,16 @@ def test_what_may_vary_in_the_order_of_the_learning_rates() -> None:
     assert [s.jobs for s in plan.stacks(jobs, 10, 3)] == [(1,), (3,), (0, 2)]
 
 
+def test_the_order_of_a_sweep_does_not_decide_who_trains_together() -> None:
+    jobs = [make_job(f"loss.temperature={t}", f"seed={s}") for s in (0, 1) for t in range(1, 5)]
+    for most, workers in ((3, 1), (4, 3)):
+        ways = [
+            {frozenset(own[n].name for n in s.jobs) for s in plan.stacks(own, most, workers)}
+            for own in (jobs, jobs[::-1])
+        ]
+        assert ways[0] == ways[1]
+
+
 def test_memory_bounds_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [make_job(f"loss.temperature={t}") for t in range(1, 7)]
     room = 2 * 3 * plan.member_memory(jobs[0])
