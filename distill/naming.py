@@ -1,5 +1,6 @@
 """Where the yamls lie, how runs and sweeps are named, and the summary that ends a sweep."""
 
+import re
 import sys
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yaml").is_file())
 
 
-ASIDE = ("resume=", "checkpoint.")  # they change how a sweep is run, and not what it is
+ASIDE = {"resume", "checkpoint"}  # they change how a sweep is run, and not what it is
+LONGEST = 200  # characters of the name of a sweep's directory; file systems take 255 bytes
 
 named: ContextVar["Job | None"] = ContextVar("named", default=None)
 
@@ -48,9 +50,14 @@ def sweep_name() -> str:
     experiment = config.runtime.choices.get("experiment")
     if experiment is not None:
         return str(experiment).replace("/", "-")
-    overrides = sorted(o for o in config.overrides.task if not o.startswith(ASIDE))
-    swept = [o.partition("=")[0].rpartition(".")[2] for o in overrides if "," in o or "(" in o]
-    return "-".join([*swept[:4], store.digest(overrides)[:8]])
+    overrides = sorted(o for o in config.overrides.task if _key(o).partition(".")[0] not in ASIDE)
+    swept = [_key(o).rpartition(".")[2] for o in overrides if "," in o or "(" in o]
+    readable = re.sub(r"[^\w.-]", "-", "-".join(swept[:4]), flags=re.ASCII)[:LONGEST]
+    return "-".join([*[readable] * bool(readable), store.digest(overrides)[:8]])
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 OmegaConf.register_resolver("distill.run", run_name, replace=True)

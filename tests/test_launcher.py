@@ -188,6 +188,7 @@ def test_jobs_that_are_equal_are_trained_once(cli: Cli) -> None:
         ),
         ("hydra.job.chdir=true", "hydra.job.chdir=true: jobs that train together have one working"),
         ("hydra.launcher.workers=0", "hydra.launcher.workers=0: it must be at least 1"),
+        ("+model/sub=1,2", "model/sub=1: there is no such key; did you mean model"),
     ],
 )
 def test_what_jobs_that_train_together_cannot_have(cli: Cli, override: str, message: str) -> None:
