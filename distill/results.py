@@ -122,7 +122,7 @@ def finished(directory: Path, run: str) -> dict[str, Any] | None:
         if error.filename == str(directory / RESULT):
             return None
         damaged = [Path(error.filename).name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         damaged = [RESULT]
     if damaged:
         names = ", ".join(sorted(damaged))
@@ -225,7 +225,7 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
             if key not in SHOWN and not key.endswith("._target_")
         }
         row = {key: value for key, value in result.items() if key in COLUMNS}
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         reason = told(error) or f"{RESULT} is damaged"
         return {
             "run": path.parent.name,

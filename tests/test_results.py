@@ -57,11 +57,15 @@ def test_rebuilding_changes_nothing_and_sees_what_is_new(home: Path) -> None:
     assert write_summary(home)["directory"].tolist() == ["a", "b/c"]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "3", '{"run": "a"}', "\x00\x01"])
+DAMAGES = ["", "{", "[]", "3", '{"run": "a"}', "\x00\x01", "[" * 10**5]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda text: repr(text[:12]))
 def test_a_damaged_result_is_a_failed_row(damage: str, home: Path) -> None:
     put(home, "a")
     put(home, "b")
     (home / "a" / "result.json").write_text(damage)
+    assert results.finished(home / "a", "a") is None
     frame = summary(home)
     assert frame["status"].tolist() == ["failed", "complete"]
     assert frame["reason"][0] == "result.json is damaged"
