@@ -241,6 +241,9 @@ def summary(folder: Path) -> pd.DataFrame:
     rows = [_row(path, folder) for path in paths(folder)]
     frame = pd.DataFrame(rows)
     others = sorted(set(frame.columns) - set(COLUMNS))
+    for key in frame.columns.intersection(["seed", "teacher.seed"]):
+        if frame[key].dtype.kind == "f":  # where some rows lack one, which would round the others
+            frame[key] = pd.Series([row.get(key) for row in rows], dtype=object)
     frame = frame.reindex(columns=[*COLUMNS, *others])
     frame["pareto"] = _pareto(frame)
     return frame

@@ -71,6 +71,22 @@ def test_a_damaged_result_is_a_failed_row(damage: str, home: Path) -> None:
     assert frame["reason"][0] == "result.json is damaged"
 
 
+def test_a_result_that_cannot_be_read_is_a_failed_row(home: Path) -> None:
+    put(home, "a")
+    (home / "b" / "result.json").mkdir(parents=True)
+    assert summary(home)["status"].tolist() == ["complete", "failed"]
+
+
+def test_seeds_are_exact_where_some_rows_lack_one(home: Path) -> None:
+    put(home, "a", seed=2**60 + 1, config={"teacher": {"seed": 2**60 + 3}})
+    put(home, "b")
+    (home / "b" / "result.json").write_text("")
+    write_summary(home)
+    frame = pd.read_csv(home / "summary.csv", dtype=str)
+    assert frame["seed"][0] == str(2**60 + 1)
+    assert frame["teacher.seed"][0] == str(2**60 + 3)
+
+
 def test_numbers_that_json_lacks_become_missing_ones(home: Path) -> None:
     put(home, "a", train_loss=float("nan"), test_loss=float("inf"))
     text = (home / "a" / "result.json").read_text()
