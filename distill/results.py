@@ -13,6 +13,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -240,10 +241,10 @@ def summary(folder: Path) -> pd.DataFrame:
     """A row for each result below ``folder``, in the order of their names."""
     rows = [_row(path, folder) for path in paths(folder)]
     frame = pd.DataFrame(rows)
-    others = sorted(set(frame.columns) - set(COLUMNS))
     for key in frame.columns.intersection(["seed", "teacher.seed"]):
         if frame[key].dtype.kind == "f":  # where some rows lack one, which would round the others
             frame[key] = pd.Series([row.get(key) for row in rows], dtype=object)
+    others = sorted(set(frame.columns) - set(COLUMNS))
     frame = frame.reindex(columns=[*COLUMNS, *others])
     frame["pareto"] = _pareto(frame)
     return frame
@@ -333,21 +334,21 @@ def _table(group: pd.DataFrame, title: str) -> Table:
 
 def show(frame: pd.DataFrame, folder: Path, console: Console) -> None:
     """Print the tables, the teachers, what did not complete, and where the summary lies."""
+    # Reasons and paths hold brackets and colons that are no markup.
+    say = partial(console.print, markup=False, emoji=False, soft_wrap=True)
     for table in itertools.chain(tables(frame), listings(frame)):
         console.print(table)
     taught = frame.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
     for _, row in taught.iterrows():
         split = row.get("data.validation", 0.0)
-        console.print(
+        say(
             f"teacher {row.teacher} on {row.data}{f' without {split:.0%}' * (split > 0)}: "
             f"{row.teacher_test_errors:g} test errors"
         )
     for _, row in frame[~frame.status.isin(["complete", "stopped"])].iterrows():
-        console.print(f"{row.run} {row.status}: {row.reason}", style="red", soft_wrap=True)
+        say(f"{row.run} {row.status}: {row.reason}", style="red")
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
-    console.print(
-        f"{len(frame)} run{'s' * (len(frame) > 1)} ({counts}): {folder / SUMMARY}", soft_wrap=True
-    )
+    say(f"{len(frame)} run{'s' * (len(frame) > 1)} ({counts}): {folder / SUMMARY}")
 
 
 def main() -> None:

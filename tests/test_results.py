@@ -109,6 +109,12 @@ def test_the_table_shows_means_over_seeds_by_temperature_and_width(home: Path) -
     assert "7 runs (6 complete, 1 diverged)" in text
 
 
+@pytest.mark.parametrize("reason", ["[enforce fail at a.cpp:1] memory", "no [/x]", "is :x: it"])
+def test_reasons_are_shown_as_they_are(reason: str, home: Path) -> None:
+    put(home, "a", status="failed", reason=reason)
+    assert f"a failed: {reason}\n" in shown(home)
+
+
 def test_what_differs_beside_temperature_and_width_has_tables_of_its_own(home: Path) -> None:
     put(home, "a")
     put(home, "b", alpha=1.0)
