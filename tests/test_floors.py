@@ -24,13 +24,17 @@ FLOORS = [
     {"fit"},
     {"run", "plan", "compose", "explain"},
     {"workers", "naming"},
-    {"launcher"},
-    {"rescore", "__main__"},
+    {"launcher", "tune"},
+    {"rescore", "sweeper", "__main__"},
 ]
-HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"}
+HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"} | {
+    "tune",
+    "sweeper",
+}
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
     "",
+    "sweeper",
     "__main__",
     "launcher",
     "naming",

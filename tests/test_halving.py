@@ -9,6 +9,7 @@ import torch
 from conftest import SMALL, Cli, make_job
 
 from distill import results, run
+from distill.checkpoint import Checkpoint
 from distill.config import ConfigError, Halving
 from distill.train import best
 
@@ -88,12 +89,10 @@ def test_a_stack_killed_while_its_results_are_written_stops_the_same(
         written += 1
         write(directory, body, rows)
 
-    remove = run.Checkpoint.remove
     with monkeypatch.context() as patch:
         patch.setattr(results, "write", killed)
-        patch.setattr(run.Checkpoint, "remove", lambda _: None)
+        patch.setattr(Checkpoint, "remove", lambda _: None)
         cli(*HALVED)
-    assert remove is run.Checkpoint.remove
     assert len(histories("halved")) == results_written
     cli(*HALVED)
     pd.testing.assert_frame_equal(summary("halved").drop(columns="seconds"), undisturbed)
