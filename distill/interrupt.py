@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,23 +16,46 @@ class Interrupt(KeyboardInterrupt):
         super().__init__(f"by {signal.Signals(number).name}")
         self.number = number
 
+    def __reduce__(self) -> tuple[type["Interrupt"], tuple[int]]:
+        return Interrupt, (self.number,)
+
+
+NOTICE = "stopping after this epoch, with a checkpoint; once more to leave at once"
 
 _deferring = False
 _asked: int | None = None
+_meaning: Mapping[int, int] = {}
 
 
 def install() -> None:
     """Take SIGINT and SIGTERM."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    _take({number: number for number in (signal.SIGINT, signal.SIGTERM)})
+
+
+# What a process passes on to its workers, which the signals to all of a group do not reach.
+PASSED = {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+
+
+def obey() -> None:
+    """In a worker, take what is passed on, and nothing else."""
+    _take({passed: number for number, passed in PASSED.items()})
+    for number in PASSED:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _take(meaning: Mapping[int, int]) -> None:
+    global _meaning
+    _meaning = meaning
+    for number in meaning:
         signal.signal(number, _handle)
 
 
 def _handle(number: int, _: FrameType | None) -> None:
     global _asked
     if not _deferring or _asked is not None:
-        raise Interrupt(number)
-    _asked = number
-    log.warning("stopping after this epoch, with a checkpoint; once more to leave at once")
+        raise Interrupt(_meaning[number])
+    _asked = _meaning[number]
+    log.warning(NOTICE)
 
 
 @contextmanager

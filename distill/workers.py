@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
+from signal import Signals
 from typing import Any
 
 import torch
@@ -17,9 +18,10 @@ from hydra.core.utils import configure_log, env_override
 from loky import ProcessPoolExecutor
 from omegaconf import OmegaConf
 
-from distill import store
+from distill import interrupt, store
 from distill.config import parse
 from distill.fit import RunError
+from distill.interrupt import Interrupt
 from distill.job import Job
 from distill.plan import Stack
 from distill.progress import silence
@@ -80,6 +82,7 @@ class Task:
 
 def _start(device: str | None, workers: int) -> None:
     """What a worker does first: its share of the cores, and of the GPUs the one named."""
+    interrupt.obey()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(max(1, torch.get_num_threads() // workers))
@@ -91,7 +94,11 @@ def side_by_side(
 ) -> Iterator[tuple[Stack, Results | Exception]]:
     """The results of each stack, or the error that ended it, as they come from worker processes.
 
-    A worker that dies takes its own stack with it; another takes its place.
+    A worker that dies takes its own stack with it; another takes its place. A signal to stop is
+    passed on to the workers, whose stacks write their checkpoints before it is raised.
+
+    Raises:
+        Interrupt: a signal came.
     """
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -100,9 +107,13 @@ def side_by_side(
 
     def worker(slot: int) -> ProcessPoolExecutor:
         device = devices[slot % count] if count else None
-        return ProcessPoolExecutor(1, initializer=_start, initargs=(device, len(slots)))
+        pool = ProcessPoolExecutor(1, initializer=_start, initargs=(device, len(slots)))
+        processes[slot] = pool.submit(os.getpid)
+        return pool
 
+    processes: dict[int, Future[int]] = {}
     pools = {slot: worker(slot) for slot in slots}
+    stop: Interrupt | None = None
     waiting = list(starts)
     running: dict[Future[Results], tuple[int, Stack]] = {}
 
@@ -121,7 +132,18 @@ def side_by_side(
         for slot in pools:
             yield from submit(slot)
         while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            try:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+            except Interrupt as signal:
+                if stop is not None:
+                    raise
+                stop = signal
+                waiting.clear()
+                log.warning(interrupt.NOTICE)
+                for process in processes.values():
+                    if process.done():
+                        os.kill(process.result(), interrupt.PASSED[Signals(stop.number)])
+                continue
             for future in done:
                 slot, stack = running.pop(future)
                 try:
@@ -130,9 +152,14 @@ def side_by_side(
                     pools[slot].shutdown(kill_workers=True)
                     pools[slot] = worker(slot)
                     yield stack, RunError("its worker process died")
+                except Interrupt:
+                    if stop is None:
+                        raise
                 except Exception as error:
                     yield stack, error
                 yield from submit(slot)
+        if stop is not None:
+            raise stop
     finally:
         for pool in pools.values():
             pool.shutdown(kill_workers=True)

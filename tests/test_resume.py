@@ -232,6 +232,26 @@ def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
     assert same(weights(), students)
 
 
+@pytest.mark.parametrize("group", [True, False])
+def test_workers_write_checkpoints_when_a_signal_comes(group: bool, cli: Cli) -> None:
+    command = [part for part in LONG if "checkpoint" not in part]
+    call = [*COMMAND[:3], *command, "hydra.launcher.workers=2"]
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not any("epoch 20 of" in p.read_text() for p in Path("sweep").rglob("distill.log")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    left = [path.parent for path in Path("sweep").rglob(FILE)]
+    statuses = summary()["status"].value_counts().to_dict()
+    assert statuses.get("interrupted", 0) + statuses.get("complete", 0) == len(summary())
+    assert left
+    cli(*command)
+    assert all("going on from" in (path / "distill.log").read_text() for path in left)
+    assert summary()["status"].tolist() == ["complete"] * 4
+
+
 def test_two_of_the_same_command_at_once_share_the_work(home: Path) -> None:
     sweep = Path("sweep")
     sweep.mkdir()
