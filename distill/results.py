@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from distill.store import digest, file_digest, told, write_text
+from distill.store import digest, file_digest, tidy, told, write_text
 
 log = logging.getLogger(__name__)
 
 RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
 WEIGHTS = "student.safetensors"
+SUMMARY_LOCK = ".summary.lock"
 EARLIER = ".earlier"  # holds what was put aside
 ENDED = ("complete", "stopped", "diverged")
 
@@ -142,6 +144,7 @@ def rungs(directory: Path, column: str, result: Mapping[str, Any]) -> Iterator[t
 
 def clear(directory: Path, *, keep: bool) -> None:
     """Remove what an earlier try left in ``directory``; with ``keep``, put it aside."""
+    tidy(directory)
     if keep:
         put_aside(directory)
     for name in (RESULT, HISTORY, WEIGHTS):
@@ -252,8 +255,12 @@ def summary(folder: Path) -> pd.DataFrame:
 
 def write_summary(folder: Path) -> pd.DataFrame:
     """Rebuild ``summary.csv`` in ``folder`` from the results below it; returns what it holds."""
-    frame = summary(folder)
-    write_text(folder / SUMMARY, frame.to_csv(index=False))
+    # Not the sweep's lock, which is held for as long as one trains. Those who write at once take
+    # turns, each after it has read: the last summary is of all results.
+    with FileLock(folder / SUMMARY_LOCK):
+        tidy(folder, SUMMARY)
+        frame = summary(folder)
+        write_text(folder / SUMMARY, frame.to_csv(index=False))
     return frame
 
 

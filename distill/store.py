@@ -1,5 +1,6 @@
 """Content-addressed folders: atomic, locked, complete once their manifest lies in them."""
 
+import glob
 import hashlib
 import json
 import logging
@@ -36,6 +37,16 @@ def file_digest(path: Path) -> str:
 def _scratch(path: Path) -> Path:
     """A new name beside ``path``, hidden."""
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+
+
+def tidy(folder: Path, name: str | None = None) -> None:
+    """Remove the scratch that killed writers of files left in ``folder``, or of the one ``name``.
+
+    Whoever calls it holds the lock under which those are written, so that no writer is at work.
+    """
+    stem = "*" if name is None else glob.escape(name)
+    for path in folder.glob(f".{stem}.{'[0-9a-f]' * 8}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
@@ -148,6 +159,7 @@ def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, A
     with FileLock(f"{folder}.lock"):
         if (facts := _read(folder)) is not None:
             return facts
+        tidy(folder.parent, folder.name)
         scratch = _scratch(folder)
         scratch.mkdir()
         try:
