@@ -4,7 +4,7 @@ Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,16 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
     return result
 
 
-def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, Any]]:
+def execute(
+    jobs: Sequence[Job],
+    directories: Sequence[Path],
+    trained: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
     """Train K jobs as one stack, write each one's files into its directory, return its result.
 
     A member that diverges, is stopped, or whose files cannot be written, has that status in its
     result. An error that ends all of them is written into each one's result, and raised again.
+    ``trained`` is called before the first of the results is written, which make the runs count.
     """
     for job, directory in zip(jobs, directories, strict=True):
         results.clear(directory, keep=not job.run.resume)
@@ -84,6 +89,7 @@ def execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, 
         log.info("it ended here:", exc_info=error)
         fail(jobs, directories, error)
         raise
+    trained()
     bodies = []
     for k, (job, directory) in enumerate(zip(jobs, directories, strict=True)):
         last = {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS and n != "lr"}

@@ -50,7 +50,7 @@ class Task:
         """Train the stack; returns the result of each job."""
         with env_override(dict(self.environment)), self._logged():
             own = jobs or [Job(parse(OmegaConf.create(config))) for config in self.configs]
-            return execute(own, self.directories)
+            return execute(own, self.directories, self._share_log)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -62,10 +62,17 @@ class Task:
         try:
             yield
         finally:
+            self._share_log()
             for handler in logging.getLogger().handlers:
                 if isinstance(handler, logging.FileHandler):
                     handler.close()
-                    self._copy(Path(handler.baseFilename).resolve())
+
+    def _share_log(self) -> None:
+        """Give each job the log so far."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.flush()
+                self._copy(Path(handler.baseFilename).resolve())
 
     def _copy(self, path: Path) -> None:
         """Copy the log of the first job to the others, if it lies in its directory."""
