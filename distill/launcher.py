@@ -228,7 +228,8 @@ class StackLauncher(Launcher):
                     for member, result in zip(own, ended, strict=True):
                         for n in same[member.directory]:
                             returns[n] = self._return(members[n], result, error)
-                    finished += ended
+                    # For the count of them; their configs are most of what they hold.
+                    finished += [{k: v for k, v in r.items() if k != "config"} for r in ended]
                     bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
                     log.info("%d of %d jobs: %s", len(finished), len(jobs), counted(finished))
             except BaseException as stop:
