@@ -44,6 +44,11 @@ needs_mnist = pytest.mark.skipif(
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`: tests of endurance in the sizes that they speak for, minutes instead of seconds."""
+    parser.addoption("--full", action="store_true", help="tests of endurance in full size")
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory and a data root of the test's own, and no trace left in the process."""
