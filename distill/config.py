@@ -255,7 +255,7 @@ def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> typ
             fields[key] = _typed(section, Teacher, "teacher.")
         elif key in GROUPS and key in base.model_fields and section is not None:
             target = section.get("_target_") if isinstance(section, Mapping) else None
-            if target not in targets(key):
+            if not isinstance(target, str) or target not in targets(key):
                 allowed = ", ".join(targets(key))
                 raise ConfigError(f"{path}{key}._target_={target}: allowed are {allowed}")
             fields[key] = _schema(key, GROUPS[key][1], target)
@@ -311,7 +311,7 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             yield unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
         elif problem["type"] == "missing":
             yield f"{key}: this key is missing"
-        elif isinstance(problem["input"], Mapping):
+        elif problem["type"] == "value_error":
             text = problem["msg"].removeprefix("Value error, ")
             yield f"{key}: {text}" if key else text
         else:
@@ -325,6 +325,8 @@ def _shown(value: Any) -> str:
 
 def unknown(key: str, given: str, known: list[str]) -> str:
     """The message for a ``key`` that does not exist, which stood in the override ``given``."""
+    if not known:
+        return f"{given}: there is no such key; {key.rpartition('.')[0]} has none"
     close = difflib.get_close_matches(key, known, 1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{given}: there is no such key; {hint}allowed are {', '.join(sorted(known))}"

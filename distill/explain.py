@@ -2,7 +2,9 @@
 
 import re
 import sys
+import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
@@ -26,26 +28,73 @@ def explain(error: BaseException) -> str:
             return str(cause)
     for cause in causes:
         if isinstance(cause, MissingConfigException) and cause.options is not None:
-            group, _, option = str(cause.missing_cfg_file).rpartition("/")
+            name = str(cause.missing_cfg_file)
+            group, _, option = name.rpartition("/")
+            if "//" in name:  # the option itself begins with a slash
+                group, option = name.split("//")[0], name[name.index("//") + 1 :]
             return (
                 f"{group}={option}: there is no such option; allowed are {', '.join(cause.options)}"
             )
         if isinstance(cause, OverrideParseException):
-            return f"{cause.override}: not of the form key=value ({_first(cause.message)})"
+            return f"{cause.override}: not of the form key=value ({_unparsed(cause)})"
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             return _no_key(error, cause)
         if isinstance(cause, OmegaConfBaseException):
             return f"{cause.full_key}: {_first(str(cause))}"
-    text = str(error)
-    if swept := re.search(r"Ambiguous value for argument '(.*)'", text):
+    return _other(error, " ".join(str(error).split()))
+
+
+def _unparsed(error: OverrideParseException) -> str:
+    """Why an override cannot be read; Hydra's first line repeats all of them."""
+    _, reason, more, *_ = error.message.splitlines()
+    if reason.startswith("Error parsing"):
+        return more
+    prefix, _, rest = reason.partition(": ")
+    # The line below points at the first character that is wrong.
+    if prefix == "LexerNoViableAltException":
+        return f"not understood from {rest[len(more) - len(prefix) - 3 :]!r} on"
+    return reason
+
+
+def _other(error: BaseException, text: str) -> str:
+    """The line for an error that Hydra tells of by its ``text`` alone."""
+    if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)' ?", text):
         return f"{swept[1]}: several values are a sweep, which needs -m; a list is written [a,b]"
     if "Config group override must be a string" in text:
-        given = next((a for a in sys.argv if a.endswith("=null")), "null")
+        given = _local(error, "override", "__init__").input_line
         return f"{given}: a config group needs one of its options (teacher=none for no teacher)"
+    if swept := _local(error, "override", "split_arguments"):
+        return f"{swept.input_line}: {text}"
+    if option := re.search(r"Parent traversal .* \('(.*?)'\)", text):
+        return f"{_argument(option[1])}: the name of a config cannot contain .."
+    if plugin := re.search(r"Unknown plugin class : '(.*)'", text):
+        return f"{_argument(plugin[1])}: there is no such launcher or sweeper"
+    if target := re.search(r"[Tt]arget '(.*?)' .*full_key: (\S+)", text):
+        return f"{target[2]}: {target[1]} is not among what a config may call"
+    if isinstance(error, RecursionError):
+        return "the config is nested too deeply, or its defaults lead back to themselves"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{_argument(str(error.filename))}: {error.strerror}"
     if not type(error).__module__.startswith("distill") and (disk := told(error)):
         return disk
     name = "" if type(error).__module__.startswith(("hydra", "distill")) else type(error).__name__
-    return f"{name}: {' '.join(text.split())}".removeprefix(": ")
+    where = _local(error, "config_path", "load_config")
+    return ": ".join(part for part in (where, name, text) if part)
+
+
+def _local(error: BaseException, name: str, function: str) -> Any:
+    """What the variable ``name`` of the ``function`` that ``error`` came through was, or None.
+
+    Hydra's own text leaves out which override or yaml it was at.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    found = [f for f in frames if f.f_code.co_name == function and name in f.f_locals]
+    return found[-1].f_locals[name] if found else None
+
+
+def _argument(value: str) -> str:
+    """The argument of the command that gave ``value``, if one did; else the value."""
+    return next((a for a in sys.argv if a.endswith(f"={value}")), value)
 
 
 def _first(text: str) -> str:
