@@ -22,7 +22,6 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     create_model,
     model_validator,
@@ -85,8 +84,8 @@ class Optim(Component):
 class Train(Strict):
     """How long, and in what batches."""
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Annotated[int, Field(gt=0, le=10**6)]
+    batch_size: Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class Teacher(Strict):

@@ -8,8 +8,10 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from platformdirs import user_cache_path
+from rich.filesize import decimal
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -119,7 +121,7 @@ def _dtype(run: Run, device: torch.device) -> torch.dtype:
 
 def root(data: Data) -> Path:
     """The folder of a data set's files, and by default of the teachers trained on it."""
-    return Path(data.root).expanduser() if data.root is not None else user_cache_path("distill")
+    return Path(data.root).expanduser() if data.root else user_cache_path("distill")
 
 
 # Keyed by the target, since the schema of a section is made anew for each config.
@@ -183,11 +185,18 @@ def parameters(model: Component, data: Data, key: str) -> int:
     """The number of parameters of one member of ``model``, which was made for nothing else.
 
     Raises:
-        ConfigError: as `build` does.
+        ConfigError: as `build` does, or they do not fit into this machine's memory.
     """
     with torch.device("meta"):
         module = build(model, read(data), key)
-    return sum(p.numel() for p in module.parameters())
+    count = sum(p.numel() for p in module.parameters())
+    if 4 * count > (memory := psutil.virtual_memory().total):
+        sizes = ", ".join(f"{key}.{n}={v}" for n, v in model.options.items() if isinstance(v, int))
+        raise ConfigError(
+            f"{sizes}: the parameters take {decimal(4 * count)}; "
+            f"this machine has {decimal(memory)} of memory"
+        )
+    return count
 
 
 @lru_cache(maxsize=64)

@@ -14,11 +14,13 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Generator, Tensor, nn
 
 __all__ = ["CNN", "MLP"]
 
+Depth = Annotated[int, Field(gt=0, le=1000)]
+Width = Annotated[int, Field(gt=0, le=2**20)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 Shape = tuple[int, int, int]
 
@@ -69,8 +71,8 @@ class MLP(nn.Module):
         inputs: Shape,
         classes: int,
         *,
-        width: PositiveInt,
-        depth: PositiveInt = 2,
+        width: Width,
+        depth: Depth = 2,
         dropout: Probability = 0.0,
         input_dropout: Probability = 0.0,
         max_norm: PositiveFloat | None = None,
@@ -111,8 +113,8 @@ class CNN(nn.Module):
         inputs: Shape,
         classes: int,
         *,
-        width: PositiveInt,
-        hidden: NonNegativeInt = 0,
+        width: Width,
+        hidden: Annotated[int, Field(ge=0, le=2**20)] = 0,
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()

@@ -3,15 +3,16 @@
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
+Examples = Annotated[int, Field(gt=0, le=100_000)]
 Classes = Annotated[int, Field(ge=2, le=16)]
 Side = Annotated[int, Field(ge=8, le=64)]
 
 
 def synthetic(
-    *, examples: PositiveInt, classes: Classes, size: Side
+    *, examples: Examples, classes: Classes, size: Side
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``examples`` training images, half as many test images, of ``size`` x ``size`` pixels.
 
