@@ -215,6 +215,24 @@ def fresh(
     return Stack(partial(build, model, data, key), members, seed, device)
 
 
+def finite_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        OSError, SafetensorError: it cannot be read.
+        ValueError: they hold something else than finite floating-point numbers.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"there is no file {path}")
+    weights: dict[str, Tensor] = load_file(path)
+    for name, value in weights.items():
+        if not value.is_floating_point():
+            raise ValueError(f"parameter {name} has type {value.dtype}, not floating-point numbers")
+        if not value.float().isfinite().all():
+            raise ValueError(f"parameter {name} has values that are not finite in float32")
+    return weights
+
+
 def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
     """The weights in ``teacher.path``, which fit ``teacher.model``.
 
@@ -223,9 +241,11 @@ def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
     """
     key = f"teacher.path={teacher.path}"
     try:
-        weights = load_file(str(teacher.path))
+        weights = finite_weights(Path(str(teacher.path)))
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{key}: not a readable safetensors file ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"{key}: {error}") from error
     assert teacher.model is not None
     stack = fresh(teacher.model, read(data), "teacher.model", 1, 0, torch.device("cpu"))
     try:

@@ -9,13 +9,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.config import ConfigError, parse
+from distill.config import ConfigError, Run, parse
 from distill.data.views import Images
 from distill.evaluate import evaluate
-from distill.job import device_of, fresh, read
+from distill.job import device_of, finite_weights, fresh, read
 from distill.naming import CONF
 from distill.results import RESULT, WEIGHTS
 
@@ -29,6 +28,44 @@ def _data(name: str) -> DictConfig:
     return section
 
 
+def _config(directory: Path) -> tuple[DictConfig, Run]:
+    """The config of the run in ``directory``, as composed and as checked.
+
+    Raises:
+        ConfigError: it cannot be read, or does not describe a run.
+    """
+    path = directory / ".hydra" / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+    except Exception as error:  # each kind of damage has its own
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"RUN={directory}: not the directory of a complete run ({reason})"
+        ) from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"RUN={directory}: {path} is not the config of a run")
+    try:
+        return config, parse(config)
+    except ConfigError as error:
+        lines = [f"RUN={directory}: {line}" for line in str(error).splitlines()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _recorded(directory: Path) -> int:
+    """The test errors in the result of a run.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    try:
+        errors = json.loads((directory / RESULT).read_text(encoding="utf-8"))["test_errors"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"RUN={directory}: {RESULT} is missing or damaged") from error
+    if type(errors) is not int:
+        raise ConfigError(f"RUN={directory}: {RESULT} is damaged: test_errors={errors}")
+    return errors
+
+
 def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, int]:
     """Test errors of each class (C,) of the student in ``directory``, and the number of images.
 
@@ -37,15 +74,15 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
     Raises:
         ConfigError: the directory does not hold a complete run, or its files do not fit.
     """
+    config, trained = _config(directory)
     try:
-        config = OmegaConf.load(directory / ".hydra" / "config.yaml")
-        weights = load_file(directory / WEIGHTS)
+        weights = finite_weights(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"RUN={directory}: not the directory of a complete run ({error})"
         ) from error
-    assert isinstance(config, DictConfig)
-    trained = parse(config)
+    except ValueError as error:
+        raise ConfigError(f"RUN={directory}: {WEIGHTS}: {error}") from error
     if data is not None:
         config.data = OmegaConf.merge(data, {"mean": trained.data.mean, "std": trained.data.std})
     run = parse(config)
@@ -71,8 +108,9 @@ def main() -> None:
     from distill.explain import explain
 
     try:
-        data = _data(arguments.data) if arguments.data else None
+        data = None if arguments.data is None else _data(arguments.data)
         scores = [(run, *rescore(run, data)) for run in arguments.runs]
+        recorded = {} if data is not None else {run: _recorded(run) for run in arguments.runs}
     except Exception as error:
         sys.exit(explain(error))
     table = Table()
@@ -83,7 +121,7 @@ def main() -> None:
         total = int(errors.sum())
         by_class = " ".join(map(str, errors.tolist()))
         table.add_row(run.resolve().name, str(total), f"{1 - total / count:.2%}", by_class)
-        if data is None and total != json.loads((run / RESULT).read_text())["test_errors"]:
+        if recorded.get(run, total) != total:
             differ.append(str(run))
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)
