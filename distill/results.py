@@ -276,6 +276,7 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
             for row in labels.to_numpy()
         ],
         done.index,
+        dtype=str,
     )
     if titles.nunique() > max(FEW, len(done) // 2):  # of searched values, each is its own
         return
