@@ -97,6 +97,11 @@ class StackLauncher(Launcher):
         Raises:
             ConfigError: a job's config is wrong; none of the jobs was started.
         """
+        from distill.config import ConfigError
+
+        if not job_overrides:
+            swept = [o for o in self.config.hydra.overrides.task if "(" in o]
+            raise ConfigError(f"{' '.join(swept)}: there is no value, so there is no job to run")
         setup_globals()
         self._log_as_sweep()
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -136,10 +141,11 @@ class StackLauncher(Launcher):
         return done
 
     def _member(self, config: DictConfig, task: DictConfig) -> _Member:
-        from distill.config import parse
+        from distill.config import ConfigError, parse
         from distill.job import Job
 
         with _current(config):
+            naming.check_names(config)
             job = Job(parse(task))
             token = naming.named.set(job)
             try:
@@ -147,7 +153,10 @@ class StackLauncher(Launcher):
             finally:
                 naming.named.reset(token)
             environment = _plain(config.hydra.job.env_set)
-        directory = (Path(config.hydra.sweep.dir) / subdir).absolute()
+        sweep = Path(os.path.abspath(config.hydra.sweep.dir))  # noqa: PTH100
+        directory = Path(os.path.normpath(sweep / subdir))
+        if not directory.is_relative_to(sweep):
+            raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
         with open_dict(config):
             config.hydra.sweep.subdir = subdir
             config.hydra.runtime.output_dir = str(directory)

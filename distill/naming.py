@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,23 @@ def run_name(*, _root_: DictConfig) -> str:
     from distill.config import parse
     from distill.job import Job
 
+    check_names(_root_)
     job = named.get() or Job(parse(task_config(_root_)))
     return job.name
+
+
+def check_names(config: DictConfig) -> None:
+    """Refuse names by which Hydra would write a job's files elsewhere than in its directory.
+
+    Raises:
+        ConfigError: one of them is a path.
+    """
+    from distill.config import ConfigError
+
+    for key in ("hydra.job.name", "hydra.output_subdir"):
+        name = OmegaConf.select(config, key)
+        if name is not None and (Path(name).name != name or name == ".."):
+            raise ConfigError(f"{key}={name}: it must be a name, not a path")
 
 
 def sweep_name() -> str:
@@ -68,8 +84,18 @@ OmegaConf.register_resolver("distill.sweep", sweep_name, replace=True, use_cache
 class Summary(Callback):
     """Writes and prints the summary when a sweep ends, however it ends, under any launcher."""
 
+    new: Sequence[Path] = ()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Keep which folders are not there yet."""
+        folder = Path(config.hydra.sweep.dir)
+        self.new = [path for path in (folder, *folder.parents) if not path.exists()]
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Rebuild summary.csv from the files below the sweep's directory."""
+        """Rebuild summary.csv from the files below the sweep's directory.
+
+        If no job was started, the folders that the sweep made for itself go.
+        """
         from rich.console import Console
 
         from distill import results
@@ -77,7 +103,7 @@ class Summary(Callback):
         folder, ended = Path(config.hydra.sweep.dir), sys.exception()
         _name(ended, folder)
         try:
-            _forget(folder)
+            _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
                 results.show(results.write_summary(folder), folder, Console())
         except OSError as error:
@@ -98,8 +124,12 @@ def _name(error: BaseException | None, folder: Path) -> None:
         error.filename = str(folder)
 
 
-def _forget(folder: Path) -> None:
-    """Remove the directory of a sweep of which nothing but the sweeper's own file was written."""
-    if folder.is_dir() and [path.name for path in folder.iterdir()] == ["multirun.yaml"]:
-        (folder / "multirun.yaml").unlink()
-        folder.rmdir()
+def _forget(folder: Path, new: Sequence[Path]) -> None:
+    """Remove the folders that a sweep made for itself, if nothing of a job was written."""
+    files = list(folder.glob("*"))
+    if folder in new and {path.name for path in files} <= {"multirun.yaml", store.LOCK}:
+        for path in files:
+            path.unlink()
+        for path in new:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()

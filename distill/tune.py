@@ -87,18 +87,11 @@ class Tuner:
         """
         space, fixed = self._space(arguments)
         identity = self._checked(space, fixed)
-        new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings(), store.locked(self.folder):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            try:
-                study = self._study(identity)
-            except ConfigError:
-                if new:
-                    (self.folder / store.LOCK).unlink(missing_ok=True)
-                    self.folder.rmdir()
-                raise
+            study = self._study(identity)
             failed: list[str] = []
             while trials := self._batch(study, space):
                 with self._failing(study, trials):
