@@ -18,7 +18,7 @@ from distill import interrupt
 from distill.launcher import stackable
 from distill.naming import CONF
 
-WHITELIST = ("distill.launcher.*", "distill.naming.*", "distill.logs.*")
+WHITELIST = ("distill.naming.Summary", "distill.logs.LogFile")
 
 
 @hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)
