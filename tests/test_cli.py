@@ -96,34 +96,6 @@ def test_a_sweep_is_checked_before_its_first_job(cli: Cli, home: Path) -> None:
     assert not list(home.glob("multirun/*"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["loss.tempratur=4"], "loss.tempratur=4: there is no such key; did you mean loss.temper"),
-        (["tranfer.fraction=1"], "tranfer.fraction=1: there is no such key; did you mean transfer"),
-        (["+loss.tempratur=4"], "loss.tempratur=4: there is no such key; did you mean loss.temper"),
-        (["loss.temperature=-1"], "loss.temperature=-1: Input should be greater than 0"),
-        (["model=mpl"], "model=mpl: there is no such option; allowed are cnn, mlp"),
-        (["experiment=none"], "experiment=none: there is no such option; allowed are "),
-        (["loss.temperature=1,4"], "loss.temperature=1,4: several values are a sweep, which "),
-        (["loss.temperature"], "loss.temperature: not of the form key=value"),
-        (["hydra.sweep.dri=x"], "hydra.sweep.dri=x: there is no such key; did you mean"),
-        (["teacher.path=no.safetensors"], "teacher.path=no.safetensors: not a readable"),
-        (["teacher.cache=conf.file/x"], "teacher.cache=conf.file/x: no folder can be made"),
-        (["data=mnist", "data.root=conf.file"], "data.root=conf.file: conf.file/MNIST/raw lacks"),
-    ],
-)  # fmt: skip
-def test_a_wrong_command_is_one_line_and_leaves_nothing(
-    arguments: list[str], message: str, cli: Cli, home: Path
-) -> None:
-    (home / "conf.file").write_text("not a folder")
-    done = cli("data=synthetic", *arguments) if "data=mnist" not in arguments else cli(*arguments)
-    assert done.code == 1
-    assert done.err.startswith(message), done.err
-    assert len(done.err.splitlines()) == 1
-    assert not (home / "multirun").exists()
-
-
 def test_hydra_full_error_shows_the_traceback() -> None:
     command = (sys.executable, "-m", "distill", *SMALL, "loss.temperature=0")
     assert "Traceback" not in shell(*command).err
