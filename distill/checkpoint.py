@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,11 @@ def _digest(facts: str, state: dict[str, Tensor]) -> str:
     return content.hexdigest()
 
 
+def _halving(training: Training) -> list[int]:
+    """The rungs and the factor by which members were stopped."""
+    return [*training.plan.rungs, training.plan.factor]
+
+
 def members(directory: Path) -> list[str]:
     """The names of the runs whose checkpoint lies in ``directory``, if one does."""
     facts = _facts(directory / FILE)
@@ -71,7 +76,13 @@ class Checkpoint:
     def write(self, training: Training, history: History) -> None:
         """Write it; where that fails, training goes on with a warning."""
         left = {name: list(getattr(history, name).items()) for name in ("diverged", "stopped")}
-        facts = json.dumps({"runs": list(self.runs), "history": asdict(history) | left})
+        facts = json.dumps(
+            {
+                "runs": list(self.runs),
+                "halving": _halving(training),
+                "history": asdict(history) | left,
+            }
+        )
         state = {name: value.cpu().contiguous() for name, value in training.state().items()}
         metadata = {"facts": facts, "digest": _digest(facts, state)}
         try:
@@ -81,9 +92,12 @@ class Checkpoint:
         self.written = time.monotonic()
 
     def restore(self, training: Training) -> History | None:
-        """Bring a new ``training`` to where the checkpoint is; None if there is none to use."""
+        """Bring a new ``training`` to where the checkpoint is; None if there is none to use.
+
+        The checkpoint may hold more members than ``training``, whose results were written before.
+        """
         facts = _facts(self.path)
-        if facts is None or facts["runs"] != list(self.runs):
+        if facts is None:
             return None
         with safe_open(self.path, "pt") as file:
             metadata = file.metadata()
@@ -91,8 +105,22 @@ class Checkpoint:
         if metadata.get("digest") != _digest(metadata["facts"], state):
             log.warning("%s is damaged and not used (its digest differs)", self.path)
             return None
-        history: History = facts["history"]
-        training.restore(history, state)
+        whole: History = facts["history"]
+        numbers = {run: k for k, run in enumerate(facts["runs"])}
+        if not numbers.keys() >= set(self.runs) or facts["halving"] != _halving(training):
+            return None
+        own = {numbers[run]: n for n, run in enumerate(self.runs)}
+        rows = [whole.rows[k] for k in own]
+        history = replace(
+            whole,
+            rows=rows,
+            seconds=whole.seconds * sum(map(len, rows)) / max(1, sum(map(len, whole.rows))),
+            members=[own[k] for k in whole.members if k in own],
+            diverged={own[k]: reason for k, reason in whole.diverged.items() if k in own},
+            stopped={own[k]: reason for k, reason in whole.stopped.items() if k in own},
+        )
+        places = [place for place, k in enumerate(whole.members) if k in own]
+        training.restore(history, {name: value[places] for name, value in state.items()})
         log.info("going on from the checkpoint after epoch %d", history.epoch)
         return history
 

@@ -120,8 +120,8 @@ def train(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint
     """Train a stack; a log line and a tick of the progress an epoch.
 
     It goes on from the checkpoint ``saved``, and writes it when it is due, and when a signal came,
-    by which it then ends. At the end of the training one is written over an older one, or if
-    members were stopped: so the results of a stack are all of the same training.
+    by which it then ends; for several members also at the end, since a process that is killed
+    between their results leaves only some of them.
     """
     epochs = training.plan.epochs
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def train(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint
             log.info("%s: epoch %d of %d: %s", what, epoch, epochs, text)
             errors = means.get("test_errors", means.get("val_errors", 0.0))
             bars.update(task, completed=epoch, description=f"{what}: {errors:.5g} errors")
-            last = epoch == epochs and (bool(history.stopped) or saved.path.exists())
+            last = epoch == epochs and len(history.rows) > 1
             if saved.due or last or interrupt.asked():
                 saved.write(training, history)
                 interrupt.check()

@@ -195,16 +195,9 @@ class StackLauncher(Launcher):
             same.setdefault(member.directory, []).append(number)
         distinct, before = [], []
         returns: dict[int, JobReturn] = {}
-        first = [members[numbers[0]] for numbers in same.values()]
-        # Of these, some may have results already, but not all: they are finished together.
-        begun = {
-            first[n].directory
-            for stack in plan.begun([m.job for m in first], [m.directory for m in first])
-            for n in stack.jobs
-        }
-        for member, numbers in zip(first, same.values(), strict=True):
-            result = None if member.directory in begun else kept(member.job, member.directory)
-            if result is None:
+        for numbers in same.values():
+            member = members[numbers[0]]
+            if (result := kept(member.job, member.directory)) is None:
                 distinct.append(member)
                 continue
             before.append(result)

@@ -85,13 +85,16 @@ def _place(job: Job) -> tuple[float, float, str]:
 
 
 def begun(jobs: Sequence[Job], directories: Sequence[Path]) -> list[Stack]:
-    """The stacks of these jobs of which an earlier try left a checkpoint."""
+    """The stacks of these jobs of which an earlier try left a checkpoint.
+
+    A stack is what is left of the one that began: its other jobs have their results.
+    """
     left = {job.name: n for n, job in enumerate(jobs)}
     found = []
     for job, directory in zip(jobs, directories, strict=True):
         runs = checkpoint.members(directory) if job.run.resume else []
-        if runs and left.keys() >= set(runs):
-            found.append(Stack(tuple(left.pop(run) for run in runs)))
+        if job.name in runs and job.name in left:
+            found.append(Stack(tuple(left.pop(run) for run in runs if run in left)))
     return found
 
 

@@ -61,6 +61,8 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
     result = results.finished(directory, job.name) if job.run.resume else None
     if result is None or result.get("halving", own := job.run.halving.model_dump()) != own:
         return None
+    # One here holds the last result of its stack (see `execute`), and was about to be removed.
+    (directory / checkpoint.FILE).unlink(missing_ok=True)
     return result
 
 
@@ -91,7 +93,9 @@ def execute(
         raise
     trained()
     bodies = []
-    for k, (job, directory) in enumerate(zip(jobs, directories, strict=True)):
+    # The first job's result comes last: as long as one is missing, the checkpoint lies in the
+    # directory of a job that will be tried again.
+    for k, (job, directory) in reversed([*enumerate(zip(jobs, directories, strict=True))]):
         last = {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS and n != "lr"}
         share = len(history.rows[k]) / sum(map(len, history.rows))
         body = _head(job) | facts | last
@@ -113,7 +117,7 @@ def execute(
             [body] = fail([job], [directory], error)
         bodies.append(body)
     saved.remove()
-    return bodies
+    return bodies[::-1]
 
 
 def _fit(jobs: Sequence[Job], saved: Checkpoint) -> tuple[Stack, History, dict[str, Any]]:
