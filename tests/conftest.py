@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
+from distill import fit, job
 from distill.__main__ import main
 from distill.config import parse
 from distill.job import Job
@@ -49,19 +50,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="tests of endurance in full size")
 
 
+def forget() -> None:
+    """Forget the data and teachers that this process holds, as a new process would."""
+    held = (job.held_out, job.training_images, fit.evaluator, fit.find_teacher, fit.soft_targets)
+    for cached in held:
+        cached.cache_clear()
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory and a data root of the test's own, and no trace left in the process."""
-    from distill import fit, job
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     yield tmp_path
     GlobalHydra.instance().clear()
-    for cached in (job.held_out, job.training_images, fit.evaluator, fit.find_teacher):
-        cached.cache_clear()
-    fit.soft_targets.cache_clear()
+    forget()
 
 
 @dataclass(frozen=True)

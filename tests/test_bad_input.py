@@ -532,6 +532,11 @@ def damage(run: Path, content: bytes | dict[str, Any]) -> None:
     path.write_bytes(content)
 
 
+def rewrite(run: Path, **values: Any) -> None:
+    """Write a whole result with other values."""
+    results.write(run, results.read(run / "result.json") | values, [])
+
+
 @pytest.mark.parametrize("case", RESULTS)
 def test_a_bad_result_is_a_row_and_the_others_are_shown(
     case: str, kept: Path, home: Path, capsys: pytest.CaptureFixture[str]
@@ -546,17 +551,18 @@ def test_a_bad_result_is_a_row_and_the_others_are_shown(
     assert "2 runs (1 failed, 1 complete): sweep/summary.csv" in shown
     after = tree(home)
     assert after.pop(home / "sweep" / "summary.csv")
+    after.pop(home / "sweep" / results.SUMMARY_LOCK)
     assert after == before
 
 
 def test_a_result_that_is_a_folder(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "sweep" / "bad" / "result.json").mkdir(parents=True)
     summarise("sweep")
-    assert "bad failed: result.json is damaged\n" in capsys.readouterr().out
+    assert "bad failed: sweep/bad/result.json: Is a directory\n" in capsys.readouterr().out
 
 
 def test_text_of_a_result_is_shown_as_it_is(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damage(kept, {"status": "failed", "reason": "[/x] [red]why[/red]"})
+    rewrite(kept, status="failed", reason="[/x] [red]why[/red]")
     summarise("kept")
     assert "failed: [/x] [red]why[/red]\n" in capsys.readouterr().out
 
@@ -572,7 +578,7 @@ DIRS = {
     "nowhere": "no result.json lies below it; give the directory of a sweep or a run",
     "kept/result.json": "no result.json lies below it",
     "kept/.hydra": "no result.json lies below it",
-    "blocked": "summary.csv cannot be written",
+    "blocked": "Is a directory",
 }
 
 
@@ -581,7 +587,8 @@ def test_a_dir_without_results_is_refused(folder: str, kept: Path, home: Path) -
     blocked = Path(shutil.copytree(kept, home / "blocked"))
     (blocked / "summary.csv").mkdir()
     before = tree(home)
-    assert command(results.main, folder).startswith(f"DIR={folder}: {DIRS[folder]}")
+    name = "blocked/summary.csv" if folder == "blocked" else f"DIR={folder}"
+    assert command(results.main, folder).startswith(f"{name}: {DIRS[folder]}")
     assert tree(home) == before
 
 

@@ -5,19 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, make_job
+from conftest import composed, forget, make_job
 from safetensors.torch import save_file
 
 from distill import fit, run
 from distill.config import ConfigError, parse
 from distill.job import Job, training_images
 from distill.run import execute
-
-
-def forget() -> None:
-    """Forget what this process holds, as a new process would."""
-    fit.find_teacher.cache_clear()
-    fit.soft_targets.cache_clear()
 
 
 def teacher_of(*overrides: str) -> Any:
