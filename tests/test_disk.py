@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, Finished
+from conftest import SMALL, Finished, make_job
 
 from distill import plan, workers
 from distill.__main__ import main
+from distill.job import multiply_adds
 from distill.results import HISTORY, RESULT, SUMMARY, WEIGHTS, paths, read
 from distill.store import file_digest
 
@@ -30,7 +31,9 @@ KIB = 1024
 
 def serve() -> None:
     """Start the commands that stdin tells of, and wait for those that it names."""
-    assert plan and workers  # imported once for all commands
+    assert plan and workers  # imported once for all commands, as is what torch imports late
+    job = make_job()
+    multiply_adds(job.run.model, job.run.data)
     for line in sys.stdin:
         match json.loads(line):
             case int(child):
@@ -210,8 +213,8 @@ def test_a_disk_with_more_and_more_room(
         names = whole(folder)
         assert names.items() <= expected.items()
         kept = {path: changed for path, changed in now.items() if path.parent.name in names}
-        failures, free = failures + 1, 24
-    assert failures >= 3
+        failures, free = failures + 1, 32
+    assert failures >= 2
     assert whole(folder) == expected
     if kind == "sweep":
         before = (folder / SUMMARY).read_bytes()
