@@ -15,7 +15,6 @@ from rich.filesize import decimal
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from distill import store
 from distill.config import Component, ConfigError, Data, Run, Teacher
@@ -201,11 +200,21 @@ def parameters(model: Component, data: Data, key: str) -> int:
 
 @lru_cache(maxsize=64)
 def multiply_adds(model: Component, data: Data) -> int:
-    """The multiply-adds of one member of ``model`` for one image, those of its products."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        module = build(model, read(data), "model")
-        module(torch.empty(1, *read(data).shape))
-    return int(counter.get_total_flops()) // 2
+    """The multiply-adds of the linear and convolutional layers of ``model``, for one image."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        weight = layer.get_parameter("weight")
+        counts.append(weight.numel() * (out.numel() // len(weight)))  # each is used at each place
+
+    with torch.device("meta"):
+        module = build(model, read(data), "model").to_empty(device="cpu").eval()
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        module(torch.zeros(1, *read(data).shape))
+    return sum(counts)
 
 
 def fresh(

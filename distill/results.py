@@ -40,7 +40,7 @@ COLUMNS = {
     "model": "the student's model",
     "width": "its width",
     "parameters": "its number of parameters",
-    "multiply_adds": "multiply-adds of its products, for one image",
+    "multiply_adds": "multiply-adds of its linear and convolutional layers, for one image",
     "teacher": "teacher; none for losses that do not use one",
     "teacher_digest": "SHA-256 of everything that decides the teacher",
     "teacher_test_errors": "its errors on the test set",

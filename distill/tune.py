@@ -92,7 +92,7 @@ class Tuner:
         with warnings.catch_warnings(), store.locked(self.folder):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study = self._study(identity)
-            failed: list[str] = []
+            failed = self._mended(study, space, fixed)
             while trials := self._batch(study, space):
                 with self._failing(study, trials):
                     overrides = [_overrides(trial.params, space, fixed) for trial in trials]
@@ -193,15 +193,47 @@ class Tuner:
         Raises:
             ValueError: they differ.
         """
-        run = trial.user_attrs.get("run")
-        if trial.state != TrialState.COMPLETE or trial.user_attrs.get("sweep") != self.here:
-            return
         try:
-            result = results.read(self.folder / str(run) / results.RESULT)
+            result = self._result(trial)
         except (OSError, ValueError):
-            return  # the run is named where it is looked at
-        if result["status"] == "complete" and trial.values != self._values(result):
-            raise ValueError(f"trial {trial.number} is not what {run} has in its {results.RESULT}")
+            return  # see `_mended`
+        if result is None or (trial.state, result["status"]) != (TrialState.COMPLETE, "complete"):
+            return
+        if trial.values != self._values(result):
+            raise ValueError(f"trial {trial.number} is not what {result['run']} came to")
+
+    def _result(self, trial: FrozenTrial) -> dict[str, Any] | None:
+        """The result of a trial that ended, if its run lies here.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is damaged.
+        """
+        directory = trial.user_attrs.get("directory")
+        if not trial.state.is_finished() or trial.user_attrs.get("sweep") != self.here:
+            return None
+        return None if directory is None else results.read(Path(directory) / results.RESULT)
+
+    def _mended(
+        self, study: optuna.Study, space: dict[str, BaseDistribution], fixed: list[str]
+    ) -> list[str]:
+        """Train the complete trials again whose results were lost; returns what else was."""
+        again: list[FrozenTrial] = []
+        lost: list[FrozenTrial] = []
+        for trial in study.get_trials(deepcopy=False):
+            try:
+                self._result(trial)
+            except (OSError, ValueError) as error:
+                complete = trial.state == TrialState.COMPLETE
+                (again if complete else lost).append(trial)
+                log.warning("trial %d: %s", trial.number, error)
+        if again:
+            # Those who were not stopped, so that none must be now.
+            alone = {"halving.rungs": "0"}
+            self.launcher.launch(
+                [_overrides(trial.params, space, fixed, alone) for trial in again], again[0].number
+            )
+        return [f"trial {t.number} lost its result; its value is kept in the study" for t in lost]
 
     def _values(self, result: dict[str, Any]) -> list[float]:
         return [float(result[name]) for name in self.objectives]
@@ -271,6 +303,7 @@ class Tuner:
         except (OSError, ValueError) as error:
             result = {"run": directory.name, "status": "failed", "reason": str(error)}
         trial.set_user_attr("run", result["run"])
+        trial.set_user_attr("directory", str(directory.absolute()))
         status = result["status"]
         if len(self.objectives) == 1 and status in ("complete", "stopped"):
             known = study.get_trials(deepcopy=False)[trial.number].intermediate_values

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import make_job, options
 
-from distill.job import build
+from distill.job import build, multiply_adds
 from distill.models import MLP, Dropout
 
 
@@ -55,3 +55,13 @@ def test_max_norm_scales_hidden_units_back_and_leaves_the_others() -> None:
     assert norms[0].item() == pytest.approx(2)
     torch.testing.assert_close(state["layers.0.weight"][1:], before["layers.0.weight"][1:])
     torch.testing.assert_close(state["layers.2.weight"], before["layers.2.weight"])
+
+
+def test_multiply_adds_are_those_of_the_products() -> None:
+    def count(*overrides: str) -> int:
+        job = make_job(*overrides)
+        return multiply_adds(job.run.model, job.run.data)
+
+    assert count("model.width=8") == 144 * 8 + 8 * 8 + 8 * 4
+    sides = 144 * 9 * 1 * 3 + 36 * 9 * 3 * 6  # two convolutions, at 12 x 12 and 6 x 6 pixels
+    assert count("model=cnn", "model.width=3") == sides + 6 * 3 * 3 * 4
