@@ -1,4 +1,5 @@
-"""`python -m bench`: ratios measured side by side; `python -m bench curve`: cost as work grows.
+"""`python -m bench`: ratios measured side by side; `python -m bench curve`: cost as work grows;
+`python -m bench halving`: what halving saves, and what it costs.
 
 Run it in a checkout, on a machine that does nothing else. Full MNIST is read as `distill` reads it
 (DISTILL_DATA). What is measured is printed, and appended to bench/LOG.md.
@@ -21,6 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.halving import halving
 from bench.ours import Epochs, clock, gemm, job, peak_memory
 from bench.post import Post
 from distill.data.views import Images
@@ -185,6 +187,7 @@ def curve(repeats: int) -> Rows:
 
 WHAT: dict[str, tuple[Callable[[int], Rows], tuple[str, ...]]] = {
     "table": (table, ("what", "measured", "against", "ratio", "wanted")),
+    "halving": (halving, ("halving", "time / plain", "same choice", "val errors", "test errors")),
     "curve": (curve, ("width", "K", "s, MLP path", "s, vmap", "vmap / MLP", "of the GEMM rate")),
 }
 

@@ -180,6 +180,7 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
     saved = Checkpoint(cache / name, [digest], 60 * every)
 
     def fit(stack: Stack) -> dict[str, Any]:
+        store.tidy(cache, name)  # no other process is here now
         seconds = 0.0
         if config.path is not None:
             stack.load([teacher_weights(setting.data, config)])

@@ -153,7 +153,8 @@ class Training:
         All else follows from the seed and the epoch: the order, the views, the dropout masks and
         the learning rate.
         """
-        self._keep(torch.tensor(history.members, device=self.transfer.index.device))
+        device = self.transfer.index.device
+        self._keep(torch.tensor(history.members, dtype=torch.long, device=device))
         for name, value in self.state().items():
             value.copy_(state[name])
         self.stack.refresh()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,12 @@ def _start(device: str | None, workers: int) -> None:
     silence()
 
 
+def _pass_on(number: int, process: "Future[int]") -> None:
+    """Send a signal to a worker, unless it has died."""
+    with suppress(Exception):
+        os.kill(process.result(), number)
+
+
 def side_by_side(
     starts: Mapping[Stack, Callable[[], Task]], workers: int
 ) -> Iterator[tuple[Stack, Results | Exception]]:
@@ -147,15 +153,17 @@ def side_by_side(
                 stop = signal
                 waiting.clear()
                 log.warning(interrupt.NOTICE)
-                for process in processes.values():
-                    if process.done():
-                        os.kill(process.result(), interrupt.PASSED[Signals(stop.number)])
+                passed = interrupt.PASSED[Signals(stop.number)]
+                for process in processes.values():  # at once, or when it has started
+                    process.add_done_callback(partial(_pass_on, passed))
                 continue
             for future in done:
                 slot, stack = running.pop(future)
                 try:
                     yield stack, future.result()
                 except BrokenProcessPool:
+                    if stop is not None:
+                        continue
                     pools[slot].shutdown(kill_workers=True)
                     pools[slot] = worker(slot)
                     yield stack, RunError("its worker process died")

@@ -139,7 +139,9 @@ def whole(folder: Path) -> Figures:
 
 def clean(folder: Path) -> None:
     """Nothing is half-written, and no file left that was to become another."""
-    hidden = [path for path in folder.rglob(".*") if path.name not in (".lock", ".hydra")]
+    hidden = [
+        path for path in folder.rglob(".*") if path.name not in (".lock", ".summary.lock", ".hydra")
+    ]
     assert not hidden
     for path in folder.rglob(RESULT):
         assert read(path)["run"] == path.parent.name

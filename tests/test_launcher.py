@@ -138,7 +138,7 @@ def test_a_worker_that_is_killed_fails_its_own_stack_alone(
 
     class Deadly(ProcessPoolExecutor):  # type: ignore[misc]
         def submit(self, run: Any, *args: Any, **kwargs: Any) -> Any:
-            if run.__self__.configs[0]["model"]["width"] == 9:
+            if run is not os.getpid and run.__self__.configs[0]["model"]["width"] == 9:
                 return super().submit(os.kill, self.submit_pid(), signal.SIGKILL)
             return super().submit(run, *args, **kwargs)
 
