@@ -45,8 +45,10 @@ def halving(repeats: int) -> Iterator[tuple[str, ...]]:
     """For each rungs and factor: the time and the choice of the halved sweep, over seeds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        chosen(folder / "teacher", ("data=mnist", "data.validation=0.16667", "train.epochs=1"))
-        plain = [chosen(folder / f"plain{seed}", SWEEP, f"seed={seed}") for seed in range(repeats)]
+        cache = f"teacher.cache={folder / 'teachers'}"
+        chosen(folder / "first", (*SWEEP[:3], cache, "train.epochs=1"))  # trains the teacher
+        sweep = (*SWEEP, cache)
+        plain = [chosen(folder / f"plain{n}", sweep, f"seed={n}") for n in range(repeats)]
         for rungs, factor in ((2, 3), (3, 2)):
             options = (f"halving.rungs={rungs}", f"halving.factor={factor}")
             halved = [
