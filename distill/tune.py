@@ -7,43 +7,30 @@ stopped goes on as if it had not been, and one that was lost is made again from 
 
 import logging
 import platform
-import sqlite3
 import warnings
-from collections.abc import Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from hydra.utils import instantiate
-from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from omegaconf import DictConfig, OmegaConf
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    distribution_to_json,
-)
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from distill import results, store
+from distill import results, search, store
 from distill.compose import task_config
 from distill.config import ConfigError, parse
 from distill.fit import RunError
 from distill.job import Job
-from distill.seeds import derive
+from distill.search import Space
 
 log = logging.getLogger(__name__)
 
 OBJECTIVES = ("val_errors", "val_loss", "parameters", "multiply_adds")
-SAMPLERS = ("hydra_plugins.hydra_optuna_sweeper.*", "optuna.samplers.*")
 STUDY, REPORT, EXPERIMENT = "study.db", "optimization_results.yaml", "experiment"
 
 # How the best are trained: on all data, and then tested.
@@ -85,7 +72,7 @@ class Tuner:
         Raises:
             RunError: trials failed, other than by diverging.
         """
-        space, fixed = self._space(arguments)
+        space, fixed = search.parse(self.params, arguments, self.loader)
         identity = self._checked(space, fixed)
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -95,7 +82,7 @@ class Tuner:
             failed = self._mended(study, space, fixed)
             while trials := self._batch(study, space):
                 with self._failing(study, trials):
-                    overrides = [_overrides(trial.params, space, fixed) for trial in trials]
+                    overrides = [search.overrides(trial.params, space, fixed) for trial in trials]
                     returns = self.launcher.launch(overrides, trials[0].number)
                 for trial, returned in zip(trials, returns, strict=True):
                     failed += self._tell(study, trial, returned)
@@ -104,54 +91,25 @@ class Tuner:
         if failed:
             raise RunError(f"{len(failed)} trials failed; the first: {failed[0]}")
 
-    def _space(self, arguments: Sequence[str]) -> tuple[dict[str, BaseDistribution], list[str]]:
-        """What is searched, and the overrides that are the same for every trial.
-
-        Those of the command line replace the sweeper's own ``params``.
-        """
-        parser = OverridesParser.create(config_loader=self.loader)
-        params = [f"{key}={value}" for key, value in self.params.items()]
-        space: dict[str, BaseDistribution] = {}
-        fixed: dict[str, str] = {}
-        for override in parser.parse_overrides([*params, *arguments]):
-            key, text = override.get_key_element(), str(override.input_line)
-            space.pop(key, None)
-            fixed.pop(key, None)
-            if not override.is_sweep_override():
-                fixed[key] = text
-                continue
-            try:
-                found = create_optuna_distribution_from_override(override)
-            except (ValueError, AssertionError, NotImplementedError) as error:
-                raise ConfigError(f"{text}: no search space ({_line(error)})") from error
-            assert isinstance(found, BaseDistribution)
-            space[key] = found
-        if not space:
-            raise ConfigError(
-                "hydra.sweeper.params: there is nothing to search; give a key several values, or "
-                "an interval such as 'loss.temperature=tag(log,interval(1.0,32.0))'"
-            )
-        return space, list(fixed.values())
-
     def _job(self, overrides: Sequence[str]) -> Job:
         config = self.loader.load_sweep_config(self.config, list(overrides))
         return Job(parse(task_config(config)))
 
-    def _checked(self, space: dict[str, BaseDistribution], fixed: list[str]) -> str:
+    def _checked(self, space: Space, fixed: list[str]) -> str:
         """Check the jobs at the ends of the space; returns a digest of all that decides a trial."""
-        lowest = {key: _ends(distribution)[0] for key, distribution in space.items()}
-        first = self._job(_overrides(lowest, space, fixed))
+        lowest = {key: search.ends(distribution)[0] for key, distribution in space.items()}
+        first = self._job(search.overrides(lowest, space, fixed))
         for key, distribution in space.items():
-            for value in _ends(distribution):
-                self._job(_overrides({**lowest, key: value}, space, fixed))
+            for value in search.ends(distribution):
+                self._job(search.overrides({**lowest, key: value}, space, fixed))
         if not first.run.data.validation:
             raise ConfigError(
                 "data.validation=0.0: tuning chooses on a validation split; set it above 0"
             )
-        self._job(_overrides(lowest, space, fixed, WHOLE))
-        searched = {key: distribution_to_json(d) for key, d in space.items()}
+        self._job(search.overrides(lowest, space, fixed, WHOLE))
+        ranges = {key: distribution_to_json(d) for key, d in space.items()}
         halving = first.run.halving.model_dump()
-        return store.digest([first.digest, searched, self.objectives, halving])
+        return store.digest([first.digest, ranges, self.objectives, halving])
 
     def _study(self, identity: str) -> optuna.Study:
         """The study, made or found, whose trials agree with the files of the runs.
@@ -166,7 +124,7 @@ class Tuner:
         try:
             study = optuna.create_study(
                 study_name=name,
-                storage=_storage(url),
+                storage=search.storage(url),
                 directions=["minimize"] * len(self.objectives),
                 load_if_exists=True,
             )
@@ -174,7 +132,7 @@ class Tuner:
                 self._agree(trial)
         except Exception as error:  # of any of the databases that Optuna can use
             key = f"hydra.sweeper.storage={self.storage or url}"
-            raise ConfigError(f"{key}: it cannot be used ({_line(error)}){remedy}") from error
+            raise ConfigError(f"{key}: it cannot be used ({search.line(error)}){remedy}") from error
         known = study.user_attrs.get("identity", identity)
         if known != identity or len(study.directions) != len(self.objectives):
             raise ConfigError(
@@ -214,9 +172,7 @@ class Tuner:
             return None
         return None if directory is None else results.read(Path(directory) / results.RESULT)
 
-    def _mended(
-        self, study: optuna.Study, space: dict[str, BaseDistribution], fixed: list[str]
-    ) -> list[str]:
+    def _mended(self, study: optuna.Study, space: Space, fixed: list[str]) -> list[str]:
         """Train the complete trials again whose results were lost; returns what else was."""
         again: list[FrozenTrial] = []
         lost: list[FrozenTrial] = []
@@ -231,7 +187,8 @@ class Tuner:
             # Those who were not stopped, so that none must be now.
             alone = {"halving.rungs": "0"}
             self.launcher.launch(
-                [_overrides(trial.params, space, fixed, alone) for trial in again], again[0].number
+                [search.overrides(trial.params, space, fixed, alone) for trial in again],
+                again[0].number,
             )
         return [f"trial {t.number} lost its result; its value is kept in the study" for t in lost]
 
@@ -245,7 +202,7 @@ class Tuner:
         texts = [f"{n} {s.name.lower()}" for s, n in counts.items() if n]
         return f"{len(trials)} of {self.trials} trials: {', '.join(texts) or 'none yet'}"
 
-    def _batch(self, study: optuna.Study, space: dict[str, BaseDistribution]) -> list[Trial]:
+    def _batch(self, study: optuna.Study, space: Space) -> list[Trial]:
         """The trials to run next: those that an earlier try left, then new ones."""
         trials = study.get_trials(deepcopy=False)
         mine = self.here if self.storage is None else None  # one without a mark
@@ -256,36 +213,21 @@ class Tuner:
         ]
         batch = [Trial(study, trial._trial_id) for trial in left]
         for _ in range(min(self.batch - len(batch), self.trials - len(trials))):
-            study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+            study.sampler = search.sampler(self.sampler, len(study.get_trials(deepcopy=False)))
             batch.append(study.ask())
             self._suggest(study, batch[-1], space)
         for trial in batch[: len(left)]:
             self._suggest(study, trial, space)
         return batch
 
-    def _suggest(
-        self, study: optuna.Study, trial: Trial, space: dict[str, BaseDistribution]
-    ) -> None:
+    def _suggest(self, study: optuna.Study, trial: Trial, space: Space) -> None:
         trial.set_user_attr("sweep", self.here)
-        study.sampler = self._sampler(trial.number)
+        study.sampler = search.sampler(self.sampler, trial.number)
         for key, distribution in space.items():
             trial._suggest(key, distribution)
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """The sampler of a trial, with a seed of its own where the sampler has one."""
-        changes: dict[str, Any] = {}
-        if "seed" in self.sampler:
-            seed = self.sampler.seed or 0
-            # The points of a quasi-random sequence belong together.
-            each = "qmc_type" not in self.sampler
-            changes["seed"] = derive(seed, "sampler", *[number] * each) % 2**32
-        made: optuna.samplers.BaseSampler = instantiate(
-            self.sampler, _execution_whitelist_=SAMPLERS, **changes
-        )
-        return made
-
     @contextmanager
-    def _failing(self, study: optuna.Study, trials: Sequence[Trial]) -> Any:
+    def _failing(self, study: optuna.Study, trials: Sequence[Trial]) -> Iterator[None]:
         """Trials whose configs turn out wrong are failed ones, not to be tried again."""
         try:
             yield
@@ -318,13 +260,11 @@ class Tuner:
         study.tell(trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
         return [result["reason"]] if status == "failed" else []
 
-    def _finish(
-        self, study: optuna.Study, space: dict[str, BaseDistribution], fixed: list[str]
-    ) -> None:
+    def _finish(self, study: optuna.Study, space: Space, fixed: list[str]) -> None:
         """Train the best configurations on all data, and write each as an experiment."""
         best = self._best(study)
         log.info("the best of the study, now trained on all data:")
-        overrides = [_overrides(trial.params, space, fixed, WHOLE) for trial in best]
+        overrides = [search.overrides(trial.params, space, fixed, WHOLE) for trial in best]
         returns = self.launcher.launch(overrides, len(study.get_trials(deepcopy=False)))
         lines = []
         for number, (trial, returned) in enumerate(zip(best, returns, strict=True), 1):
@@ -369,49 +309,6 @@ class Tuner:
             return [min(complete, key=lambda t: (t.values, t.user_attrs["val_loss"], t.number))]
         front = {str(t.params): t for t in reversed(study.best_trials)}
         return sorted(front.values(), key=lambda t: (t.values[::-1], t.number))
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error, or its name."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _ends(distribution: BaseDistribution) -> Sequence[Any]:
-    """The values at the ends of a distribution; all of one without an order."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return distribution.low, distribution.high
-
-
-def _overrides(
-    params: dict[str, Any],
-    space: dict[str, BaseDistribution],
-    fixed: Sequence[str],
-    changes: dict[str, str] | None = None,
-) -> list[str]:
-    """The overrides of a job: the fixed ones, a trial's values, and ``changes`` of either."""
-    changes = changes or {}
-    values = {key: params[key] for key in space if key not in changes}
-    kept = [text for text in fixed if text.partition("=")[0] not in changes]
-    return [*kept, *(f"{k}={v}" for k, v in {**values, **changes}.items())]
-
-
-def _storage(url: str) -> BaseStorage:
-    """The storage of a URL, or of the path of a journal file.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    if "://" not in url:
-        return JournalStorage(JournalFileBackend(url))
-    path = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and path.exists():
-        with closing(sqlite3.connect(path)) as connection:
-            [[found]] = connection.execute("PRAGMA integrity_check(1)")
-        if found != "ok":
-            raise ValueError(f"{path} is damaged: {found}")
-    return RDBStorage(url)
 
 
 def _experiment(hydra: DictConfig, config: DictConfig | None, command: str, about: str) -> str:

@@ -22,12 +22,13 @@ FLOORS = [
     {"config", "results"},
     {"job"},
     {"fit"},
-    {"run", "plan", "compose", "explain"},
+    {"run", "plan", "compose", "explain", "search"},
     {"workers", "naming"},
     {"launcher", "tune"},
     {"rescore", "sweeper", "__main__"},
 ]
 HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"} | {
+    "search",
     "tune",
     "sweeper",
 }
