@@ -53,7 +53,8 @@ def _sweeps(error: HydraException) -> bool:
     if "hydra.mode changed" in str(error):
         return True
     experiment = [argument for argument in sys.argv if argument.startswith("experiment=")]
-    if "Ambiguous value" not in str(error) or not experiment:
+    several = "Ambiguous value" in str(error) or "requires --multirun" in str(error)
+    if not several or not experiment:
         return False
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF)):

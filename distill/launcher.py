@@ -166,7 +166,8 @@ class StackLauncher(Launcher):
         """Refuse what cannot be had for jobs that train together.
 
         Raises:
-            ConfigError: jobs that differ have the same directory, or want one to work in.
+            ConfigError: jobs that differ have the same directory, or want one to work in; or a
+                sweeper would choose on the test set.
         """
         from distill.config import ConfigError
 
@@ -176,7 +177,12 @@ class StackLauncher(Launcher):
                 "choose hydra/launcher=basic"
             )
         names: dict[Path, str] = {}
+        chooses = "optuna" in str(self.config.hydra.sweeper._target_)
         for member in members:
+            if chooses and not member.job.run.data.validation:
+                raise ConfigError(
+                    "data.validation=0.0: Optuna chooses on a validation split; set it above 0"
+                )
             name = member.job.name
             if (other := names.setdefault(member.directory, name)) != name:
                 raise ConfigError(

@@ -93,6 +93,8 @@ def sampler(config: DictConfig, number: int) -> optuna.samplers.BaseSampler:
         # The points of a quasi-random sequence belong together.
         each = "qmc_type" not in config
         changes["seed"] = derive(seed, "sampler", *[number] * each) % 2**32
+    if "constant_liar" in config:
+        changes["constant_liar"] = True  # the trials of a batch keep away from each other
     made: optuna.samplers.BaseSampler = instantiate(
         config, _execution_whitelist_=SAMPLERS, **changes
     )

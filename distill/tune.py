@@ -73,6 +73,7 @@ class Tuner:
             RunError: trials failed, other than by diverging.
         """
         space, fixed = search.parse(self.params, arguments, self.loader)
+        search.sampler(self.sampler, 0)  # which a wrong option stops here
         identity = self._checked(space, fixed)
         self.folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)

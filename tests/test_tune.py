@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import sqlite3
 from collections import Counter
@@ -240,8 +241,83 @@ def test_a_damaged_study_is_refused_or_made_again(fault: str, cli: Cli, trained:
     pd.testing.assert_frame_equal(summary(), whole)
 
 
-def test_the_report_is_that_of_hydras_own_sweeper(cli: Cli) -> None:
-    cli(*TUNE, "halving.rungs=0")
+def test_another_sampler_and_the_report_of_hydras_own_sweeper(cli: Cli) -> None:
+    assert cli(*TUNE, "halving.rungs=0", "hydra/sweeper/sampler=random").code == 0
     text = (Path("tune") / REPORT).read_text()
     assert "name: optuna" in text
     assert f"best_value: {study().best_value}" in text
+
+
+REFUSED = {
+    "hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials=0: it must be at least 1",
+    "hydra.sweeper.n_jobs=-2": "hydra.sweeper.n_jobs=-2: it must be at least 1",
+    "hydra.sweeper.n_trials=many": "hydra.sweeper.n_trials: Value 'many'",
+    "hydra.sweeper.n_trial=5": "hydra.sweeper.n_trial=5: there is no such key; did you mean",
+    "hydra.sweeper.objectives=[]": "hydra.sweeper.objectives=[]: allowed are val_errors, ",
+    "hydra.sweeper.objectives=[test_errors]": "hydra.sweeper.objectives=[test_errors]: allowed",
+    "loss.alpha=interval(0.5,2)": "loss.alpha=2.0: Input should be less than or equal to 1",
+    "loss.temperature=interval(0.0,4.0)": "loss.temperature=0.0: Input should be greater than 0",
+    "loss.temperature=interval(-1e400,1.0)": "loss.temperature=-inf: Input should be a finite",
+    "loss.temperature=tag(log,interval(0.0,4.0))": "loss.temperature=tag(log,interval(0.0,4.0)): ",
+    "loss.temperature=interval(4.0,1.0)": "loss.temperature=interval(4.0,1.0): no search space",
+    "loss.temperature=interval(a,b)": "loss.temperature=interval(a,b): ",
+    "loss.temperature=range(1,2,0)": "loss.temperature=range(1,2,0): no search space",
+    "model.width=8,ten": "model.width=ten: Input should be a valid integer",
+    "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp",
+    "loss.tempratur=interval(1.0,2.0)": "loss.tempratur=1.0: there is no such key; did you mean",
+    "transfer.classes=[1],[99] transfer=omit": "transfer.classes=",
+    "hydra/sweeper/sampler=grid": "hydra/sweeper/sampler=grid: a grid is a plain sweep",
+    "hydra/sweeper/sampler=tpee": "hydra/sweeper/sampler=tpee: there is no such option",
+    "hydra.sweeper.sampler._target_=os.system": "hydra.sweeper.sampler",
+    "hydra.sweeper.storage=mysql://nowhere/x": "hydra.sweeper.storage=mysql://nowhere/x: it",
+    "hydra.sweeper.storage=redis://nowhere": "hydra.sweeper.storage=redis://nowhere: it cannot be",
+    "hydra.sweeper.storage=http://x/y": "hydra.sweeper.storage=http://x/y: it cannot be used",
+    "hydra.sweeper.storage=sqlite:////no/x.db": "hydra.sweeper.storage=sqlite:////no/x.db: it",
+    "hydra.sweeper.storage=no/where.log": "hydra.sweeper.storage=no/where.log: it cannot be used",
+    "hydra.sweeper.storage=noise.log": "hydra.sweeper.storage=noise.log: it cannot be used",
+    "hydra.sweeper.storage=sqlite:///noise.log": "hydra.sweeper.storage=sqlite:///noise.log: it",
+    "hydra.sweeper.storage=pickle.log": "hydra.sweeper.storage=pickle.log: it cannot be used",
+    "data.validation=0 test=true halving.rungs=0": "data.validation=0.0: tuning chooses on a valid",
+    "data.validation=1": "data.validation=1: Input should be less than 1",
+    "train.epochs=2": "halving.rungs=2: at most 0 are possible with train.epochs=2",
+}
+
+
+class Harm:
+    """What would make a file, were it unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("HARM"),)
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_a_wrong_search_is_one_line_and_leaves_nothing(
+    arguments: str, cli: Cli, home: Path
+) -> None:
+    Path("noise.log").write_bytes(bytes(range(256)) * 20)
+    Path("pickle.log").write_bytes(pickle.dumps(Harm()))
+    done = cli(*TUNE, *arguments.split())
+    assert done.code == 1
+    assert done.err.startswith(REFUSED[arguments]), done.err
+    assert len(done.err.splitlines()) == 1
+    assert not Path("tune").exists()
+    assert not list(home.rglob("HARM"))
+    assert not list(home.rglob(results.RESULT))
+
+
+def test_a_name_of_another_study_is_refused_and_nothing_is_lost(cli: Cli) -> None:
+    named = (*TUNE, "hydra.sweeper.study_name=mine")
+    cli(*named)
+    whole = summary()
+    for other in ("loss.alpha=0.5,1", "train.epochs=10", "halving.rungs=1"):
+        done = cli(*named, other)
+        assert done.code == 1
+        assert done.err.startswith("hydra.sweeper.study_name=mine: that study searches something")
+    pd.testing.assert_frame_equal(summary(), whole)
+
+
+def test_hydras_own_sweeper_does_not_choose_on_the_test_set(cli: Cli, home: Path) -> None:
+    done = cli("-m", *SMALL, "hydra/sweeper=optuna", "loss.alpha=interval(0.0,1.0)")
+    assert done.code == 1
+    assert done.err.startswith("data.validation=0.0: Optuna chooses on a validation split")
+    assert not list(home.rglob(results.RESULT))
