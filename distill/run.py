@@ -63,6 +63,7 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
         return None
     # One here holds the last result of its stack (see `execute`), and was about to be removed.
     (directory / checkpoint.FILE).unlink(missing_ok=True)
+    store.tidy(directory)  # what was killed after its result, as it copied its log
     return result
 
 

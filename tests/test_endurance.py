@@ -200,7 +200,7 @@ def _written(path: Path) -> int:
 SIGNS = {
     "start-up": ((), 0.5),
     "teacher": (("data/teachers/.????????????????.????????",), 0.1),
-    "soft targets": (("data/teachers/[!.]*[!k]", "data/teachers/.*-views*"), 0.01),
+    "soft targets": (("data/teachers/" + 16 * "?", "data/teachers/.*-views*"), 0.01),
     "students": ((f"sweep/*/{FILE}",), 0.05),
     "results": ((f"sweep/*/.{WEIGHTS}.*",), 0.02),
     "summary": ((f"sweep/.{SUMMARY}.*",), 0.002),
