@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from distill import fit, job
+from distill import fit, job, run
 from distill.__main__ import main
 from distill.config import parse
 from distill.job import Job
@@ -97,6 +98,20 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
         return Finished(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the runs that are trained, as they are."""
+    names: list[str] = []
+    fit = run._fit
+
+    def counted(jobs: Any, saved: Any) -> Any:
+        names.extend(job.name for job in jobs)
+        return fit(jobs, saved)
+
+    monkeypatch.setattr(run, "_fit", counted)
+    return names
 
 
 def shell(*command: str, **environment: str) -> Finished:

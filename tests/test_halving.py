@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import SMALL, Cli, make_job
 
-from distill import results, run
+from distill import results
 from distill.checkpoint import Checkpoint
 from distill.config import ConfigError, Halving
 from distill.train import best
@@ -52,19 +52,10 @@ def test_the_best_on_the_validation_split_go_on_as_if_alone(cli: Cli) -> None:
     assert "after epoch" not in halved.out  # a stopped run is no failure to speak of
 
 
-def test_a_stopped_run_is_kept_by_the_same_halving_alone(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_run_is_kept_by_the_same_halving_alone(cli: Cli, trained: list[str]) -> None:
     cli(*HALVED)
     before = summary("halved")
-    trained: list[str] = []
-    fit = run._fit
-
-    def counted(jobs: Any, saved: Any) -> Any:
-        trained.extend(job.name for job in jobs)
-        return fit(jobs, saved)
-
-    monkeypatch.setattr(run, "_fit", counted)
+    trained.clear()
     assert "12 of 12 jobs were finished before" in cli(*HALVED).out
     assert not trained
     pd.testing.assert_frame_equal(summary("halved"), before)

@@ -15,7 +15,7 @@ import torch
 from conftest import SMALL, Cli, make_job
 from safetensors.torch import load
 
-from distill import fit, interrupt, results, run
+from distill import fit, interrupt, results
 from distill.checkpoint import FILE, Checkpoint, members
 from distill.results import WEIGHTS
 from distill.store import locked
@@ -40,20 +40,6 @@ def same(one: Any, other: Any) -> bool:
         for name, state in one.items()
         for key, value in state.items()
     )
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the runs that are trained, as they are."""
-    names: list[str] = []
-    fit = run._fit
-
-    def counted(jobs: Any, saved: Any) -> Any:
-        names.extend(job.name for job in jobs)
-        return fit(jobs, saved)
-
-    monkeypatch.setattr(run, "_fit", counted)
-    return names
 
 
 @pytest.mark.parametrize("launcher", ["stack", "basic"])

@@ -41,20 +41,6 @@ def states(storage: Any = SQLITE) -> dict[str, int]:
     return dict(Counter(trial.state.name for trial in study(storage).trials))
 
 
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the runs that are trained, as they are."""
-    names: list[str] = []
-    fit = run._fit
-
-    def counted(jobs: Any, saved: Any) -> Any:
-        names.extend(job.name for job in jobs)
-        return fit(jobs, saved)
-
-    monkeypatch.setattr(run, "_fit", counted)
-    return names
-
-
 def test_a_study_ends_in_an_experiment_trained_on_all_data(cli: Cli, home: Path) -> None:
     done = cli(*TUNE)
     assert done.code == 0, done.err
