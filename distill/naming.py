@@ -98,14 +98,14 @@ class Summary(Callback):
         """
         from rich.console import Console
 
-        from distill import results
+        from distill import results, tables
 
         folder, ended = Path(config.hydra.sweep.dir), sys.exception()
         _name(ended, folder)
         try:
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
-                results.show(results.write_summary(folder), folder, Console())
+                tables.show(results.write_summary(folder), folder, Console())
         except OSError as error:
             # Hydra makes a warning of an Exception, and the sweep would seem to be done.
             text = store.told(error) or str(error)

@@ -1,7 +1,6 @@
 """`distill-evaluate RUN [RUN ...]`: evaluate the weights of runs again."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -11,12 +10,12 @@ from rich.table import Table
 from safetensors import SafetensorError
 from torch import Tensor
 
+from distill import results
 from distill.config import ConfigError, Run, parse
 from distill.data.views import Images
 from distill.evaluate import evaluate
 from distill.job import device_of, finite_weights, fresh, read
 from distill.naming import CONF
-from distill.results import RESULT, WEIGHTS
 
 
 def _data(name: str) -> DictConfig:
@@ -51,18 +50,17 @@ def _config(directory: Path) -> tuple[DictConfig, Run]:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _recorded(directory: Path) -> int:
-    """The test errors in the result of a run.
+def _recorded(directory: Path) -> int | None:
+    """The test errors in the result of a run; None if it was not tested (test=false).
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there is no result, or it is damaged.
     """
     try:
-        errors = json.loads((directory / RESULT).read_text(encoding="utf-8"))["test_errors"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ConfigError(f"RUN={directory}: {RESULT} is missing or damaged") from error
-    if type(errors) is not int:
-        raise ConfigError(f"RUN={directory}: {RESULT} is damaged: test_errors={errors}")
+        errors: int | None = results.read(directory / results.RESULT).get("test_errors")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"{results.RESULT} is missing or damaged"
+        raise ConfigError(f"RUN={directory}: {reason}") from error
     return errors
 
 
@@ -76,13 +74,13 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
     """
     config, trained = _config(directory)
     try:
-        weights = finite_weights(directory / WEIGHTS)
+        weights = finite_weights(directory / results.WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"RUN={directory}: not the directory of a complete run ({error})"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"RUN={directory}: {WEIGHTS}: {error}") from error
+        raise ConfigError(f"RUN={directory}: {results.WEIGHTS}: {error}") from error
     if data is not None:
         config.data = OmegaConf.merge(data, {"mean": trained.data.mean, "std": trained.data.std})
     run = parse(config)
@@ -121,9 +119,9 @@ def main() -> None:
         total = int(errors.sum())
         by_class = " ".join(map(str, errors.tolist()))
         table.add_row(run.resolve().name, str(total), f"{1 - total / count:.2%}", by_class)
-        if recorded.get(run, total) != total:
+        if recorded.get(run) not in (None, total):
             differ.append(str(run))
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)
     if differ:
-        sys.exit(f"errors differ from {RESULT} in {', '.join(differ)}")
+        sys.exit(f"errors differ from {results.RESULT} in {', '.join(differ)}")

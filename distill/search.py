@@ -52,7 +52,7 @@ def parse(
             continue
         try:
             found = create_optuna_distribution_from_override(override)
-        except (ValueError, AssertionError, NotImplementedError) as error:
+        except (ValueError, AssertionError, NotImplementedError) as error:  # by which Hydra refuses
             raise ConfigError(f"{text}: no search space ({line(error)})") from error
         assert isinstance(found, BaseDistribution)
         space[key] = found

@@ -79,8 +79,8 @@ class Tuner:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings(), store.locked(self.folder):
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study = self._study(identity)
-            failed = self._mended(study, space, fixed)
+            study, lost = self._study(identity)
+            failed = self._mended(lost, space, fixed)
             while trials := self._batch(study, space):
                 with self._failing(study, trials):
                     overrides = [search.overrides(trial.params, space, fixed) for trial in trials]
@@ -112,8 +112,10 @@ class Tuner:
         halving = first.run.halving.model_dump()
         return store.digest([first.digest, ranges, self.objectives, halving])
 
-    def _study(self, identity: str) -> optuna.Study:
-        """The study, made or found, whose trials agree with the files of the runs.
+    def _study(self, identity: str) -> tuple[optuna.Study, list[FrozenTrial]]:
+        """The study, made or found, and those of its trials whose results were lost.
+
+        All others agree with the files of the runs.
 
         Raises:
             ConfigError: the storage cannot be used, or the study is another.
@@ -129,8 +131,7 @@ class Tuner:
                 directions=["minimize"] * len(self.objectives),
                 load_if_exists=True,
             )
-            for trial in study.get_trials(deepcopy=False):
-                self._agree(trial)
+            lost = [t for t in study.get_trials(deepcopy=False) if not self._agrees(t)]
         except Exception as error:  # of any of the databases that Optuna can use
             key = f"hydra.sweeper.storage={self.storage or url}"
             raise ConfigError(f"{key}: it cannot be used ({search.line(error)}){remedy}") from error
@@ -144,46 +145,31 @@ class Tuner:
         study.set_metric_names(self.objectives)
         log.info("study %s in %s", name, url)
         log.info(self._state(study))
-        return study
+        return study, lost
 
-    def _agree(self, trial: FrozenTrial) -> None:
-        """Compare a trial with the result of its run, where the run lies here.
-
-        Raises:
-            ValueError: they differ.
-        """
-        try:
-            result = self._result(trial)
-        except (OSError, ValueError):
-            return  # see `_mended`
-        if result is None or (trial.state, result["status"]) != (TrialState.COMPLETE, "complete"):
-            return
-        if trial.values != self._values(result):
-            raise ValueError(f"trial {trial.number} is not what {result['run']} came to")
-
-    def _result(self, trial: FrozenTrial) -> dict[str, Any] | None:
-        """The result of a trial that ended, if its run lies here.
+    def _agrees(self, trial: FrozenTrial) -> bool:
+        """Whether a trial has its result, where its run lies here; a lost one is named.
 
         Raises:
-            OSError: it cannot be read.
-            ValueError: it is damaged.
+            ValueError: the trial's values are not those of the result.
         """
         directory = trial.user_attrs.get("directory")
-        if not trial.state.is_finished() or trial.user_attrs.get("sweep") != self.here:
-            return None
-        return None if directory is None else results.read(Path(directory) / results.RESULT)
+        if directory is None or trial.user_attrs.get("sweep") != self.here:
+            return True
+        try:
+            result = results.read(Path(directory) / results.RESULT)
+        except (OSError, ValueError) as error:
+            log.warning("trial %d: %s", trial.number, error)
+            return not trial.state.is_finished()
+        both = (trial.state, result["status"]) == (TrialState.COMPLETE, "complete")
+        if both and trial.values != self._values(result):
+            raise ValueError(f"trial {trial.number} is not what {result['run']} came to")
+        return True
 
-    def _mended(self, study: optuna.Study, space: Space, fixed: list[str]) -> list[str]:
-        """Train the complete trials again whose results were lost; returns what else was."""
-        again: list[FrozenTrial] = []
-        lost: list[FrozenTrial] = []
-        for trial in study.get_trials(deepcopy=False):
-            try:
-                self._result(trial)
-            except (OSError, ValueError) as error:
-                complete = trial.state == TrialState.COMPLETE
-                (again if complete else lost).append(trial)
-                log.warning("trial %d: %s", trial.number, error)
+    def _mended(self, lost: list[FrozenTrial], space: Space, fixed: list[str]) -> list[str]:
+        """Train the complete ones of the ``lost`` trials again; returns what is said of others."""
+        again = [trial for trial in lost if trial.state == TrialState.COMPLETE]
+        rest = [trial for trial in lost if trial.state != TrialState.COMPLETE]
         if again:
             # Those who were not stopped, so that none must be now.
             alone = {"halving.rungs": "0"}
@@ -191,7 +177,7 @@ class Tuner:
                 [search.overrides(trial.params, space, fixed, alone) for trial in again],
                 again[0].number,
             )
-        return [f"trial {t.number} lost its result; its value is kept in the study" for t in lost]
+        return [f"trial {t.number} lost its result; its value is kept in the study" for t in rest]
 
     def _values(self, result: dict[str, Any]) -> list[float]:
         return [float(result[name]) for name in self.objectives]
@@ -213,12 +199,12 @@ class Tuner:
             if t.state == TrialState.RUNNING and t.user_attrs.get("sweep", mine) == self.here
         ]
         batch = [Trial(study, trial._trial_id) for trial in left]
+        for trial in batch:
+            self._suggest(study, trial, space)
         for _ in range(min(self.batch - len(batch), self.trials - len(trials))):
             study.sampler = search.sampler(self.sampler, len(study.get_trials(deepcopy=False)))
             batch.append(study.ask())
             self._suggest(study, batch[-1], space)
-        for trial in batch[: len(left)]:
-            self._suggest(study, trial, space)
         return batch
 
     def _suggest(self, study: optuna.Study, trial: Trial, space: Space) -> None:

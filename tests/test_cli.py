@@ -145,9 +145,8 @@ def test_evaluate_finds_the_figure_of_the_result(
         assert count == 128
         assert f"{result['test_accuracy']:.2%}" in printed
     # A figure that differs is noticed, and other weights have other errors.
-    changed = json.loads((folders[0] / "result.json").read_text())
-    changed["test_errors"] += 1
-    (folders[0] / "result.json").write_text(json.dumps(changed))
+    changed = results.read(folders[0] / "result.json")
+    results.write(folders[0], changed | {"test_errors": changed["test_errors"] + 1}, [])
     with pytest.raises(SystemExit, match="errors differ"):
         rescore.main()
     shutil.copy(folders[1] / "student.safetensors", folders[0])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from distill import results
+from distill import results, tables
 from distill.results import COLUMNS, leaves, summary, write, write_summary
 
 
@@ -27,7 +27,7 @@ def put(folder: Path, name: str, **facts: Any) -> None:
 
 def shown(folder: Path) -> str:
     console = Console(file=StringIO(), width=100)
-    results.show(write_summary(folder), folder, console)
+    tables.show(write_summary(folder), folder, console)
     file = console.file
     assert isinstance(file, StringIO)
     return file.getvalue()
@@ -119,7 +119,7 @@ def test_what_differs_beside_temperature_and_width_has_tables_of_its_own(home: P
     put(home, "a")
     put(home, "b", alpha=1.0)
     put(home, "c", loss="hard", alpha=None, temperature=None, test_errors=3)
-    titles = [str(table.title) for table in results.tables(summary(home))]
+    titles = [str(table.title) for table in tables.tables(summary(home))]
     assert [t.splitlines()[1] for t in titles] == [
         "loss=kd, alpha=0.5",
         "loss=kd, alpha=1",
