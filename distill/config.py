@@ -89,11 +89,15 @@ class Train(Strict):
 
 
 class Teacher(Strict):
-    """A teacher that is trained, or read from ``path``; without a ``model`` there is none."""
+    """A teacher that is trained, or read from ``path``; without a ``model`` there is none.
+
+    Of several ``members`` each is a teacher of its own seed, and together they are an ensemble.
+    """
 
     name: str
     path: str | None
     cache: str | None
+    members: Annotated[int, Field(gt=0, le=1000)] = 1
     jitter: Jitter | None = None
     seed: Seed | None = None
     model: Component | None = None
@@ -105,6 +109,10 @@ class Teacher(Strict):
         recipe = (self.jitter, self.seed, self.optim, self.train)
         if self.model is not None and self.path is None and None in recipe:
             raise ValueError("without a path, model needs jitter, seed, optim and train")
+        if self.members > 1 and (self.model is None or self.path is not None):
+            raise ValueError(f"members={self.members}: an ensemble needs a model and no path")
+        if self.members * ((self.seed or 0) + 1) > 2**63:
+            raise ValueError(f"seed={self.seed}: too large for {self.members} members")
         return self
 
     @property
@@ -112,7 +120,14 @@ class Teacher(Strict):
         """What decides the teacher: how it is trained, or the model whose weights are read."""
         places = {"name", "cache", "path"}
         read = {"jitter", "seed", "optim", "train"} if self.path is not None else set()
-        return self.model_dump(by_alias=True, exclude=places | read)
+        alone = {"members"} if self.members == 1 else set()
+        return self.model_dump(by_alias=True, exclude=places | read | alone)
+
+    def apart(self) -> "list[Teacher]":
+        """Each member as a teacher of its own; ensembles of other seeds have none of them."""
+        first = self.members * (self.seed or 0)
+        seeds = range(first, first + self.members)
+        return [self.model_copy(update={"members": 1, "seed": seed}) for seed in seeds]
 
 
 class Checkpoint(Strict):

@@ -3,7 +3,7 @@
 Letters: K members, N examples, C classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,15 +32,48 @@ def logits(stack: Stack, images: Images, view: int, dtype: torch.dtype) -> Tenso
     return torch.cat([z for _, z in _batches(stack, images, view, dtype)], 1)
 
 
+def errors_by_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Errors (K, C) of logits (K, N, C) among the examples of each class, by ``labels`` (N,)."""
+    wrong = (logits.argmax(-1) != labels).double()  # (K, N)
+    return (wrong @ F.one_hot(labels, logits.shape[-1]).double()).long()
+
+
+def shifted(logits: Tensor, shift: Tensor, classes: Sequence[int]) -> Tensor:
+    """Logits (K, N, C) of members whose biases of ``classes`` are raised by ``shift`` (K,)."""
+    raised = torch.zeros(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    raised[list(classes)] = 1
+    return logits + shift[:, None, None] * raised
+
+
+def best_shift(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """The shift (K,) of the biases of ``classes`` with the fewest errors on these examples.
+
+    Logits (K, N, C), labels (N,). An example is given to one of ``classes`` once the shift exceeds
+    its margin, so the errors are a step function of the shift, and the best step is found among
+    all; of several the widest, and its middle.
+    """
+    inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    inside[list(classes)] = True
+    best_in, best_out = (
+        logits.double().masked_fill(~mask, -torch.inf).max(-1) for mask in (inside, ~inside)
+    )
+    margin, order = (best_out.values - best_in.values).sort(-1)  # (K, N)
+    change = (best_in.indices != labels).long() - (best_out.indices != labels).long()
+    errors = F.pad(change.gather(-1, order).cumsum(-1), (1, 0))  # below, between, above the margins
+    edges = torch.cat([margin[:, :1] - 2, margin, margin[:, -1:] + 2], -1)
+    width = edges.diff().masked_fill(errors > errors.min(-1, keepdim=True).values, -1)
+    place = width.argmax(-1, keepdim=True)
+    return ((edges.gather(-1, place) + edges.gather(-1, place + 1)) / 2).squeeze(-1)
+
+
 @torch.no_grad()
 def evaluate(stack: Stack, images: Images, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Errors of each class (K, C) and the mean cross-entropy (K,) with ``labels`` (N,)."""
     errors, loss = [], []
     for index, z in _batches(stack, images, images.centre, torch.float32):
         own = labels[index]
-        wrong = (z.argmax(-1) != own).double()  # (K, B)
-        errors.append(wrong @ F.one_hot(own, z.shape[-1]).double())
+        errors.append(errors_by_class(z, own))
         nll = F.log_softmax(z.mT, 1).gather(1, own.expand(len(z), 1, -1))
         loss.append(-nll.double().sum((1, 2)))
     total = torch.stack(loss).sum(0)
-    return torch.stack(errors).sum(0).long(), (total / len(images)).float()
+    return torch.stack(errors).sum(0), (total / len(images)).float()

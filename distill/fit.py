@@ -19,7 +19,7 @@ from distill.checkpoint import Checkpoint
 from distill.config import ConfigError, Halving, Optim, Train
 from distill.config import Teacher as TeacherConfig
 from distill.data.views import Images
-from distill.evaluate import evaluate
+from distill.evaluate import best_shift, errors_by_class, evaluate, logits, shifted
 from distill.job import (
     Job,
     Setting,
@@ -49,6 +49,7 @@ class Evaluator:
 
     def __init__(self, setting: Setting, test: bool) -> None:
         data, held = read(setting.data), held_out(setting.data)
+        self.setting = setting
         parts = {
             "val": (data.train_images[held], data.train_labels[held]),
             "test": (data.test_images, data.test_labels),
@@ -67,9 +68,36 @@ class Evaluator:
             if len(labels) and (test or name != "test")
         }
 
-    def by_class(self, stack: Stack) -> dict[str, Tensor]:
+    def by_class(self, stack: Stack) -> Values:
         """Errors of each member and class (K, C) on each part."""
         return {f"{n}_errors_by_class": evaluate(stack, *p)[0] for n, p in self.parts.items()}
+
+    def bias_shifts(self, stack: Stack, classes: Sequence[int]) -> Values:
+        """The shifts (K,) of the biases of ``classes`` with the fewest errors, and what they give.
+
+        ``bias_shift`` is chosen without the test set: on the validation split, or, where there is
+        none, on all training images, those that the student never saw among them. ``oracle_shift``
+        is chosen on the test set itself, as in the paper (section 3).
+        """
+        if "test" not in self.parts:
+            return {}
+        images, labels = self.parts["test"]
+        z = logits(stack, images, images.centre, torch.float32)
+        held, held_labels = self.parts.get("val") or self._training()
+        other = logits(stack, held, held.centre, torch.float32)
+        values: Values = {}
+        for name, own, truth in (("bias", other, held_labels), ("oracle", z, labels)):
+            shift = best_shift(own, truth, classes)
+            errors = errors_by_class(shifted(z, shift, classes), labels)
+            values[f"{name}_shift"] = shift
+            values[f"{name}_shift_test_errors"] = errors.sum(1)
+            values[f"{name}_shift_test_errors_by_class"] = errors
+        return values
+
+    def _training(self) -> tuple[Images, Tensor]:
+        """All training images, whether in the transfer set or not."""
+        labels = read(self.setting.data).train_labels.to(self.setting.device)
+        return training_images(self.setting, 0), labels
 
     def __call__(self, stack: Stack) -> Values:
         """Errors, accuracy and loss (K,) of each member on each part."""
@@ -154,7 +182,8 @@ def train(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint
 def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
     """The teacher of a config, trained or read if the cache does not hold it.
 
-    While it is trained, a checkpoint is written into the cache ``every`` so many minutes.
+    An ensemble is made of its members, each found in the same way. While a teacher is trained, a
+    checkpoint is written into the cache ``every`` so many minutes.
 
     Raises:
         ConfigError: the cache cannot be written.
@@ -162,6 +191,10 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
     """
     data = read(setting.data)
     assert config.model is not None
+    if config.members > 1:
+        members = [find_teacher(setting, member, every) for member in config.apart()]
+        with _writing(teacher_cache(setting.data, config)):
+            return teacher.ensemble(members, *evaluator(setting, True).parts["test"])
     identity = {
         "data": data.digest,
         "reading": setting.data.model_dump(include={"mean", "std", "validation"}),

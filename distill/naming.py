@@ -1,6 +1,7 @@
 """Where the yamls lie, how runs and sweeps are named, and the summary that ends a sweep."""
 
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from distill import store
+from distill import __version__, store
 from distill.compose import task_config
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class Summary(Callback):
         try:
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
+                _record(config, folder)
                 tables.show(results.write_summary(folder), folder, Console())
         except OSError as error:
             # Hydra makes a warning of an Exception, and the sweep would seem to be done.
@@ -116,6 +118,29 @@ class Summary(Callback):
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Say of an error in writing Hydra's files where that was."""
         _name(sys.exception(), Path(config.hydra.runtime.output_dir))
+
+
+def _record(config: DictConfig, folder: Path) -> None:
+    """Write the sweep's commands, each once, with what the last of them composed."""
+    from distill.results import SWEEP
+
+    path = folder / SWEEP
+    command = shlex.join(["distill", *(a for a in sys.argv[1:] if a != "--multirun")])
+    try:
+        before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
+    except Exception:  # none, or damaged: each kind of damage has its own error
+        before = []
+    text = OmegaConf.to_yaml(
+        OmegaConf.create(
+            {
+                "commands": [*(c for c in before if c != command), command],
+                "version": __version__,
+                "params": OmegaConf.select(config, "hydra.sweeper.params"),
+                "config": task_config(config),
+            }
+        )
+    )
+    store.write_text(path, text)
 
 
 def _name(error: BaseException | None, folder: Path) -> None:

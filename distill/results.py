@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
 WEIGHTS = "student.safetensors"
+SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
+DIGITS = "digits"  # with the digest of a teacher and .json: what it says of some examples
 SUMMARY_LOCK = ".summary.lock"
 EARLIER = ".earlier"  # holds what was put aside
 ENDED = ("complete", "stopped", "diverged")
@@ -64,6 +66,15 @@ COLUMNS = {
     "test_errors": "errors on the test set",
     "test_accuracy": "accuracy there",
     "test_loss": "cross-entropy there, at temperature 1",
+    "val_errors_by_class": "errors on the validation split among each class, separated by spaces",
+    "test_errors_by_class": "errors on the test set among each class, separated by spaces",
+    "bias_shift": "for omit and only: the shift of these classes' biases with the fewest errors on "
+    "the validation split, or on all training images where there is none",
+    "bias_shift_test_errors": "errors on the test set after that shift",
+    "bias_shift_test_errors_by_class": "the same among each class",
+    "oracle_shift": "the same shift, chosen on the test set (as in the paper)",
+    "oracle_shift_test_errors": "errors on the test set after that shift",
+    "oracle_shift_test_errors_by_class": "the same among each class",
     "seconds": "wall time of the student, its share of the stack's; the teacher's not included",
     "version": "version of distill",
     "directory": "the run's directory, from that of the summary",
@@ -223,7 +234,7 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
             for key, value in leaves(result.pop("config"))
             if key not in SHOWN and not key.endswith("._target_")
         }
-        row = {key: value for key, value in result.items() if key in COLUMNS}
+        row = dict(leaves({key: value for key, value in result.items() if key in COLUMNS}))
     except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         reason = told(error) or f"{RESULT} is damaged"
         return {

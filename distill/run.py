@@ -3,6 +3,7 @@
 Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, train as one stack.
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,13 +13,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from distill import __version__, checkpoint, interrupt, results, store
 from distill.checkpoint import Checkpoint
 from distill.fit import RunError, evaluator, find_teacher, prepare, soft_targets, train
+from distill.gallery import gallery
 from distill.job import Job, multiply_adds, parameters
 from distill.stack import Stack
-from distill.train import History
+from distill.train import History, Values
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +89,8 @@ def execute(
     if not first.resume:
         saved.remove()
     try:
-        stack, history, facts = _fit(jobs, saved)
-        by_class = evaluator(jobs[0].setting, first.test).by_class(stack) if history.members else {}
+        stack, history, facts = _fit(jobs, saved, directories[0].parent)
+        detail = _detail(jobs[0], stack) if history.members else {}
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
         fail(jobs, directories, error)
@@ -110,7 +113,7 @@ def execute(
                 body |= {"epochs": len(history.rows[k]), "halving": job.run.halving.model_dump()}
             else:
                 place = history.members.index(k)
-                body |= {name: value[place].tolist() for name, value in by_class.items()}
+                body |= {name: value[place].tolist() for name, value in detail.items()}
                 state = stack.state(place)
                 store.write(directory / results.WEIGHTS, partial(save_file, state))
             results.write(directory, body, history.rows[k])
@@ -121,8 +124,19 @@ def execute(
     return bodies[::-1]
 
 
-def _fit(jobs: Sequence[Job], saved: Checkpoint) -> tuple[Stack, History, dict[str, Any]]:
-    """The trained students of K jobs, and the facts of their teacher."""
+def _detail(job: Job, stack: Stack) -> Values:
+    """What is found of each member (K, ...) once it is trained: errors of each class; and, where
+    its transfer set lacks some, what a shift of biases mends."""
+    measure = evaluator(job.setting, job.run.test)
+    classes = set(job.run.transfer.options.get("classes", []))
+    partial = 0 < len(classes) < job.data.classes
+    return measure.by_class(stack) | (measure.bias_shifts(stack, [*classes]) if partial else {})
+
+
+def _fit(
+    jobs: Sequence[Job], saved: Checkpoint, folder: Path
+) -> tuple[Stack, History, dict[str, Any]]:
+    """The trained students of K jobs, and the facts of their teacher, shown in ``folder``."""
     run, setting = jobs[0].run, jobs[0].setting
     facts: dict[str, Any] = {}
     soft = None
@@ -130,10 +144,20 @@ def _fit(jobs: Sequence[Job], saved: Checkpoint) -> tuple[Stack, History, dict[s
         found = find_teacher(setting, run.teacher, run.checkpoint.every)
         facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
         soft = soft_targets(setting, run.teacher, run.checkpoint.every)
+        _show(jobs[0], found.digest, soft, folder)
     training = prepare(jobs, soft)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
     history = train(what, training, evaluator(setting, run.test), saved)
     return training.stack, history, facts
+
+
+def _show(job: Job, digest: str, soft: Tensor, folder: Path) -> None:
+    """Write what the teacher says of some training examples, once a teacher and ``folder``."""
+    path = folder / f"{results.DIGITS}-{digest[:8]}.json"
+    if not path.exists():
+        images, labels = job.data.train_images, job.data.train_labels
+        centre = soft[:, soft.shape[1] // 2].cpu()
+        store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
 
 
 def _head(job: Job) -> dict[str, Any]:

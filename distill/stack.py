@@ -3,6 +3,7 @@
 Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
@@ -124,6 +125,17 @@ class Stack:
         self.parameters = {n: p.detach()[members] for n, p in self.parameters.items()}
         if self.leaves:
             self.trainable(next(iter(self.leaves.values())).dtype)
+
+    def joined(self, others: "Iterable[Stack]") -> "Stack":
+        """A stack of the members of this one and of ``others`` of its architecture."""
+        stack = copy.copy(self)
+        stacks = [self, *others]
+        stack.parameters = {
+            name: torch.cat([s.parameters[name].detach() for s in stacks])
+            for name in self.parameters
+        }
+        stack.leaves = {}
+        return stack
 
     def state(self, member: int) -> dict[str, Tensor]:
         """The parameters of one member, on the CPU, as its module names them."""

@@ -3,7 +3,7 @@
 Letters: N examples, V views of each, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,12 @@ SHORT = 16  # digits of the digest that name a teacher's folder
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained teacher: a stack of one, its test errors, and its folder in the cache."""
+    """A trained teacher, its test errors, and its folder in the cache.
+
+    It is a stack of one, or of the members of an ensemble. Their logits are averaged, so that at
+    every temperature an ensemble's soft targets are the geometric mean of its members', normalised
+    (the paper, section 1, names that and the arithmetic mean).
+    """
 
     stack: Stack
     digest: str
@@ -40,7 +45,7 @@ class Teacher:
         folder = self.folder.with_name(f"{self.folder.name}-views{images.views}")
 
         def build(scratch: Path) -> dict[str, Any]:
-            views = [logits(self.stack, images, v, dtype)[0] for v in range(images.views)]
+            views = [logits(self.stack, images, v, dtype).mean(0) for v in range(images.views)]
             save_file({"logits": torch.stack(views, 1)}, scratch / "logits.safetensors")
             return {"views": images.views}
 
@@ -71,6 +76,24 @@ def get(
     facts = store.get(folder, build)
     stack.load([_load(folder / WEIGHTS)])
     return Teacher(stack, own, facts["test_errors"], folder)
+
+
+def ensemble(members: Sequence[Teacher], images: Images, labels: Tensor) -> Teacher:
+    """The ensemble of ``members``, each a stack of one, evaluated on test images and labels.
+
+    Raises:
+        OSError: the cache cannot be written.
+    """
+    identity = {"members": [member.digest for member in members]}
+    own, stack = digest(identity), members[0].stack.joined(m.stack for m in members[1:])
+    folder = members[0].folder.with_name(own[:SHORT])
+
+    def build(_: Path) -> dict[str, Any]:
+        mean = logits(stack, images, images.centre, torch.float32).mean(0)
+        errors = int((mean.argmax(-1) != labels).sum())
+        return {"identity": identity, "test_errors": errors}
+
+    return Teacher(stack, own, store.get(folder, build)["test_errors"], folder)
 
 
 def digest(identity: dict[str, Any]) -> str:

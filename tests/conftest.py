@@ -106,9 +106,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     fit = run._fit
 
-    def counted(jobs: Any, saved: Any) -> Any:
+    def counted(jobs: Any, *rest: Any) -> Any:
         names.extend(job.name for job in jobs)
-        return fit(jobs, saved)
+        return fit(jobs, *rest)
 
     monkeypatch.setattr(run, "_fit", counted)
     return names

@@ -1,6 +1,7 @@
 """The commands as users type them."""
 
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+import distill
 from distill import rescore, results
 from distill.naming import CONF
 
@@ -226,3 +228,20 @@ def test_the_wheel_works_from_another_directory(home: Path) -> None:
     assert done.code == 0, done.err
     [summary] = (home / "elsewhere").rglob(results.SUMMARY)
     assert len(pd.read_csv(summary)) == 2
+
+
+def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path) -> None:
+    first = ("-m", *SMALL, "loss.temperature=1,2", "hydra.sweep.dir=sweep")
+    for arguments in (first, first, ("-m", *SMALL, "seed=1 ", "hydra.sweep.dir=sweep")):
+        assert cli(*arguments).code == 0
+    kept = OmegaConf.load(home / "sweep" / "sweep.yaml")
+    commands = [shlex.split(command) for command in kept.commands]
+    assert commands == [
+        ["distill", *first],
+        ["distill", "-m", *SMALL, "seed=1 ", "hydra.sweep.dir=sweep"],
+    ]
+    assert kept.version == distill.__version__
+    assert kept.config.model.width == 8
+    assert "hydra" not in kept.config
+    # The data's place on this machine is not in it.
+    assert "oc.env:DISTILL_DATA" in (home / "sweep" / "sweep.yaml").read_text()

@@ -17,7 +17,7 @@ FLOORS = [
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
     {"data", "stack", "optim"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "gallery"},
     {"teacher", "checkpoint"},
     {"config", "results"},
     {"job", "tables"},

@@ -1,5 +1,7 @@
 """Teachers: trained once, found by content; their soft targets for every view."""
 
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,70 @@ def test_a_diverging_teacher_fails_the_run_and_is_not_kept(home: Path) -> None:
         execute([job], [home])
     assert '"status": "failed"' in (home / "result.json").read_text()
     assert not list((home / "data" / "teachers").glob("*/manifest.json"))
+
+
+def test_an_ensemble_averages_the_logits_of_teachers_of_their_own(trainings: list[str]) -> None:
+    job = make_job("teacher=ensemble", "teacher.members=3", "teacher.seed=2", "precision=fp32")
+    soft = fit.soft_targets(job.setting, job.run.teacher, 5.0)
+    assert len(trainings) == 3
+    alone = [
+        fit.soft_targets(
+            job.setting, make_job("precision=fp32", f"teacher.seed={s}").run.teacher, 5
+        )
+        for s in (6, 7, 8)
+    ]
+    assert len(trainings) == 3  # they were in the cache
+    assert not torch.equal(alone[0], alone[1])
+    torch.testing.assert_close(soft, torch.stack(alone).mean(0))
+    # Softened, that is the normalised geometric mean, at any temperature.
+    geometric = torch.stack([(z / 5).softmax(-1).log() for z in alone]).mean(0).exp()
+    torch.testing.assert_close((soft / 5).softmax(-1), geometric / geometric.sum(-1, keepdim=True))
+
+
+def test_an_ensemble_is_judged_by_its_averaged_logits(home: Path) -> None:
+    job = make_job("teacher=ensemble", "teacher.members=2", "precision=fp32")
+    found = fit.find_teacher(job.setting, job.run.teacher, 5.0)
+    images, labels = fit.evaluator(job.setting, True).parts["test"]
+    found.stack.eval()
+    x = images.batch(torch.arange(len(labels)), 0, torch.float32)
+    wrong = found.stack(x).mean(0).argmax(-1) != labels
+    assert found.test_errors == wrong.sum()
+    [result] = execute([job], [home])
+    assert result["teacher_digest"] == found.digest
+    assert result["config"]["teacher"]["members"] == 2
+    # An ensemble of one is the teacher itself.
+    single = ("teacher=ensemble", "teacher.members=1")
+    assert teacher_of(*single).digest == teacher_of().digest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("teacher.path=weights.safetensors", "members=3: an ensemble needs a model and no path"),
+        ("teacher.seed=9223372036854775807", "seed=9223372036854775807: too large for 3 members"),
+    ],
+)
+def test_ensembles_that_cannot_be_are_refused(change: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"teacher: {reason}"):
+        parse(composed("teacher=ensemble", "teacher.members=3", change))
+
+
+def test_a_sweep_shows_what_its_teacher_says_of_examples(home: Path) -> None:
+    job = make_job("precision=fp32")
+    (home / "sweep" / "run").mkdir(parents=True)
+    [result] = execute([job], [home / "sweep" / "run"])
+    shown = json.loads((home / "sweep" / f"digits-{result['teacher_digest'][:8]}.json").read_text())
+    assert 4 < len(shown) <= 8
+    soft = fit.soft_targets(job.setting, job.run.teacher, 5.0)[:, 0]
+    doubt = soft.softmax(-1).sort(-1).values[:, -2]
+    for row in shown:
+        label, index = row["label"], row["index"]
+        assert label == job.data.train_labels[index] == soft[index].argmax()
+        assert row["logits"] == pytest.approx(soft[index].tolist(), abs=1e-4)
+        pixels = torch.frombuffer(bytearray(base64.b64decode(row["pixels"])), dtype=torch.uint8)
+        assert torch.equal(pixels.view(12, 12), job.data.train_images[index, 0])
+    last = shown[-1]  # of its class, the teacher is the least sure of it
+    labels = job.data.train_labels
+    assert last["label"] == shown[-2]["label"]
+    right = (soft.argmax(-1) == labels) & (labels == last["label"])
+    assert doubt[last["index"]] == doubt[right].max()

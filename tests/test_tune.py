@@ -147,10 +147,10 @@ def test_trials_that_fail_are_told_and_the_exit_code_says_so(
 ) -> None:
     fit = run._fit
 
-    def broken(jobs: Any, saved: Any) -> Any:
+    def broken(jobs: Any, *rest: Any) -> Any:
         if any(job.run.loss.options["alpha"] > 0.5 for job in jobs):
             raise OSError(28, "No space left on device", "there")
-        return fit(jobs, saved)
+        return fit(jobs, *rest)
 
     monkeypatch.setattr(run, "_fit", broken)
     done = cli(*TUNE, "model.width=8,10", "loss.alpha=0.1,1", "hydra/launcher=basic")
