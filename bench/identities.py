@@ -1,0 +1,74 @@
+"""`python -m bench.identities [DIR]`: the identities of the losses (C11, C12), in float64.
+
+A summary of relative deviations for distill-report: the largest difference of two gradients over
+the largest component of the second. z are the student's logits and v the teacher's.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from distill import __version__
+from distill.losses import kd, logits
+from distill.results import SUMMARY, SWEEP
+from distill.store import write_text
+
+EXAMPLES, CLASSES = 1000, 10
+TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 20.0, 40.0, 100.0)
+LIMIT = 1e8
+FOLDER = Path(__file__).parents[1] / "multirun" / "reference" / "identities"
+
+
+def deviations() -> Iterator[tuple[str, float, float]]:
+    """A claim, a temperature, and how far the gradients are from what the claim says."""
+    generator = torch.Generator().manual_seed(0)
+    z, v = (5 * torch.randn(EXAMPLES, CLASSES, generator=generator).double() for _ in range(2))
+    labels = torch.zeros(EXAMPLES, dtype=torch.long)
+
+    def soft(temperature: float) -> Tensor:
+        """The gradient (EXAMPLES, CLASSES) of kd's soft term."""
+        own = z.clone().requires_grad_()
+        kd(own, v, labels, temperature=temperature, alpha=1.0).sum().backward()
+        assert own.grad is not None
+        return own.grad
+
+    own = z.clone().requires_grad_()
+    logits(own, v, labels, alpha=1.0).sum().backward()
+    assert own.grad is not None
+    yield "C11", LIMIT, _relative(soft(LIMIT), own.grad)
+    for t in TEMPERATURES:
+        of_kl = ((z / t).softmax(-1) - (v / t).softmax(-1)) / t  # the paper, equation 2
+        yield "C12", t, _relative(soft(t), t**2 * of_kl)
+
+
+def _relative(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def main() -> None:
+    """Write the summary into DIR."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "run": f"{claim}-T{t:g}",
+            "status": "complete",
+            "claim": claim,
+            "temperature": t,
+            "examples": EXAMPLES,
+            "deviation": deviation,
+            "version": __version__,
+        }
+        for claim, t, deviation in deviations()
+    ]
+    write_text(folder / SUMMARY, pd.DataFrame(rows).to_csv(index=False))
+    write_text(folder / SWEEP, f"commands:\n- python -m bench.identities\nversion: {__version__}\n")
+    print(folder / SUMMARY)
+
+
+if __name__ == "__main__":
+    main()

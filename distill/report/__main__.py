@@ -1,0 +1,108 @@
+"""`distill-report DIR [DIR ...]`: figures, verdicts and a page, from what sweeps left."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from distill.report import page, reading
+from distill.report.check import Comparison, compare
+from distill.report.claims import findings, told
+from distill.report.findings import Finding, Sweep
+from distill.store import told as told_of
+from distill.store import write_text
+
+MARKDOWN = "report.md"
+PACKAGE = Path(__file__).resolve().parent
+# In a wheel the reference sweeps lie in the package, in a checkout in multirun.
+PLACES = (PACKAGE / "reference", PACKAGE.parents[1] / "multirun" / "reference")
+REFERENCE = next((place for place in PLACES if place.is_dir()), PLACES[0])
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="distill-report",
+        description="Write figures, verdicts and one page of what the sweeps in DIR found.",
+    )
+    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a sweep")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="where to write; by default the sweep's directory, or that which holds them all",
+    )
+    parser.add_argument(
+        "--check",
+        metavar="DIR",
+        type=Path,
+        nargs="?",
+        const=REFERENCE,
+        help="compare with the sweeps of the same names in DIR, by default the reference sweeps",
+    )
+    return parser.parse_args()
+
+
+def _show(found: list[Finding], console: Console) -> None:
+    """The verdicts, as a table."""
+    table = Table(title="claims")
+    for column in ("claim", "source", "ours", "verdict"):
+        table.add_column(column, overflow="fold")
+    for finding in found:
+        ours = "\n".join(f"{e.label}: {told(e)} {e.unit}" for e in finding.estimates)
+        table.add_row(finding.id, finding.source, ours, finding.verdict)
+    console.print(table)
+
+
+def _check(sweeps: list[Sweep], folder: Path, console: Console) -> bool:
+    """Compare each sweep with the reference of its name, and print how they stand."""
+    agree = []
+    for sweep in sweeps:
+        if not (folder / sweep.name).is_dir():
+            raise reading.ReportError(
+                f"--check={folder}: it has no sweep {sweep.name}; "
+                f"it has {', '.join(sorted(p.name for p in folder.glob('*/'))) or 'none'}"
+            )
+        found = compare(sweep, reading.sweep(folder / sweep.name))
+        agree.append(found.agrees)
+        for line in _lines(found):
+            console.print(line, markup=False, soft_wrap=True)
+    return all(agree)
+
+
+def _lines(found: Comparison) -> list[str]:
+    state = "agrees with the reference" if found.agrees else "differs from the reference"
+    return [
+        f"{found.name} {state}: {found.settings} settings compared, {len(found.differ)} differ; "
+        f"{found.same} of {found.runs} runs that both hold have the same errors",
+        *(f"  {text}" for text in (*found.differ, *found.verdicts)),
+    ]
+
+
+def main() -> None:
+    """Write the report; exit code 1 where a sweep cannot be read, or differs from its reference."""
+    arguments = _arguments()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    folders: list[Path] = arguments.directories
+    try:
+        sweeps = [reading.sweep(folder) for folder in folders]
+        found = findings(sweeps)
+        if found:
+            _show(found, console)
+        out = arguments.out or Path(os.path.commonpath([f.absolute() for f in folders]))
+        written = page.write(out, found, sweeps)
+        write_text(out / MARKDOWN, page.markdown(found))
+        console.print(written, markup=False, soft_wrap=True)
+        agrees = arguments.check is None or _check(sweeps, arguments.check, console)
+    except reading.ReportError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        sys.exit(told_of(error) or str(error))
+    if not agrees:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Reading what sweeps left: their summary, their commands, histories, and some digits."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from distill.report.findings import Digit, Sweep
+from distill.results import DIGITS, HISTORY, SUMMARY, SWEEP
+
+
+class ReportError(Exception):
+    """A report that cannot be made; its text is one line that says why."""
+
+
+def sweep(folder: Path) -> Sweep:
+    """The sweep in ``folder``, which holds a summary.
+
+    Raises:
+        ReportError: there is none, or it is damaged.
+    """
+    path = folder / SUMMARY
+    try:
+        frame = pd.read_csv(path)
+        runs = frame[frame["status"] == "complete"].reset_index(drop=True)
+    except FileNotFoundError as error:
+        hint = "give the directory of a sweep, or rebuild it with distill-summary"
+        raise ReportError(f"DIR={folder}: there is no {SUMMARY} in it; {hint}") from error
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ReportError(f"DIR={folder}: {SUMMARY} cannot be read ({reason})") from error
+    if runs.empty:
+        raise ReportError(f"DIR={folder}: none of the {len(frame)} runs in {SUMMARY} is complete")
+    return Sweep(
+        folder.resolve().name, folder, runs, _commands(folder), _curves(folder, runs), _digits(folder)
+    )
+
+
+def _commands(folder: Path) -> tuple[str, ...]:
+    try:
+        content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
+        return tuple(map(str, content["commands"]))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ()
+
+
+def _curves(folder: Path, runs: pd.DataFrame) -> pd.DataFrame | None:
+    """The histories of the runs, where they are there and whole."""
+    if "directory" not in runs:
+        return None
+    found = []
+    for run, directory in zip(runs["run"], runs["directory"], strict=True):
+        try:
+            found.append(pd.read_csv(folder / str(directory) / HISTORY).assign(run=run))
+        except (OSError, ValueError):
+            continue
+    return pd.concat(found, ignore_index=True) if found else None
+
+
+def _digits(folder: Path) -> tuple[Digit, ...]:
+    """What one teacher of the sweep says of some digits."""
+    for path in sorted(folder.glob(f"{DIGITS}-*.json")):
+        try:
+            return tuple(map(_digit, json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return ()
+
+
+def _digit(content: dict[str, Any]) -> Digit:
+    pixels = np.frombuffer(base64.b64decode(content["pixels"]), np.uint8)
+    shape = content["height"], content["width"]
+    return Digit(content["label"], pixels.reshape(shape), np.array(content["logits"], float))

@@ -1,0 +1,86 @@
+"""The statistics of the report: all of them, from scipy and statsmodels.
+
+Values are of independent seeds (n,). Two settings are compared within seeds, which share their
+teacher, initialisation and data order, so that tests are of the differences (n,).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+LEVEL = 0.95  # of every interval
+SIGNIFICANT = 0.05  # below it, a p value speaks against its null hypothesis
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean of ``n`` values with its 95 % confidence interval by Student's t.
+
+    Of one value there is a mean and no interval: ``low`` and ``high`` are not a number.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """The mean of ``values`` (n,) and its interval.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    array = np.asarray(values, dtype=float)
+    n = len(array)
+    if n == 0:
+        raise ValueError("a mean needs at least one value")
+    mean = float(array.mean())
+    if n == 1:
+        return Interval(1, mean, math.nan, math.nan)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(array))
+    return Interval(n, mean, mean - half, mean + half)
+
+
+def greater(differences: Sequence[float], than: float = 0.0) -> float:
+    """The p value of a one-sided t test that the mean of ``differences`` is above ``than``.
+
+    Small where it is. Without any spread it is 0, 0.5 or 1 by the mean alone.
+    """
+    array = np.asarray(differences, dtype=float) - than
+    if len(array) < 2:
+        return math.nan
+    if np.ptp(array) == 0:
+        return float(0.5 - 0.5 * np.sign(array[0]))
+    return float(stats.ttest_1samp(array, 0.0, alternative="greater").pvalue)
+
+
+def equivalent(differences: Sequence[float], margin: float) -> float:
+    """The p value of two one-sided t tests that the mean lies within -``margin`` and ``margin``.
+
+    Small where it does (Schuirmann 1987, doi 10.1007/BF01068419).
+    """
+    opposite = [-d for d in differences]
+    return max(greater(differences, -margin), greater(opposite, -margin))
+
+
+def apart(a: Sequence[float], b: Sequence[float]) -> float:
+    """The p value of Student's two-sided t test that two samples have different means.
+
+    Not a number where neither has a spread to judge by.
+    """
+    if len(a) + len(b) < 3:
+        return math.nan
+    if max(np.ptp(a), np.ptp(b)) == 0:
+        return 1.0 if a[0] == b[0] else 0.0
+    return float(stats.ttest_ind(a, b).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values of several tests, adjusted by Holm's (1979) step-down method."""
+    adjusted: list[float] = multipletests(p_values, method="holm")[1].tolist()
+    return adjusted
