@@ -1,1 +1,1 @@
-"""`distill-report`: statistics, verdicts, figures and a page, from summaries and result files alone."""
+"""`distill-report`: verdicts, figures and a page, from summaries and result files alone."""

@@ -49,12 +49,15 @@ def compare(fresh: Sweep, reference: Sweep) -> Comparison:
     known = [p if not math.isnan(p) else 1.0 for p in p_values]
     adjusted = holm(known) if known else []
     differ = tuple(
-        f"{words}, p = {p:.2g}"
-        for words, p in zip(texts, adjusted, strict=True)
-        if p < SIGNIFICANT
+        f"{words}, p = {p:.2g}" for words, p in zip(texts, adjusted, strict=True) if p < SIGNIFICANT
     )
     return Comparison(
-        reference.name, len(both), int(same), len(settings), differ, tuple(_verdicts(fresh, reference))
+        reference.name,
+        len(both),
+        int(same),
+        len(settings),
+        differ,
+        tuple(_verdicts(fresh, reference)),
     )
 
 
@@ -67,7 +70,9 @@ def _settings(
     for runs in (fresh, reference):
         done = runs.dropna(subset=["test_errors"])
         names = [tuple(map(text, row)) for row in done[keys].to_numpy(dtype=object)]
-        sides.append({n: done["test_errors"][[m == n for m in names]] for n in dict.fromkeys(names)})
+        sides.append(
+            {n: done["test_errors"][[m == n for m in names]] for n in dict.fromkeys(names)}
+        )
     for values, theirs in sides[1].items():
         if values in sides[0]:
             what = label(keys, values) or "all runs"

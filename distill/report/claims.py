@@ -5,7 +5,7 @@ test images of MNIST. "The paper" is Hinton, Vinyals and Dean (2015), arXiv 1503
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,7 +102,9 @@ def told(found: Estimate, digits: int = 1) -> str:
     """An estimate in words: 74.2 [71.0, 77.4], n = 10."""
     if math.isnan(found.low):
         return f"{found.mean:.{digits}f}, n = {found.n}"
-    return f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}], n = {found.n}"
+    return (
+        f"{found.mean:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}], n = {found.n}"
+    )
 
 
 def at_most(found: Estimate, figure: float, least: int) -> tuple[str, str]:
@@ -129,6 +131,16 @@ def _better(worse: "pd.Series[float]", better: "pd.Series[float]") -> float:
     return greater([*(worse - better).dropna()])
 
 
+def _of(runs: pd.DataFrame, setting: str) -> "dict[float, pd.Series[float]]":
+    """Errors by seed for each value of ``setting``, the least first."""
+    return {float(str(value)): by_seed(group) for value, group in runs.groupby(setting)}
+
+
+def _mean(parts: "Iterable[pd.Series[float]]") -> "pd.Series[float]":
+    """The mean of several settings, one value a seed that all of them have."""
+    return pd.concat([*parts], axis=1, join="inner").mean(axis=1)
+
+
 # C1 to C3
 
 
@@ -139,12 +151,12 @@ def teachers(runs: pd.DataFrame) -> Decision:
 
 
 def hard_student(runs: pd.DataFrame) -> Decision:
-    found = estimate("hard student", by_seed(runs[runs.alpha == 0]))
+    found = estimate("hard student", by_seed(runs[runs["alpha"] == 0]))
     return Decision((found,), *at_most(found, 146, 10))
 
 
 def distilled_student(runs: pd.DataFrame) -> Decision:
-    hard, soft = by_seed(runs[runs.alpha == 0]), by_seed(runs[runs.alpha == 1])
+    hard, soft = by_seed(runs[runs["alpha"] == 0]), by_seed(runs[runs["alpha"] == 1])
     found = estimate("distilled student, T = 20", soft)
     gain = estimate("errors fewer than the hard student", (hard - soft).dropna(), "errors")
     verdict, outcome = at_most(found, 74, 10)
@@ -158,20 +170,20 @@ def distilled_student(runs: pd.DataFrame) -> Decision:
 
 def similar_temperatures(runs: pd.DataFrame) -> Decision:
     estimates, verdicts, outcomes = [], [], []
-    wide = runs[(runs.width >= 300) & (runs.temperature > 8)]
+    wide = runs[(runs["width"] >= 300) & (runs["temperature"] > 8)]
     for width, group in wide.groupby("width"):
-        table = group.pivot(index="seed", columns="temperature", values="test_errors").dropna()
-        mean = table.mean(axis=1)
+        errors = _of(group, "temperature")
+        mean = _mean(errors.values())
         margin = FAIRLY * float(mean.mean())
-        p_values = {t: equivalent([*(table[t] - mean)], margin) for t in table}
-        worst = max(p_values, key=lambda t: p_values[t])
-        distances = table.mean() - mean.mean()
-        estimates.append(estimate(f"{width:g} units, T > 8", mean))
-        verdicts.append(_significant(p_values[worst]))
+        distances = {t: (e - mean).dropna() for t, e in errors.items()}
+        p_values = {t: equivalent([*d], margin) for t, d in distances.items()}
+        worst, p = max(p_values.items(), key=lambda item: item[1])
+        estimates.append(estimate(f"{width} units, T > 8", mean))
+        verdicts.append(_significant(p))
         outcomes.append(
-            f"{width:g} units: all of T = {table.columns[0]:g} to {table.columns[-1]:g} within "
-            f"{distances.abs().max():.1f} errors of their mean, margin {margin:.1f}, "
-            f"largest p = {p_values[worst]:.2g} (T = {worst:g})"
+            f"{width} units: all of T = {min(errors):g} to {max(errors):g} within "
+            f"{max(abs(d.mean()) for d in distances.values()):.1f} errors of their mean, margin "
+            f"{margin:.1f}, largest p = {p:.2g} (T = {worst:g})"
         )
     if not verdicts:
         raise ValueError("no student of 300 or more units at T > 8")
@@ -179,24 +191,23 @@ def similar_temperatures(runs: pd.DataFrame) -> Decision:
 
 
 def best_temperatures(runs: pd.DataFrame) -> Decision:
-    small = runs[runs.width == 30]
-    table = small.pivot(index="seed", columns="temperature", values="test_errors").dropna()
-    middle = table.columns[(table.columns >= 2.5) & (table.columns <= 4)]
+    errors = _of(runs[runs["width"] == 30], "temperature")
     parts = {
-        "T below 2.5": table.columns[table.columns < 2.5],
-        "T from 2.5 to 4": middle,
-        "T above 4": table.columns[table.columns > 4],
+        "T below 2.5": [e for t, e in errors.items() if t < 2.5],
+        "T from 2.5 to 4": [e for t, e in errors.items() if 2.5 <= t <= 4],
+        "T above 4": [e for t, e in errors.items() if t > 4],
     }
-    means = {label: table[columns].mean(axis=1) for label, columns in parts.items()}
+    means = {label: _mean(part) for label, part in parts.items()}
     estimates = tuple(estimate(f"30 units, {label}", mean) for label, mean in means.items())
     low, best, high = means.values()
+    single = min(errors, key=lambda t: float(errors[t].mean()))
     p_values = holm([_better(low, best), _better(high, best)])
     worse = holm([_better(best, low), _better(best, high)])
     verdict = NOT if min(worse) < SIGNIFICANT else _significant(max(p_values))
     outcome = (
-        f"against lower temperatures {told(estimate('', low - best))} errors fewer, "
+        f"against lower ones {told(estimate('', low - best))} errors fewer, "
         f"p = {p_values[0]:.2g}; against higher {told(estimate('', high - best))}, "
-        f"p = {p_values[1]:.2g} (Holm); the best single temperature is T = {table.mean().idxmin():g}"
+        f"p = {p_values[1]:.2g} (Holm); the best single temperature is T = {single:g}"
     )
     return Decision(estimates, verdict, outcome)
 
@@ -220,7 +231,9 @@ def omitted_three(runs: pd.DataFrame) -> Decision:
         after,
         right,
         estimate("its shift", by_seed(runs, "oracle_shift"), "logits"),
-        estimate("after a shift chosen without test labels", by_seed(runs, "bias_shift_test_errors")),
+        estimate(
+            "after a shift chosen without test labels", by_seed(runs, "bias_shift_test_errors")
+        ),
     )
     verdict, outcome = at_most(after, 109, 5)
     enough = REPRODUCED if right.high >= 98.6 else NOT
@@ -247,21 +260,15 @@ def two_digits(runs: pd.DataFrame) -> Decision:
 
 
 def less_data(runs: pd.DataFrame) -> Decision:
-    tables = {
-        name: runs[runs.alpha == alpha].pivot(
-            index="seed", columns="transfer_fraction", values="test_errors"
-        )
-        for name, alpha in (("hard", 0), ("soft", 1))
-    }
-    hard, soft = tables["hard"], tables["soft"]
-    parts = [f for f in hard.columns if f < 1]
+    hard, soft = (_of(runs[runs["alpha"] == alpha], "transfer_fraction") for alpha in (0, 1))
+    parts = [f for f in hard if f < 1]
     p_values = dict(zip(parts, holm([_better(hard[f], soft[f]) for f in parts]), strict=True))
     lost_hard, lost_soft = hard[0.03] - hard[1.0], soft[0.03] - hard[1.0]
     half = greater([*(0.5 * lost_hard - lost_soft)])
     estimates = tuple(
-        estimate(f"{name}, {fraction:.0%} of the data", table[fraction].dropna())
+        estimate(f"{name}, {fraction:.0%} of the data", errors[fraction])
         for fraction in (0.03, 1.0)
-        for name, table in tables.items()
+        for name, errors in (("hard", hard), ("soft", soft))
     )
     outcome = (
         "hard minus soft: "
@@ -277,14 +284,19 @@ def less_data(runs: pd.DataFrame) -> Decision:
 
 
 def borne(runs: pd.DataFrame) -> "pd.Series[float]":
-    """The highest learning rate of each seed that costs few more errors than the best (TOLERATED)."""
-    table = runs.pivot(index="lr", columns="seed", values="test_errors").sort_index()
-    fine = table <= TOLERATED * table.min()
-    return pd.Series({seed: float(fine.index[fine[seed]].max()) for seed in table})
+    """The highest learning rate of each seed that costs little more than the best (TOLERATED)."""
+    errors = pd.DataFrame(_of(runs, "lr"))  # (seeds, learning rates)
+    least = TOLERATED * errors.min(axis=1)
+    return pd.Series(
+        {
+            seed: max(lr for lr in errors if errors.loc[seed, lr] <= least[seed])
+            for seed in errors.index
+        }
+    )
 
 
 def learning_rate(runs: pd.DataFrame) -> Decision:
-    hard, soft = (borne(runs[runs.alpha == alpha]) for alpha in (0, 1))
+    hard, soft = (borne(runs[runs["alpha"] == alpha]) for alpha in (0, 1))
     ratio = (soft / hard).dropna()
     p = greater([math.log2(r) for r in ratio])
     times = estimate("soft over hard", ratio, "times")
@@ -300,8 +312,8 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
 
 
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
-    soft = runs[runs.alpha == 1]
-    single, distilled = by_seed(runs[runs.alpha == 0]), by_seed(soft)
+    soft = runs[runs["alpha"] == 1]
+    single, distilled = by_seed(runs[runs["alpha"] == 0]), by_seed(soft)
     ensemble = by_seed(soft, "teacher_test_errors")
     gained, kept = single - ensemble, single - distilled
     p_gain, p_most = greater([*gained]), greater([*(kept - 0.5 * gained)])
@@ -322,33 +334,30 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
 
 
 def logit_limit(runs: pd.DataFrame) -> Decision:
-    matched = by_seed(runs[runs.loss == "logits"])
-    table = runs[runs.loss == "kd"].pivot(
-        index="seed", columns="temperature", values="test_errors"
-    )
+    matched = by_seed(runs[runs["loss"] == "logits"])
+    errors = _of(runs[runs["loss"] == "kd"], "temperature")
     margin = LAND * float(matched.mean())
-    large = [t for t in table.columns if t >= 100]
-    p_values = {t: equivalent([*(table[t] - matched).dropna()], margin) for t in large}
-    if not large:
+    more = {t: (e - matched).dropna() for t, e in errors.items() if t >= 100}
+    p_values = {t: equivalent([*differences], margin) for t, differences in more.items()}
+    if not more:
         raise ValueError("no T of 100 or more")
     estimates = (
         estimate("logit matching", matched),
-        *(estimate(f"kd, T = {t:g}", table[t].dropna()) for t in table.columns),
+        *(estimate(f"kd, T = {t:g}", e) for t, e in errors.items()),
     )
     outcome = f"margin {margin:.1f} errors; " + ", ".join(
-        f"T = {t:g}: {told(estimate('', (table[t] - matched).dropna()))} more, p = {p:.2g}"
-        for t, p in p_values.items()
+        f"T = {t:g}: {told(estimate('', more[t]))} more, p = {p:.2g}" for t, p in p_values.items()
     )
     return Decision(estimates, _significant(max(p_values.values())), outcome)
 
 
 def identity(runs: pd.DataFrame, claim: str) -> Decision:
-    rows = runs[runs.claim == claim]
+    rows = runs[runs["claim"] == claim]
     if rows.empty:
         raise ValueError(f"no row of {claim}")
-    worst = rows.deviation.max()
+    worst = rows["deviation"].max()
     label = "largest relative deviation, float64"
-    found = Estimate(label, int(rows.examples.sum()), worst, math.nan, math.nan, "")
+    found = Estimate(label, int(rows["examples"].sum()), worst, math.nan, math.nan, "")
     verdict = REPRODUCED if worst <= 1e-6 else NOT
     return Decision((found,), verdict, f"{worst:.1e} over {len(rows)} temperatures, at most 1e-6")
 
@@ -357,8 +366,8 @@ def post(runs: pd.DataFrame) -> Decision:
     taught = runs.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
     parts = (
         (estimate("teacher", taught["teacher_test_errors"]), 99),
-        (estimate("hard student", by_seed(runs[runs.alpha == 0])), 119),
-        (estimate("distilled student", by_seed(runs[runs.alpha == 0.7])), 109),
+        (estimate("hard student", by_seed(runs[runs["alpha"] == 0])), 119),
+        (estimate("distilled student", by_seed(runs[runs["alpha"] == 0.7])), 109),
     )
     verdicts, outcomes = zip(*(at_most(found, figure, 3) for found, figure in parts), strict=True)
     return Decision(tuple(found for found, _ in parts), _all(verdicts), "; ".join(outcomes))

@@ -36,7 +36,12 @@ def sweep(folder: Path) -> Sweep:
     if runs.empty:
         raise ReportError(f"DIR={folder}: none of the {len(frame)} runs in {SUMMARY} is complete")
     return Sweep(
-        folder.resolve().name, folder, runs, _commands(folder), _curves(folder, runs), _digits(folder)
+        folder.resolve().name,
+        folder,
+        runs,
+        _commands(folder),
+        _curves(folder, runs),
+        _digits(folder),
     )
 
 

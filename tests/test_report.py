@@ -1,0 +1,232 @@
+"""The report's statistics, and verdicts on sweeps made up to be decided one way or the other."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distill.report.claims import CLAIMS, findings
+from distill.report.findings import NOT, REPRODUCED, UNDECIDED, Sweep
+from distill.report.statistics import apart, equivalent, greater, holm, interval
+
+Rows = list[dict[str, Any]]
+
+
+def test_an_interval_is_that_of_students_t() -> None:
+    found = interval([1, 2, 3])
+    assert (found.n, found.mean) == (3, 2)
+    assert found.high - 2 == pytest.approx(4.302653 / math.sqrt(3), abs=1e-5)  # t of 2 degrees
+    assert 2 - found.low == pytest.approx(found.high - 2)
+    assert math.isnan(interval([5]).low)
+    with pytest.raises(ValueError, match="at least one"):
+        interval([])
+
+
+def test_a_one_sided_test_has_its_textbook_value() -> None:
+    # t = 2 / (sqrt(2.5) / sqrt(5)) = 2.828 with 4 degrees of freedom
+    assert greater([0, 1, 2, 3, 4]) == pytest.approx(0.02371, abs=1e-4)
+    assert greater([0, -1, -2, -3, -4]) == pytest.approx(1 - 0.02371, abs=1e-4)
+    assert [greater([v, v]) for v in (1, 0, -1)] == [0, 0.5, 1]
+    assert math.isnan(greater([1]))
+
+
+def test_equivalence_asks_for_small_differences_and_small_doubt() -> None:
+    small = [0.5, -0.5, 0.2, -0.2, 0.0]
+    assert equivalent(small, 2) < 0.01
+    assert equivalent([d + 1.9 for d in small], 2) > 0.05
+    assert equivalent([d - 1.9 for d in small], 2) > 0.05
+    assert equivalent([10 * d for d in small], 2) > 0.05
+    assert equivalent([-1, 1], 1e9) < 0.01
+
+
+def test_holm_multiplies_the_smallest_by_their_number() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_means_are_apart_or_not() -> None:
+    assert apart([1, 2, 3], [11, 12, 13]) < 0.001
+    assert apart([1, 2, 3], [1.5, 2.5, 2]) > 0.5
+    assert math.isnan(apart([1], [2]))
+    assert (apart([1, 1], [1]), apart([1, 1], [2, 2])) == (1, 0)
+
+
+def spread(mean: float, n: int, noise: float = 2.0, shift: int = 0) -> list[float]:
+    """Whole errors around a mean, which differ from seed to seed."""
+    return [round(mean + noise * math.sin(7 * k + shift)) for k in range(n)]
+
+
+def rows(n: int, mean: float, noise: float = 2.0, **settings: Any) -> Rows:
+    salt = sum(map(ord, repr(sorted(settings.items()))))
+    return [
+        {"seed": k, "test_errors": e, **settings}
+        for k, e in enumerate(spread(mean, n, noise, salt))
+    ]
+
+
+def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
+    made = rows(n, hard, alpha=0.0) + rows(n, soft, alpha=1.0)
+    for row in made:
+        row["teacher_digest"] = str(row["seed"])
+        row["teacher_test_errors"] = spread(taught, n)[row["seed"]]
+    return made
+
+
+def temperatures(errors: Callable[[float], float], width: int, noise: float = 2.0) -> Rows:
+    grid = (1, 1.5, 2, 2.5, 3, 4, 6, 8, 10, 14, 20, 40)
+    return [r for t in grid for r in rows(5, errors(t), noise, temperature=t, width=width)]
+
+
+def valley(t: float) -> float:
+    """Errors that are fewest at T = 3."""
+    return 230 + 40 * abs(math.log2(t / 3))
+
+
+def shifted(before: float, after: float, threes: float, n: int = 5) -> Rows:
+    made = rows(n, before)
+    for row, errors in zip(made, spread(after, n), strict=True):
+        row |= {
+            "oracle_shift": 3.5,
+            "oracle_shift_test_errors": errors,
+            "bias_shift_test_errors": errors + 5,
+            "test_errors_by_class": f"1 2 3 {row['test_errors'] - 6} 0 0 0 0 0 0",
+            "oracle_shift_test_errors_by_class": f"9 9 9 {threes} 9 9 9 9 9 9",
+        }
+    return made
+
+
+def fractions(soft: float) -> Rows:
+    """Errors at shares of the data: hard ones lose 500 at 3 %, soft ones ``soft``."""
+    hard = {0.01: 1000, 0.03: 600, 1.0: 100}
+    return [
+        *(r for f, e in hard.items() for r in rows(5, e, alpha=0.0, transfer_fraction=f)),
+        *(
+            r
+            for f, e in {0.01: 100 + 2 * soft, 0.03: 100 + soft, 1.0: 90}.items()
+            for r in rows(5, e, alpha=1.0, transfer_fraction=f)
+        ),
+    ]
+
+
+def rates(hard: float, soft: float) -> Rows:
+    """Errors that explode above the highest rate that each loss bears."""
+    return [
+        r
+        for alpha, most in ((0.0, hard), (1.0, soft))
+        for lr in (0.01, 0.02, 0.04, 0.08, 0.16)
+        for r in rows(5, 100 if lr <= most else 300, alpha=alpha, lr=lr)
+    ]
+
+
+def ensembles(single: float, together: float, distilled: float) -> Rows:
+    made = rows(5, single, alpha=0.0) + rows(5, distilled, alpha=1.0)
+    for row in made:
+        row["teacher_test_errors"] = spread(together, 5)[row["seed"]]
+    return made
+
+
+def limits(kd: float, noise: float = 2.0) -> Rows:
+    return [
+        *rows(5, 110, noise, loss="logits"),
+        *rows(5, 130, noise, loss="kd", temperature=4.0),
+        *rows(5, kd, noise, loss="kd", temperature=100.0),
+    ]
+
+
+def identities(claim: str, deviation: float) -> Rows:
+    return [{"claim": claim, "examples": 9, "deviation": deviation}]
+
+
+def posts(teacher: float, hard: float, soft: float, n: int = 3) -> Rows:
+    made = networks(hard, soft, teacher, n)
+    return [r | {"alpha": 0.7 if r["alpha"] else 0.0} for r in made]
+
+
+CASES: list[tuple[str, str, Rows]] = [
+    ("C1", REPRODUCED, networks(140, 75, 60)),
+    ("C1", REPRODUCED, networks(140, 75, 67.5)),  # the interval holds 67
+    ("C1", NOT, networks(140, 75, 75)),
+    ("C1", UNDECIDED, networks(140, 75, 60, n=4)),
+    ("C2", REPRODUCED, networks(140, 75, 60)),
+    ("C2", NOT, networks(155, 75, 60)),
+    ("C2", UNDECIDED, networks(140, 75, 60, n=9)),
+    ("C3", REPRODUCED, networks(140, 70, 60)),
+    ("C3", NOT, networks(140, 80, 60)),
+    ("C3", UNDECIDED, networks(70, 70, 60)),  # no better than the hard student
+    ("C4", REPRODUCED, temperatures(lambda _: 110, 300)),
+    ("C4", UNDECIDED, temperatures(lambda t: 110 + 40 * (t == 40), 300)),
+    ("C4", UNDECIDED, temperatures(lambda _: 110, 300, noise=60)),
+    ("C4", UNDECIDED, temperatures(lambda _: 110, 100)),  # no student that is large enough
+    ("C5", REPRODUCED, temperatures(valley, 30)),
+    ("C5", UNDECIDED, temperatures(lambda _: 250, 30)),
+    ("C5", NOT, temperatures(lambda t: 200 + 3 * t, 30)),  # the lower, the better
+    ("C6", REPRODUCED, shifted(206, 100, 12)),
+    ("C6", NOT, shifted(206, 120, 12)),
+    ("C6", NOT, shifted(206, 100, 30)),  # too many threes are wrong
+    ("C6", UNDECIDED, shifted(206, 100, 12, n=4)),
+    ("C7", REPRODUCED, shifted(4730, 1300, 12)),
+    ("C7", NOT, shifted(4730, 1400, 12)),
+    ("C8", REPRODUCED, fractions(100)),
+    ("C8", UNDECIDED, fractions(400)),  # better than hard, but not by half
+    ("C8", UNDECIDED, fractions(600)),
+    ("C9", REPRODUCED, rates(0.02, 0.08)),
+    ("C9", UNDECIDED, rates(0.08, 0.08)),
+    ("C10", REPRODUCED, ensembles(140, 110, 115)),
+    ("C10", UNDECIDED, ensembles(140, 110, 135)),
+    ("C10", UNDECIDED, ensembles(110, 110, 110)),
+    ("C11", REPRODUCED, identities("C11", 1e-7)),
+    ("C11", NOT, identities("C11", 1e-5)),
+    ("C11 (students)", REPRODUCED, limits(110)),
+    ("C11 (students)", UNDECIDED, limits(125)),
+    ("C11 (students)", UNDECIDED, limits(110, noise=40)),
+    ("C12", REPRODUCED, identities("C12", 1e-9)),
+    ("C12", NOT, identities("C12", 1e-3)),
+    ("C13", REPRODUCED, posts(90, 110, 100)),
+    ("C13", NOT, posts(90, 140, 100)),
+    ("C13", UNDECIDED, posts(90, 110, 100, n=2)),
+]
+
+
+def find(claim: str, made: Rows) -> Any:
+    sweep = next(c.sweep for c in CLAIMS if c.id == claim)
+    frame = pd.DataFrame(made).assign(version="1.2")
+    if "digest" in claim or "teacher_test_errors" not in frame:
+        frame = frame.assign(teacher_test_errors=np.nan, teacher_digest=np.nan)
+    found = findings([Sweep(sweep, Path(sweep), frame, ("distill experiment=x",))])
+    return next(f for f in found if f.id == claim)
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict", "made"), CASES, ids=lambda v: v if type(v) is str else ""
+)
+def test_a_claim_is_decided_by_its_test(claim: str, verdict: str, made: Rows) -> None:
+    found = find(claim, made)
+    assert found.verdict == verdict, found.outcome
+    assert found.outcome
+    assert (found.command, found.version) == ("distill experiment=x", "1.2")
+
+
+def test_every_claim_is_tried_both_ways() -> None:
+    tried = {(claim, verdict == REPRODUCED) for claim, verdict, _ in CASES}
+    assert tried == {(claim.id, way) for claim in CLAIMS for way in (True, False)}
+
+
+@pytest.mark.parametrize("claim", sorted({claim.id for claim in CLAIMS}))
+def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: str) -> None:
+    found = find(claim, [{"seed": 0, "test_errors": 5, "alpha": 0.3, "width": 3, "loss": "kd"}])
+    assert found.verdict == UNDECIDED
+    assert "lacks runs" in found.outcome
+
+
+def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
+    found = find("C2", networks(140, 75, 60))
+    [hard] = found.estimates
+    assert hard.n == 10
+    assert hard.mean == np.mean(
+        [r["test_errors"] for r in networks(140, 75, 60) if r["alpha"] == 0]
+    )
+    right = find("C6", shifted(206, 100, 101)).estimates[3]
+    assert right.mean == pytest.approx(90)  # 101 of 1,010 threes are wrong
