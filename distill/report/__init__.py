@@ -1,0 +1,1 @@
+"""Sweeps as people read them: figures and a page, from files alone."""
