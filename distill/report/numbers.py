@@ -110,14 +110,15 @@ def groups(
         yield tuple(values), rows
 
 
+def words(setting: str) -> str:
+    """A setting in words."""
+    return WORDS.get(setting, setting).replace("_", " ")
+
+
 def label(keys: Sequence[str], values: Sequence[object]) -> str:
     """Settings in words: "width 30, temperature 4"."""
     pairs = [(k, text(v)) for k, v in zip(keys, values, strict=True)]
-    return ", ".join(
-        LOSSES.get(v, v) if k == "loss" else f"{WORDS.get(k, k).replace('_', ' ')} {v}"
-        for k, v in pairs
-        if v
-    )
+    return ", ".join(LOSSES.get(v, v) if k == "loss" else f"{words(k)} {v}" for k, v in pairs if v)
 
 
 def unit(column: str) -> str:

@@ -6,7 +6,7 @@ makes a figure for each of its values.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,7 +16,6 @@ import pandas as pd
 
 from distill.report.findings import Digit, Sweep
 from distill.report.numbers import (
-    WORDS,
     Interval,
     amount,
     errors,
@@ -27,6 +26,7 @@ from distill.report.numbers import (
     text,
     unit,
     varying,
+    words,
 )
 
 LINES = 8  # at most, in a figure
@@ -126,11 +126,11 @@ def _over(runs: pd.DataFrame, kind: str, x: str, by: Sequence[str]) -> tuple[Lin
     differ = varying(rows, x, *by)
     by = [k for k in by if k in differ]
     others = [k for k in differ if k not in (x, *by)]
-    name = WORDS.get(x, x)
+    over = words(x)
     drawn = (
         Lines(
-            kind, f"{unit(column)} by {name}", label(others, values), unit(column),
-            _fewest(lines, name), name, lines, _teacher(panel, column),
+            kind, f"{unit(column)} by {over}", label(others, values), unit(column),
+            _fewest(lines, over), over, lines, _teacher(panel, column),
         )
         for values, panel in groups(rows, others)
         if (lines := _lines(panel, x, by, column))
@@ -325,3 +325,12 @@ def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
     title = "what the teacher's soft targets say"
     name, drawn = "soft-targets", sweep.digits
     return (Gallery(name, title, "", "probability", caption, drawn, TEMPERATURES, shown),)
+
+
+def every(sweep: Sweep) -> Iterator[Plot]:
+    """All figures that the sweep has data for."""
+    makers: tuple[Callable[[Sweep], Sequence[Plot]], ...] = (
+        *(temperature, sizes, weights, curves, data, learning_rate, shift, gallery),
+    )
+    for make in makers:
+        yield from make(sweep)
