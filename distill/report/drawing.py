@@ -17,6 +17,7 @@ from distill.report.plots import Gallery, Grid, Line, Lines, Plot
 from distill.report.style import LIGHT
 
 LINE = [LIGHT[f"line-{i}"] for i in range(8)]
+COMPARED = ("temperature", "learning-rate")  # each line with its best, where they lie far apart
 MARKERS = "os^Dv>P<"
 STEPS = (0.02, 0.05, 0.15, 0.4)  # excess at which the next shade begins
 
@@ -33,8 +34,8 @@ class Drawing:
 
 
 def _figure(plot: Plot, height: float, rows: int = 1) -> tuple[Drawing, list[Axes]]:
-    held = wrap(plot.setting, 58)
-    figure = Figure(figsize=(WIDTH, height + 0.18 * len(held)), layout="constrained")
+    held = wrap(plot.setting, 50)
+    figure = Figure(figsize=(WIDTH, height + 0.2 * len(held)), layout="constrained")
     axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
     axes[0].set_title("\n".join([_capital(plot.title), *[" "] * len(held)]), linespacing=1.4)
     axes[0].annotate(
@@ -52,7 +53,9 @@ def _scale(axes: Axes, name: str, values: Sequence[float], log: bool) -> None:
     axes.set(**{f"{name}scale": "log" if log else "linear"})
     axis = axes.xaxis if name == "x" else axes.yaxis
     far = log and max(values) / min(values) > 10
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if far else MaxNLocator(5))
+    axis.set_major_locator(
+        LogLocator(subs=(1, 2, 5)) if far else MaxNLocator(5, steps=[1, 2, 5, 10])
+    )
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
@@ -60,7 +63,7 @@ def _scale(axes: Axes, name: str, values: Sequence[float], log: bool) -> None:
 def _ticks_at(axes: Axes, values: Sequence[float], log: bool) -> None:
     """A tick at each value on the x axis, but for those too near to the one before."""
     places = np.log(values) if log else np.array(values)
-    room = (7 * max(len(text(v)) for v in values) + 6) / 260 * np.ptp(places)
+    room = (7.5 * max(len(text(v)) for v in values) + 6) / 260 * np.ptp(places)
     kept: list[int] = []
     for i, place in enumerate(places):
         if not kept or place - places[kept[-1]] >= room:
@@ -99,7 +102,7 @@ def _name_lines(drawing: Drawing, axes: Axes, lines: Sequence[Line]) -> None:
         if not drawing.figure.legends:
             handles = axes.get_lines()[: len(lines)]
             drawing.figure.legend(
-                handles, names, loc="outside lower left", ncols=1 + (longest < 24), fontsize=9.5
+                handles, names, loc="outside lower left", ncols=1 + (longest < 24), fontsize=10.5
             )
         return
     drawing.labels.append(
@@ -151,7 +154,7 @@ def _draw_lines(plot: Lines) -> Drawing:
     means = [[y.mean for y in line.y] for line in plot.lines]
     flat, bests = [m for row in means for m in row], [min(row) for row in means]
     xs = [x for line in plot.lines for x in line.x]
-    spread = plot.kind != "curves" and min(flat) > 0 and max(bests) / min(bests) > 1.5
+    spread = plot.kind in COMPARED and min(flat) > 0 and max(bests) / min(bests) > 1.5
     log_y = min(flat) > 0 and (plot.kind == "curves" or max(flat) / min(flat) > 3 or spread)
     log_x = plot.kind != "curves" and min(xs) > 0 and max(xs) / min(xs) > 4
     drawing, axes = _figure(plot, 3.9 if not spread else 6.2, 1 + spread)
@@ -159,10 +162,12 @@ def _draw_lines(plot: Lines) -> Drawing:
     if plot.teacher is not None and plot.teacher > 0 and plot.kind != "curves":
         _teacher(axes[0], plot.teacher)
     if spread:
-        axes[1].set_title("The same, against the best of each line")
+        axes[1].set_title("Against the best of each")
         lines = [_relative(line) for line in plot.lines]
         _panel(drawing, axes[1], plot, lines, (log_x, False))
-        axes[1].yaxis.set_major_formatter(FuncFormatter(lambda v, _: share(v - 1, "+")))
+        axes[1].yaxis.set_major_formatter(
+            FuncFormatter(lambda v, _: share(v - 1, "+") if round(v - 1, 6) else "best")
+        )
     axes[-1].set_xlabel(plot.x)
     return drawing
 
@@ -175,7 +180,7 @@ def _teacher(axes: Axes, errors: float) -> None:
     axes.axhline(errors, color=LIGHT["muted"], linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
         f"teacher {amount(errors)}", (0, errors), (2, 3), ("axes fraction", "data"),
-        "offset points", color=LIGHT["muted"], fontsize=9.5,
+        "offset points", color=LIGHT["muted"], fontsize=10.5,
     )  # fmt: skip
 
 
@@ -187,13 +192,14 @@ def _draw_shift(plot: Lines) -> Drawing:
         axes.plot([x, x], [was.mean, now.mean], color=LIGHT["muted"], linewidth=1, zorder=1)
     for number, line in enumerate(plot.lines):
         face = LIGHT["card"] if number == 0 else LINE[number]
+        beside = [x + 0.25 * (number == 2) for x in line.x]
         axes.plot(
-            line.x, [y.mean for y in line.y], MARKERS[number], color=LINE[number],
+            beside, [y.mean for y in line.y], MARKERS[number], color=LINE[number],
             markerfacecolor=face, markersize=7 - 2 * (number == 2), label=line.label,
         )  # fmt: skip
         drawing.values += [
-            (axes, x, y.mean, _told(plot, line.label, f"class {text(x)}", y))
-            for x, y in zip(line.x, line.y, strict=True)
+            (axes, at, y.mean, _told(plot, line.label, f"class {text(x)}", y))
+            for x, at, y in zip(line.x, beside, line.y, strict=True)
         ]
     means = [y.mean for line in plot.lines for y in line.y]
     if max(means) > 10 * (np.median(means) or 1):
@@ -206,7 +212,7 @@ def _draw_shift(plot: Lines) -> Drawing:
     axes.xaxis.set_major_locator(FixedLocator(before.x))
     axes.set_xlabel(plot.x)
     drawing.figure.legend(
-        loc="outside lower left", ncols=3, fontsize=9.5, handletextpad=0.2, columnspacing=1
+        loc="outside lower left", ncols=3, fontsize=10.5, handletextpad=0.2, columnspacing=1
     )
     return drawing
 
@@ -218,8 +224,8 @@ def _shade(excess: float) -> str:
 def _draw_grid(plot: Grid) -> Drawing:
     """A cell for each pair, its mean written in it, its shade how far it lies from the best."""
     rows, columns = len(plot.row_values), len(plot.column_values)
-    drawing, (axes,) = _figure(plot, 1.2 + 0.36 * rows)
-    size = min(10, 88 / columns)
+    drawing, (axes,) = _figure(plot, 1.35 + 0.36 * rows)
+    size = min(11.5, 88 / columns)
     for i, j in np.ndindex(rows, columns):
         if (cell := plot.cells[i][j]) is None:
             continue
@@ -253,7 +259,7 @@ def _key(figure: Figure) -> None:
     names = [f"below +{share(STEPS[0])}", *(share(step, "+") for step in STEPS)]
     handles = [Rectangle((0, 0), 1, 1, color=LIGHT[f"heat-{i}"]) for i in range(len(names))]
     figure.legend(
-        handles, names, loc="outside lower left", ncols=len(names), fontsize=9,
+        handles, names, loc="outside lower left", ncols=len(names), fontsize=10,
         handlelength=1.2, handleheight=1.2, handletextpad=0.4, columnspacing=1,
     )  # fmt: skip
 
@@ -262,7 +268,7 @@ def _draw_gallery(plot: Gallery) -> Drawing:
     """A row a digit: its picture, and a bar a class for each temperature."""
     rows, columns = len(plot.digits), len(plot.temperatures)
     figure = Figure(figsize=(WIDTH, 0.6 + 0.85 * rows), layout="constrained")
-    figure.suptitle(_capital(plot.title), x=0.02, ha="left", fontsize=11, fontweight="bold")
+    figure.suptitle(_capital(plot.title), x=0.02, ha="left", fontsize=12.5, fontweight="bold")
     drawing = Drawing(figure)
     axes = figure.subplots(rows, 1 + columns, squeeze=False, width_ratios=[0.8, *[1] * columns])
     for row, digit, probabilities in zip(axes, plot.digits, plot.probabilities, strict=True):
@@ -273,10 +279,10 @@ def _draw_gallery(plot: Gallery) -> Drawing:
         ):
             _bars(drawing, panel, values, digit.label, temperature)
     for panel, temperature in zip(axes[0, 1:], plot.temperatures, strict=True):
-        panel.set_title(f"T = {temperature:g}", fontsize=10, fontweight="normal")
+        panel.set_title(f"T = {temperature:g}", fontsize=11.5, fontweight="normal")
     for panel in axes[-1, 1:]:
         panel.set_xticks(range(len(plot.probabilities[0][0])))
-        panel.tick_params(labelbottom=True, labelsize=8, pad=1)
+        panel.tick_params(labelbottom=True, labelsize=9, pad=1)
     return drawing
 
 
@@ -286,6 +292,7 @@ def _bars(
     colours = [LINE[1] if c == label else LINE[0] for c in range(len(values))]
     axes.bar(range(len(values)), values, 0.75, color=colours)
     axes.set(ylim=(0, 1), xticks=[], yticks=[])
+    axes.grid(visible=False)
     axes.spines[["left"]].set_visible(False)
     for c, value in enumerate(values):
         name = f"class {c}{' (its label)' * (c == label)}"

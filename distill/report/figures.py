@@ -21,7 +21,7 @@ SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
 
 
-def _spread(labels: Sequence[Annotation], gap: float = 12) -> None:
+def _spread(labels: Sequence[Annotation], gap: float = 13.5) -> None:
     """Move labels apart until each has ``gap`` units of its own."""
     places = [float(label.axes.transData.transform((0, label.xy[1]))[1]) for label in labels]  # type: ignore[union-attr]
     order = np.argsort(places)

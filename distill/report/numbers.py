@@ -131,5 +131,5 @@ def table(runs: pd.DataFrame) -> tuple[list[str], list[tuple[tuple[object, ...],
     if (column := errors(runs)) is None:
         return [], []
     rows = runs[runs[column].notna()]
-    keys = varying(rows)
+    keys = varying(rows, "transfer_classes")  # which say more than the kind of set does
     return keys, [(values, interval(group[column])) for values, group in groups(rows, keys)]

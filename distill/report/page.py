@@ -46,6 +46,7 @@ class _Part:
     anchor: str
     about: str
     figures: tuple[_Drawn, ...]
+    counted: str
     header: tuple[str, ...]
     rows: tuple[tuple[_Cell, ...], ...]
 
@@ -90,14 +91,14 @@ def _row(values: Sequence[object], found: Interval) -> tuple[_Cell, ...]:
 def _part(sweep: Sweep, folder: Path) -> _Part:
     keys, found = table(sweep.runs)
     column = errors(sweep.runs)
-    measured = unit(column) if column else "errors"
-    header = (*map(words, keys), f"mean {measured}", "95 % low", "95 % high", "seeds")
+    counted = unit(column) if column else "errors"
+    header = (*map(words, keys), "mean", "low", "high", "seeds")
     about = f"{len(sweep.runs)} complete runs"
     if sweep.runs["data"].nunique() == 1:
         about += f" on {sweep.runs['data'].iloc[0]}"
     rows = tuple(_row(values, interval) for values, interval in found)
     drawn = tuple(_figures(sweep, folder))
-    return _Part(sweep, f"sweep-{_slug(sweep.name)}", about, drawn, header, rows)
+    return _Part(sweep, f"sweep-{_slug(sweep.name)}", about, drawn, counted, header, rows)
 
 
 def _span(estimate: Estimate) -> str:

@@ -126,11 +126,11 @@ def _over(runs: pd.DataFrame, kind: str, x: str, by: Sequence[str]) -> tuple[Lin
     differ = varying(rows, x, *by)
     by = [k for k in by if k in differ]
     others = [k for k in differ if k not in (x, *by)]
-    over = words(x)
+    over, told = words(x), _ends if x == "transfer_examples" else _fewest
     drawn = (
         Lines(
             kind, f"{unit(column)} by {over}", label(others, values), unit(column),
-            _fewest(lines, over), over, lines, _teacher(panel, column),
+            told(lines, over), over, lines, _teacher(panel, column),
         )
         for values, panel in groups(rows, others)
         if (lines := _lines(panel, x, by, column))
@@ -147,7 +147,23 @@ def _fewest(lines: Sequence[Line], x: str) -> str:
         more = f"{amount(means[worst])} at {text(line.x[worst])}"
         here = f"{text(line.x[best])} ({amount(means[best])}, against {more})"
         parts.append(f"{here} for {line.label}" if line.label else here)
-    return f"Fewest errors at {x} " + "; ".join(parts) + "."
+    return _sentence(f"fewest errors at {x} {'; '.join(parts)}")
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def _ends(lines: Sequence[Line], x: str) -> str:
+    """What each line is at its least and at its most ``x``."""
+    parts = [
+        f"{amount(line.y[0].mean)} errors at {text(line.x[0])} {x} and "
+        f"{amount(line.y[-1].mean)} at {text(line.x[-1])}"
+        + f" with {line.label}"
+        * bool(line.label)
+        for line in _thin(lines, 4)
+    ]
+    return _sentence("; ".join(parts))
 
 
 def temperature(sweep: Sweep) -> tuple[Lines, ...]:
@@ -309,7 +325,7 @@ def _shifted(rows: pd.DataFrame, held: str) -> Lines:
 
 
 def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
-    """Digits, and what the teacher says of them at some temperatures."""
+    """Digits, and what the teacher says of a digit of them at some temperatures."""
     if not sweep.digits:
         return ()
     logits = np.stack([d.logits for d in sweep.digits]).astype(float)[:, None]
@@ -320,9 +336,9 @@ def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
     says = ", ".join(
         f"{100 * r:.1f} % at temperature {t:g}" for r, t in zip(rest, TEMPERATURES, strict=True)
     )
-    caption = f"All classes but the likeliest get, on average, {says}."
+    caption = f"All classes but the likeliest get, on average, {says}; orange is the label."
     shown = tuple(tuple(tuple(map(float, row)) for row in digit) for digit in soft)
-    title = "what the teacher's soft targets say"
+    title = "what the teacher says of a digit"
     name, drawn = "soft-targets", sweep.digits
     return (Gallery(name, title, "", "probability", caption, drawn, TEMPERATURES, shown),)
 

@@ -29,10 +29,10 @@ LIGHT = {name: light for name, (light, _) in COLOURS.items()}
 
 STYLE: dict[RcKeyType, Any] = {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same layout everywhere
-    "font.size": 10,
+    "font.size": 11.5,
     "figure.constrained_layout.w_pad": 0.08,  # inches
     "figure.constrained_layout.h_pad": 0.08,
-    "axes.titlesize": 11,
+    "axes.titlesize": 12.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
