@@ -86,17 +86,29 @@ def errors(runs: pd.DataFrame) -> str | None:
 def varying(runs: pd.DataFrame, *first: str) -> list[str]:
     """The settings in which ``runs`` differ, those of ``first`` ahead.
 
-    One that follows from those before it, as the alpha of each loss may, is none of its own; but
-    where each run has other settings, as in a search, all count.
+    One that follows from those before it, as alpha may from the loss, is none of its own.
     """
     names = [c for c in map(str, runs.columns) if c not in _KNOWN and not c.startswith(_SHIFTS)]
     names = list(dict.fromkeys([*(c for c in first if c in runs), *names]))
     kept: list[str] = []
     for name in (n for n in names if runs[n].nunique(dropna=False) > 1):
-        before, after = (len(list(groups(runs, k))) for k in (kept, [*kept, name]))
-        if after > before or before == len(runs):
+        if not _follows(runs, name, kept):
             kept.append(name)
     return kept
+
+
+def _follows(runs: pd.DataFrame, name: str, kept: Sequence[str]) -> bool:
+    """Whether all of ``kept``, or one of them, decide the setting ``name``.
+
+    What tells each run apart, as all of a search's settings do, would decide everything.
+    """
+
+    def decide(keys: Sequence[str]) -> bool:
+        count = runs.groupby(list(keys), dropna=False).ngroups
+        both = runs.groupby([*keys, name], dropna=False).ngroups
+        return bool(count == both < len(runs))
+
+    return any(decide(keys) for keys in [kept, *([key] for key in kept)] if keys)
 
 
 def groups(

@@ -93,7 +93,7 @@ def _part(sweep: Sweep, folder: Path) -> _Part:
     column = errors(sweep.runs)
     counted = unit(column) if column else "errors"
     header = (*map(words, keys), "mean", "low", "high", "seeds")
-    about = f"{len(sweep.runs)} complete runs"
+    about = f"{len(sweep.runs)} complete run{'s' * (len(sweep.runs) != 1)}"
     if sweep.runs["data"].nunique() == 1:
         about += f" on {sweep.runs['data'].iloc[0]}"
     rows = tuple(_row(values, interval) for values, interval in found)

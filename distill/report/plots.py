@@ -179,7 +179,7 @@ def learning_rate(sweep: Sweep) -> tuple[Lines, ...]:
 def data(sweep: Sweep) -> tuple[Lines, ...]:
     """Errors by the number of training examples that a share of the data leaves, a line a loss."""
     runs = sweep.runs
-    if not runs["transfer"].eq("fraction").any():
+    if "transfer" not in runs or not runs["transfer"].eq("fraction").any():
         return ()
     runs = runs[runs["transfer"].isin(["all", "fraction"])]
     alike = runs.drop(columns=["transfer", "transfer_fraction"], errors="ignore")
@@ -296,7 +296,7 @@ SHIFTS = {
 def shift(sweep: Sweep) -> tuple[Lines, ...]:
     """Errors of each class before and after the bias of what was omitted, or kept, is shifted."""
     runs, needed = sweep.runs, list(SHIFTS.values())[:2]
-    if not set(needed) <= set(runs):
+    if not {"transfer", *needed} <= set(runs):
         return ()
     runs = runs[runs["transfer"].isin(["omit", "only"]) & runs[needed].notna().all(axis=1)]
     sets = ["transfer", "transfer_classes"]
