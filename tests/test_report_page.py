@@ -18,7 +18,7 @@ import pytest
 
 from distill.report import drawing, figures, page, plots
 from distill.report.findings import Digit, Estimate, Finding, Sweep
-from distill.report.numbers import interval, table, varying
+from distill.report.numbers import Plot, interval, table, varying
 from distill.report.style import COLOURS
 
 EVIL = "</script><script>alert('me')</script>&\"|"
@@ -136,6 +136,15 @@ def test_another_setting_makes_a_figure_for_each_of_its_values() -> None:
     assert cells.caption.startswith("Fewest errors (1.5) at temperature 1, alpha 0.5; 1 of 4 cells")
 
 
+def test_of_many_figures_of_a_kind_the_last_says_what_is_left_out() -> None:
+    rows = [{"temperature": t, "alpha": a, "test_errors": 5}
+            for t in (1.0, 4.0) for a in range(plots.PANELS + 2)]  # fmt: skip
+    found = plots.temperature(sweep(*rows))
+    assert len(found) == plots.PANELS
+    assert found[0].caption == "Fewest errors at temperature 1 (5, as at all others)."
+    assert found[-1].caption.endswith("all others). 2 more such figures are left out.")
+
+
 def test_temperature_by_width_is_against_the_best_of_each_width() -> None:
     gone = SMALL.runs[~(SMALL.runs.width.eq(300) & SMALL.runs.temperature.eq(4))]
     (found,) = plots.sizes(Sweep("s", Path("s"), gone, (), None, ()))
@@ -251,7 +260,7 @@ ALL = [*plots.every(FAR), *plots.every(shifted()), *plots.every(taught()), *plot
 
 
 @pytest.mark.parametrize("plot", ALL, ids=lambda plot: plot.kind)
-def test_figures_are_files_with_their_values(plot: plots.Plot, tmp_path: Path) -> None:
+def test_figures_are_files_with_their_values(plot: Plot, tmp_path: Path) -> None:
     svg = figures.save(plot, tmp_path, "one")
     again = tmp_path / "again"
     assert figures.save(plot, again, "one") == svg

@@ -12,8 +12,17 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from distill.report.numbers import Interval, amount, share, text
-from distill.report.plots import Gallery, Grid, Line, Lines, Plot
+from distill.report.numbers import (
+    Gallery,
+    Grid,
+    Interval,
+    Line,
+    Lines,
+    Plot,
+    amount,
+    share,
+    text,
+)
 from distill.report.style import LIGHT
 
 LINE = [LIGHT[f"line-{i}"] for i in range(8)]
@@ -94,11 +103,16 @@ def _draw_line(axes: Axes, line: Line, number: int, dense: bool) -> None:
     )  # fmt: skip
 
 
+def _listed(names: Sequence[str]) -> int:
+    """The length of the longest of names too long to stand beside their lines; 0 if none is."""
+    longest = max(map(len, names))
+    return longest * (longest > 13)
+
+
 def _name_lines(drawing: Drawing, axes: Axes, lines: Sequence[Line]) -> None:
     """Names beside the lines where they are short, or else in a list below them."""
     names = [line.label for line in lines]
-    longest = max(map(len, names))
-    if longest > 13:
+    if longest := _listed(names):
         if not drawing.figure.legends:
             handles = axes.get_lines()[: len(lines)]
             drawing.figure.legend(
@@ -157,7 +171,9 @@ def _draw_lines(plot: Lines) -> Drawing:
     spread = plot.kind in COMPARED and min(flat) > 0 and max(bests) / min(bests) > 1.5
     log_y = min(flat) > 0 and (plot.kind == "curves" or max(flat) / min(flat) > 3 or spread)
     log_x = plot.kind != "curves" and min(xs) > 0 and max(xs) / min(xs) > 4
-    drawing, axes = _figure(plot, 3.9 if not spread else 6.2, 1 + spread)
+    listed = _listed([line.label for line in plot.lines])
+    below = 0.25 * len(plot.lines) / (1 + (listed < 24)) * bool(listed)
+    drawing, axes = _figure(plot, (6.2 if spread else 3.9) + below, 1 + spread)
     _panel(drawing, axes[0], plot, plot.lines, (log_x, log_y))
     if plot.teacher is not None and plot.teacher > 0 and plot.kind != "curves":
         _teacher(axes[0], plot.teacher)
@@ -225,7 +241,7 @@ def _draw_grid(plot: Grid) -> Drawing:
     """A cell for each pair, its mean written in it, its shade how far it lies from the best."""
     rows, columns = len(plot.row_values), len(plot.column_values)
     drawing, (axes,) = _figure(plot, 1.35 + 0.36 * rows)
-    size = min(11.5, 88 / columns)
+    size = min(11.5, 82 / columns)
     for i, j in np.ndindex(rows, columns):
         if (cell := plot.cells[i][j]) is None:
             continue

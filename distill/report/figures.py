@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from distill.report.drawing import Drawing, draw
-from distill.report.plots import Plot
+from distill.report.numbers import Plot
 from distill.report.style import LIGHT, STYLE
 from distill.store import write, write_text
 

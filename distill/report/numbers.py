@@ -1,4 +1,4 @@
-"""Means and intervals of runs, by the settings in which they differ."""
+"""Means and intervals of runs, by the settings in which they differ; what a figure is made of."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from distill.report.findings import Digit
 from distill.results import COLUMNS
 
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
@@ -46,6 +47,59 @@ class Interval:
     def __str__(self) -> str:
         span = "" if math.isnan(self.low) else f" [{amount(self.low)}, {amount(self.high)}]"
         return f"{amount(self.mean)}{span}, n = {self.n}"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure: ``setting`` holds for the whole of it, ``caption`` says what to see."""
+
+    kind: str
+    title: str
+    setting: str
+    unit: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Intervals ``y`` at ``x``, which rise."""
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[Interval, ...]
+
+
+@dataclass(frozen=True)
+class Lines(Plot):
+    """Lines over ``x``; ``teacher`` is where its errors lie, if they are known and one."""
+
+    x: str
+    lines: tuple[Line, ...]
+    teacher: float | None = None
+
+
+@dataclass(frozen=True)
+class Grid(Plot):
+    """Cells, rows by columns; ``excess`` is a mean over the best of its column, or of all, less 1.
+
+    A cell without runs is None, and its excess nan.
+    """
+
+    rows: str
+    columns: str
+    row_values: tuple[float, ...]
+    column_values: tuple[float, ...]
+    cells: tuple[tuple[Interval | None, ...], ...]
+    excess: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Gallery(Plot):
+    """Digits, and the teacher's probabilities for each temperature (digits, temperatures, C)."""
+
+    digits: tuple[Digit, ...]
+    temperatures: tuple[float, ...]
+    probabilities: tuple[tuple[tuple[float, ...], ...], ...]
 
 
 def amount(value: float) -> str:

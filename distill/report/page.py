@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from distill.report import figures, plots
 from distill.report.findings import Estimate, Finding, Sweep
-from distill.report.numbers import Interval, amount, errors, table, text, unit, words
+from distill.report.numbers import Interval, Plot, amount, errors, table, text, unit, words
 from distill.report.style import COLOURS
 from distill.store import write_text
 
@@ -56,7 +56,7 @@ def _slug(words: str) -> str:
     return re.sub(r"[^\w.]+", "-", words, flags=re.ASCII).strip("-.")[:100] or "sweep"
 
 
-def _names(sweep: Sweep, drawn: Sequence[plots.Plot]) -> Iterator[str]:
+def _names(sweep: Sweep, drawn: Sequence[Plot]) -> Iterator[str]:
     """A name for each figure: that of its kind, with its setting where a kind has several."""
     kinds, used = Counter(plot.kind for plot in drawn), Counter[str]()
     for plot in drawn:

@@ -6,17 +6,20 @@ makes a figure for each of its values.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from distill.report.findings import Digit, Sweep
+from distill.report.findings import Sweep
 from distill.report.numbers import (
-    Interval,
+    Gallery,
+    Grid,
+    Line,
+    Lines,
+    Plot,
     amount,
     errors,
     groups,
@@ -36,57 +39,17 @@ TEMPERATURES = (1.0, 4.0, 20.0)  # of the gallery
 NEAR = 1.05  # times the fewest errors is near them
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A figure: ``setting`` holds for the whole of it, ``caption`` says what to see."""
-
-    kind: str
-    title: str
-    setting: str
-    unit: str
-    caption: str
+P = TypeVar("P", bound=Plot)
 
 
-@dataclass(frozen=True)
-class Line:
-    """Intervals ``y`` at ``x``, which rise."""
-
-    label: str
-    x: tuple[float, ...]
-    y: tuple[Interval, ...]
-
-
-@dataclass(frozen=True)
-class Lines(Plot):
-    """Lines over ``x``; ``teacher`` is where its errors lie, if they are known and one."""
-
-    x: str
-    lines: tuple[Line, ...]
-    teacher: float | None = None
-
-
-@dataclass(frozen=True)
-class Grid(Plot):
-    """Cells, rows by columns; ``excess`` is a mean over the best of its column, or of all, less 1.
-
-    A cell without runs is None, and its excess nan.
-    """
-
-    rows: str
-    columns: str
-    row_values: tuple[float, ...]
-    column_values: tuple[float, ...]
-    cells: tuple[tuple[Interval | None, ...], ...]
-    excess: tuple[tuple[float, ...], ...]
-
-
-@dataclass(frozen=True)
-class Gallery(Plot):
-    """Digits, and the teacher's probabilities for each temperature (digits, temperatures, C)."""
-
-    digits: tuple[Digit, ...]
-    temperatures: tuple[float, ...]
-    probabilities: tuple[tuple[tuple[float, ...], ...], ...]
+def _some(drawn: Iterable[P]) -> tuple[P, ...]:
+    """The first figures of a kind, the last of which says how many more there would be."""
+    plots = list(drawn)
+    shown, more = plots[:PANELS], len(plots) - PANELS
+    if more > 0:
+        left = f"{more} more such figure{'s are' if more > 1 else ' is'} left out"
+        shown[-1] = replace(shown[-1], caption=f"{shown[-1].caption} {left}.")
+    return tuple(shown)
 
 
 def _thin(items: Sequence[Any], most: int) -> list[Any]:
@@ -135,7 +98,7 @@ def _over(runs: pd.DataFrame, kind: str, x: str, by: Sequence[str]) -> tuple[Lin
         for values, panel in groups(rows, others)
         if (lines := _lines(panel, x, by, column))
     )  # fmt: skip
-    return tuple(islice(drawn, PANELS))
+    return _some(drawn)
 
 
 def _fewest(lines: Sequence[Line], x: str) -> str:
@@ -144,8 +107,10 @@ def _fewest(lines: Sequence[Line], x: str) -> str:
     for line in _thin(lines, 4):
         means = [y.mean for y in line.y]
         best, worst = int(np.argmin(means)), int(np.argmax(means))
-        more = f"{amount(means[worst])} at {text(line.x[worst])}"
-        here = f"{text(line.x[best])} ({amount(means[best])}, against {more})"
+        more = f"against {amount(means[worst])} at {text(line.x[worst])}"
+        if means[best] == means[worst]:
+            more = "as at all others"
+        here = f"{text(line.x[best])} ({amount(means[best])}, {more})"
         parts.append(f"{here} for {line.label}" if line.label else here)
     return _sentence(f"fewest errors at {x} {'; '.join(parts)}")
 
@@ -242,7 +207,7 @@ def _grid(sweep: Sweep, kind: str, rows: str, columns: str, *, by_column: bool) 
         for values, panel in groups(runs, others)
         if min(panel[rows].nunique(), panel[columns].nunique()) > 1
     )
-    return tuple(islice(drawn, PANELS))
+    return _some(drawn)
 
 
 def _cells(
@@ -302,7 +267,7 @@ def shift(sweep: Sweep) -> tuple[Lines, ...]:
     sets = ["transfer", "transfer_classes"]
     keys = [*sets, *(k for k in varying(runs, *sets) if k not in sets)]
     shown = (_shifted(rows, label(keys, values)) for values, rows in groups(runs, keys))
-    return tuple(islice(shown, PANELS))
+    return _some(shown)
 
 
 def _shifted(rows: pd.DataFrame, held: str) -> Lines:
