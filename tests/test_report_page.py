@@ -145,6 +145,15 @@ def test_of_many_figures_of_a_kind_the_last_says_what_is_left_out() -> None:
     assert found[-1].caption.endswith("all others). 2 more such figures are left out.")
 
 
+def test_of_many_lines_a_figure_shows_some_and_says_so() -> None:
+    rows = [{"temperature": t, "width": w, "test_errors": 5}
+            for t in (1.0, 4.0) for w in range(1, plots.LINES + 4)]  # fmt: skip
+    (found,) = plots.temperature(sweep(*rows))
+    assert len(found.lines) == plots.LINES
+    assert (found.lines[0].label, found.lines[-1].label) == ("width 1", "width 11")
+    assert found.caption.endswith(". 3 more lines are left out.")
+
+
 def test_temperature_by_width_is_against_the_best_of_each_width() -> None:
     gone = SMALL.runs[~(SMALL.runs.width.eq(300) & SMALL.runs.temperature.eq(4))]
     (found,) = plots.sizes(Sweep("s", Path("s"), gone, (), None, ()))

@@ -140,7 +140,8 @@ def _relative(line: Line) -> Line:
 def _told(plot: Plot, name: str, x: str, y: Interval) -> str:
     words = [name, x, f"{amount(y.mean)} {plot.unit}"]
     if not math.isnan(y.low):
-        words.append(f"95 % interval {amount(y.low)} to {amount(y.high)}, n = {y.n}")
+        words.append(f"95 % interval {amount(y.low)} to {amount(y.high)}")
+    words.append(f"n = {y.n}")
     return "\n".join(w for w in words if w)
 
 

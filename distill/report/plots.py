@@ -70,7 +70,16 @@ def _lines(rows: pd.DataFrame, x: str, by: Sequence[str], column: str) -> tuple[
         if len(points) > 1:
             xs, ys = zip(*_thin(points, POINTS), strict=True)
             found.append(Line(label(by, values), xs, ys))
-    return tuple(_thin(found, LINES))
+    return tuple(found)
+
+
+def _readable(plot: Lines) -> Lines:
+    """The figure with as many lines as can be told apart; its caption says how many it leaves."""
+    more = len(plot.lines) - LINES
+    if more <= 0:
+        return plot
+    left = f"{more} more line{'s are' if more > 1 else ' is'} left out"
+    return replace(plot, lines=tuple(_thin(plot.lines, LINES)), caption=f"{plot.caption} {left}.")
 
 
 def _teacher(runs: pd.DataFrame, column: str) -> float | None:
@@ -91,10 +100,10 @@ def _over(runs: pd.DataFrame, kind: str, x: str, by: Sequence[str]) -> tuple[Lin
     others = [k for k in differ if k not in (x, *by)]
     over, told = words(x), _ends if x == "transfer_examples" else _fewest
     drawn = (
-        Lines(
+        _readable(Lines(
             kind, f"{unit(column)} by {over}", label(others, values), unit(column),
             told(lines, over), over, lines, _teacher(panel, column),
-        )
+        ))
         for values, panel in groups(rows, others)
         if (lines := _lines(panel, x, by, column))
     )  # fmt: skip
@@ -192,7 +201,7 @@ def curves(sweep: Sweep) -> tuple[Lines, ...]:
     also = f", most {amount(most)} with {last}" * (len(ends) > 1)
     caption = f"After the last epoch, fewest errors are {amount(least)} with {first}{also}."
     name = unit(column)
-    return (Lines("curves", f"{name} by epoch", held, name, caption, "epoch", lines),)
+    return (_readable(Lines("curves", f"{name} by epoch", held, name, caption, "epoch", lines)),)
 
 
 def _grid(sweep: Sweep, kind: str, rows: str, columns: str, *, by_column: bool) -> tuple[Grid, ...]:
