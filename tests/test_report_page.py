@@ -346,6 +346,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page.write(tmp_path_factory.mktemp("report"), FINDINGS, sweeps)
 
 
+def test_sweeps_of_one_name_keep_their_own_figures(tmp_path: Path) -> None:
+    text = page.write(tmp_path, [], [SMALL, FAR]).read_text()
+    for name in ("sweep-temperature", "sweep-2-temperature"):
+        assert (tmp_path / "figures" / f"{name}.svg").is_file()
+    assert text.count('<h2 id="sweep-sweep">') == text.count('<h2 id="sweep-sweep-2">') == 1
+    assert [p.name for p in tmp_path.rglob(".*")] == []  # nothing half-written stays
+
+
 class Links(HTMLParser):
     """What a page names elsewhere."""
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from distill.report import figures, plots
 from distill.report.findings import Estimate, Finding, Sweep
-from distill.report.numbers import Interval, Plot, amount, errors, table, text, unit, words
+from distill.report.numbers import Interval, amount, errors, table, text, unit, words
 from distill.report.style import COLOURS
 from distill.store import write_text
 
@@ -56,22 +56,24 @@ def _slug(words: str) -> str:
     return re.sub(r"[^\w.]+", "-", words, flags=re.ASCII).strip("-.")[:100] or "sweep"
 
 
-def _names(sweep: Sweep, drawn: Sequence[Plot]) -> Iterator[str]:
-    """A name for each figure: that of its kind, with its setting where a kind has several."""
-    kinds, used = Counter(plot.kind for plot in drawn), Counter[str]()
-    for plot in drawn:
-        held = f"-{plot.setting}" * (kinds[plot.kind] > 1)
-        base = _slug(f"{sweep.name}-{plot.kind}{held}")
+def _apart(names: Iterable[str]) -> list[str]:
+    """Slugs of ``names``, with a number where one would come twice."""
+    used, found = Counter[str](), []
+    for base in map(_slug, names):
         used[base] += 1
-        yield f"{base}-{used[base]}" if used[base] > 1 else base
+        found.append(f"{base}-{used[base]}" if used[base] > 1 else base)
+    return found
 
 
-def _figures(sweep: Sweep, folder: Path) -> Iterator[_Drawn]:
+def _figures(sweep: Sweep, slug: str, folder: Path) -> Iterator[_Drawn]:
+    """The figures, named by their kind, and by their setting where a kind has several."""
     drawn = list(plots.every(sweep))
-    for plot, base in zip(drawn, _names(sweep, drawn), strict=True):
+    kinds = Counter(plot.kind for plot in drawn)
+    names = [f"{slug}-{p.kind}" + f"-{p.setting}" * (kinds[p.kind] > 1) for p in drawn]
+    for plot, name in zip(drawn, _apart(names), strict=True):
         # Escaped where it was made: an XML library wrote it.
-        svg = Markup(figures.save(plot, folder / FIGURES, base))
-        yield _Drawn(svg, plot.caption, f"{FIGURES}/{base}.svg")
+        svg = Markup(figures.save(plot, folder / FIGURES, name))
+        yield _Drawn(svg, plot.caption, f"{FIGURES}/{name}.svg")
 
 
 def _cell(value: object) -> _Cell:
@@ -88,7 +90,7 @@ def _row(values: Sequence[object], found: Interval) -> tuple[_Cell, ...]:
     return (*map(_cell, values), *measured, _cell(found.n))
 
 
-def _part(sweep: Sweep, folder: Path) -> _Part:
+def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
     keys, found = table(sweep.runs)
     column = errors(sweep.runs)
     counted = unit(column) if column else "errors"
@@ -97,8 +99,8 @@ def _part(sweep: Sweep, folder: Path) -> _Part:
     if sweep.runs["data"].nunique() == 1:
         about += f" on {sweep.runs['data'].iloc[0]}"
     rows = tuple(_row(values, interval) for values, interval in found)
-    drawn = tuple(_figures(sweep, folder))
-    return _Part(sweep, f"sweep-{_slug(sweep.name)}", about, drawn, counted, header, rows)
+    drawn = tuple(_figures(sweep, slug, folder))
+    return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows)
 
 
 def _span(estimate: Estimate) -> str:
@@ -123,7 +125,8 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
     The page comes last and whole: whoever opens it finds the figures that it speaks of.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [_part(sweep, folder) for sweep in sweeps]
+    slugs = _apart(sweep.name for sweep in sweeps)
+    parts = [_part(s, slug, folder) for s, slug in zip(sweeps, slugs, strict=True)]
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
