@@ -1,0 +1,172 @@
+"""The report: one HTML page that needs nothing else, its figures as files, the README's table."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from distill.report import figures, plots
+from distill.report.findings import Estimate, Finding, Sweep
+from distill.report.numbers import Interval, amount, errors, table, text, unit, words
+from distill.report.style import COLOURS
+from distill.store import write_text
+
+PAGE, FIGURES = "report.html", "figures"
+MARKS = {"reproduced": "✓", "not reproduced": "✕", "not decided": "?"}
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell as it is shown, and as it is sorted: by its number, or else by its words."""
+
+    shown: str
+    value: str
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A figure in the page, and where its files lie."""
+
+    svg: Markup
+    caption: str
+    file: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A sweep as the page shows it."""
+
+    sweep: Sweep
+    anchor: str
+    about: str
+    figures: tuple[_Drawn, ...]
+    counted: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[_Cell, ...], ...]
+
+
+def _slug(words: str) -> str:
+    """A name for files and anchors."""
+    return re.sub(r"[^\w.]+", "-", words, flags=re.ASCII).strip("-.")[:100] or "sweep"
+
+
+def _apart(names: Iterable[str]) -> list[str]:
+    """Slugs of ``names``, with a number where one would come twice."""
+    used, found = Counter[str](), []
+    for base in map(_slug, names):
+        used[base] += 1
+        found.append(f"{base}-{used[base]}" if used[base] > 1 else base)
+    return found
+
+
+def _figures(sweep: Sweep, slug: str, folder: Path) -> Iterator[_Drawn]:
+    """The figures, named by their kind, and by their setting where a kind has several."""
+    drawn = list(plots.every(sweep))
+    kinds = Counter(plot.kind for plot in drawn)
+    names = [f"{slug}-{p.kind}" + f"-{p.setting}" * (kinds[p.kind] > 1) for p in drawn]
+    for plot, name in zip(drawn, _apart(names), strict=True):
+        # Escaped where it was made: an XML library wrote it.
+        svg = Markup(figures.save(plot, folder / FIGURES, name))
+        yield _Drawn(svg, plot.caption, f"{FIGURES}/{name}.svg")
+
+
+def _cell(value: object) -> _Cell:
+    shown = text(value)
+    return _Cell(shown, shown if isinstance(value, str) else str(value) if shown else "")
+
+
+def _measured(value: float) -> _Cell:
+    return _Cell(amount(value), "" if math.isnan(value) else str(value))
+
+
+def _row(values: Sequence[object], found: Interval) -> tuple[_Cell, ...]:
+    measured = map(_measured, (found.mean, found.low, found.high))
+    return (*map(_cell, values), *measured, _cell(found.n))
+
+
+def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
+    keys, found = table(sweep.runs)
+    column = errors(sweep.runs)
+    counted = unit(column) if column else "errors"
+    header = (*map(words, keys), "mean", "low", "high", "seeds")
+    about = f"{len(sweep.runs)} complete run{'s' * (len(sweep.runs) != 1)}"
+    if sweep.runs["data"].nunique() == 1:
+        about += f" on {sweep.runs['data'].iloc[0]}"
+    rows = tuple(_row(values, interval) for values, interval in found)
+    drawn = tuple(_figures(sweep, slug, folder))
+    return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows)
+
+
+def _span(estimate: Estimate) -> str:
+    """ "74.3 [70.1, 78.5]", as far as it is known."""
+    known = not math.isnan(estimate.low)
+    return amount(estimate.mean) + known * f" [{amount(estimate.low)}, {amount(estimate.high)}]"
+
+
+def _strips(finding: Finding) -> list[tuple[Estimate, list[float]]]:
+    """Where mean and interval of each estimate lie, in percent of what all of one unit span."""
+    known = [e for e in finding.estimates if not math.isnan(e.low)]
+    if len(known) < 2 or len({e.unit for e in known}) > 1:
+        return []
+    least, most = min(e.low for e in known), max(e.high for e in known)
+    width = (most - least) or 1.0
+    return [(e, [100 * (v - least) / width for v in (e.low, e.mean, e.high)]) for e in known]
+
+
+def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) -> Path:
+    """Write the page and its figures into ``folder``; returns the path of the page.
+
+    The page comes last and whole: whoever opens it finds the figures that it speaks of.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    slugs = _apart(sweep.name for sweep in sweeps)
+    parts = [_part(s, slug, folder) for s, slug in zip(sweeps, slugs, strict=True)]
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    html = environment.get_template("report.html.j2").render(
+        findings=findings, parts=parts, anchors={p.sweep.name: p.anchor for p in parts},
+        colours=COLOURS, marks=MARKS, span=_span, strips=_strips,
+        counts=Counter(f.verdict for f in findings),
+        versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),
+    )  # fmt: skip
+    write_text(folder / PAGE, html)
+    return folder / PAGE
+
+
+def _inline(words: str) -> str:
+    """Words in a cell of a Markdown table."""
+    return escape(" ".join(words.split()), quote=False).replace("|", r"\|")
+
+
+def _code(command: str) -> str:
+    fence = "``" if "`" in command else "`"
+    pad = " " if "`" in command else ""
+    return f"{fence}{pad}{' '.join(command.split())}{pad}{fence}".replace("|", r"\|")
+
+
+def markdown(findings: Sequence[Finding]) -> str:
+    """The findings as a Markdown table, a line each."""
+    lines = [
+        "| claim | source | ours (n, mean, 95 % interval) | verdict | command |",
+        "|---|---|---|---|---|",
+    ]
+    for finding in findings:
+        ours = "<br>".join(
+            f"{_inline(e.label)}: n = {e.n}, {_span(e)} {_inline(e.unit)}"
+            for e in finding.estimates
+        )
+        cells = (
+            f"{_inline(finding.id)}: {_inline(finding.claim)}", _inline(finding.source), ours,
+            _inline(finding.verdict), _code(finding.command),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
