@@ -79,19 +79,21 @@ class Evaluator:
         none, on all training images, those that the student never saw among them. ``oracle_shift``
         is chosen on the test set itself, as in the paper (section 3).
         """
-        if "test" not in self.parts:
-            return {}
-        images, labels = self.parts["test"]
-        z = logits(stack, images, images.centre, torch.float32)
-        held, held_labels = self.parts.get("val") or self._training()
-        other = logits(stack, held, held.centre, torch.float32)
+        parts = self.parts if "val" in self.parts else {"train": self._training(), **self.parts}
+        scores = {
+            name: (logits(stack, images, images.centre, torch.float32), labels)
+            for name, (images, labels) in parts.items()
+        }
         values: Values = {}
-        for name, own, truth in (("bias", other, held_labels), ("oracle", z, labels)):
-            shift = best_shift(own, truth, classes)
-            errors = errors_by_class(shifted(z, shift, classes), labels)
-            values[f"{name}_shift"] = shift
-            values[f"{name}_shift_test_errors"] = errors.sum(1)
-            values[f"{name}_shift_test_errors_by_class"] = errors
+        for name, chosen in {"bias": next(iter(scores)), "oracle": "test"}.items():
+            if chosen not in scores:
+                continue
+            values[f"{name}_shift"] = shift = best_shift(*scores[chosen], classes)
+            for part in scores.keys() & {"val", "test"}:
+                z, labels = scores[part]
+                errors = errors_by_class(shifted(z, shift, classes), labels)
+                values[f"{name}_shift_{part}_errors"] = errors.sum(1)
+                values[f"{name}_shift_{part}_errors_by_class"] = errors
         return values
 
     def _training(self) -> tuple[Images, Tensor]:

@@ -70,6 +70,7 @@ COLUMNS = {
     "test_errors_by_class": "errors on the test set among each class, separated by spaces",
     "bias_shift": "for omit and only: the shift of these classes' biases with the fewest errors on "
     "the validation split, or on all training images where there is none",
+    "bias_shift_val_errors": "errors on the validation split after that shift",
     "bias_shift_test_errors": "errors on the test set after that shift",
     "bias_shift_test_errors_by_class": "the same among each class",
     "oracle_shift": "the same shift, chosen on the test set (as in the paper)",

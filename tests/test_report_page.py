@@ -18,7 +18,7 @@ import pytest
 
 from distill.report import drawing, figures, page, plots
 from distill.report.findings import Digit, Estimate, Finding, Sweep
-from distill.report.numbers import Plot, interval, table, varying
+from distill.report.numbers import Plot, table, varying
 from distill.report.style import COLOURS
 
 EVIL = "</script><script>alert('me')</script>&\"|"
@@ -68,17 +68,6 @@ def shifted(**more: str) -> Sweep:
 def taught() -> Sweep:
     digit = Digit(1, np.zeros((4, 4), np.uint8), np.array([0.0, 4 * math.log(2), 0.0]))
     return sweep({}, digits=(digit,))
-
-
-def test_an_interval_is_that_of_student() -> None:
-    found = interval([1, 2, 6])
-    half = T2 * math.sqrt(7) / math.sqrt(3)
-    assert found.n == 3
-    assert (found.mean, found.low, found.high) == pytest.approx((3, 3 - half, 3 + half))
-    alone = interval([5])
-    assert (alone.n, alone.mean, str(alone)) == (1, 5, "5, n = 1")
-    assert math.isnan(alone.low)
-    assert math.isnan(alone.high)
 
 
 def test_settings_are_those_that_vary_and_follow_from_no_other() -> None:

@@ -285,14 +285,11 @@ def less_data(runs: pd.DataFrame) -> Decision:
 
 def borne(runs: pd.DataFrame) -> "pd.Series[float]":
     """The highest learning rate of each seed that costs little more than the best (TOLERATED)."""
-    errors = pd.DataFrame(_of(runs, "lr"))  # (seeds, learning rates)
-    least = TOLERATED * errors.min(axis=1)
-    return pd.Series(
-        {
-            seed: max(lr for lr in errors if errors.loc[seed, lr] <= least[seed])
-            for seed in errors.index
-        }
-    )
+    rates = {}
+    for seed, group in runs.groupby("seed"):
+        errors = group.set_index("lr")["test_errors"].astype(float)
+        rates[seed] = max(errors.index[errors <= TOLERATED * errors.min()].astype(float))
+    return pd.Series(rates, dtype=float)
 
 
 def learning_rate(runs: pd.DataFrame) -> Decision:

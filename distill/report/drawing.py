@@ -12,17 +12,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from distill.report.numbers import (
-    Gallery,
-    Grid,
-    Interval,
-    Line,
-    Lines,
-    Plot,
-    amount,
-    share,
-    text,
-)
+from distill.report.numbers import Gallery, Grid, Line, Lines, Plot, amount, share, text
+from distill.report.statistics import Interval
 from distill.report.style import LIGHT
 
 LINE = [LIGHT[f"line-{i}"] for i in range(8)]

@@ -1,14 +1,13 @@
 """Means and intervals of runs, by the settings in which they differ; what a figure is made of."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from distill.report.findings import Digit
+from distill.report.statistics import Interval, interval
 from distill.results import COLUMNS
 
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
@@ -33,20 +32,6 @@ WORDS = {
     "transfer_fraction": "fraction of the data",
 }
 LOSSES = {"hard": "hard labels", "kd": "soft targets"}
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over ``n`` seeds and its 95 % interval, whose ends are nan for a single seed."""
-
-    n: int
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        span = "" if math.isnan(self.low) else f" [{amount(self.low)}, {amount(self.high)}]"
-        return f"{amount(self.mean)}{span}, n = {self.n}"
 
 
 @dataclass(frozen=True)
@@ -119,16 +104,6 @@ def text(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
     return "" if value is None else str(value)
-
-
-def interval(values: Iterable[float]) -> Interval:
-    """The mean of ``values`` and its 95 % interval by Student's t."""
-    found = np.array(list(values), dtype=float)
-    n, mean = len(found), float(found.mean())
-    if n < 2:
-        return Interval(n, mean, math.nan, math.nan)
-    half = float(stdtrit(n - 1, 0.975)) * float(found.std(ddof=1)) / math.sqrt(n)
-    return Interval(n, mean, mean - half, mean + half)
 
 
 def errors(runs: pd.DataFrame) -> str | None:

@@ -13,7 +13,8 @@ from markupsafe import Markup
 
 from distill.report import figures, plots
 from distill.report.findings import Estimate, Finding, Sweep
-from distill.report.numbers import Interval, amount, errors, table, text, unit, words
+from distill.report.numbers import amount, errors, table, text, unit, words
+from distill.report.statistics import Interval
 from distill.report.style import COLOURS
 from distill.store import write_text
 

@@ -23,7 +23,6 @@ from distill.report.numbers import (
     amount,
     errors,
     groups,
-    interval,
     label,
     share,
     text,
@@ -31,6 +30,7 @@ from distill.report.numbers import (
     varying,
     words,
 )
+from distill.report.statistics import interval
 
 LINES = 8  # at most, in a figure
 PANELS = 6  # figures of a kind, at most

@@ -5,7 +5,7 @@ teacher, initialisation and data order, so that tests are of the differences (n,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,13 +29,13 @@ class Interval:
     high: float
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Iterable[float]) -> Interval:
     """The mean of ``values`` (n,) and its interval.
 
     Raises:
         ValueError: there are no values.
     """
-    array = np.asarray(values, dtype=float)
+    array = np.array([*values], dtype=float)
     n = len(array)
     if n == 0:
         raise ValueError("a mean needs at least one value")
