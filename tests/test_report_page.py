@@ -81,6 +81,11 @@ def test_settings_are_those_that_vary_and_follow_from_no_other() -> None:
     paired = [{"temperature": t, "width": w, "epochs": e} for t in (1.0, 2.0)
               for w, e in ((30, 10), (300, 20))]  # fmt: skip
     assert varying(sweep(*paired).runs) == ["width", "temperature"]
+    # A teacher of its own for each seed is no setting; several teachers of one seed are.
+    own = [{"alpha": a, "seed": s, "teacher.seed": s} for a in (0.0, 1.0) for s in (0, 1, 2)]
+    assert varying(sweep(*own).runs) == ["alpha"]
+    crossed = [{"seed": s, "teacher.seed": t} for t in (0, 1) for s in (0, 1)]
+    assert varying(sweep(*crossed).runs) == ["teacher.seed"]
 
 
 def test_the_table_has_a_row_a_setting() -> None:
@@ -199,11 +204,11 @@ def test_hard_and_soft_are_shown_over_the_examples_they_saw() -> None:
     ]  # fmt: skip
     (found,) = plots.data(sweep(*rows))
     assert [(line.label, line.x) for line in found.lines] == [
-        ("hard labels", (1800, 60000)), ("soft targets", (1800, 60000)),
+        ("labels alone", (1800, 60000)), ("soft targets", (1800, 60000)),
     ]  # fmt: skip
     assert [y.mean for y in found.lines[0].y] == pytest.approx([79.8, 41])
     assert found.caption == (
-        "79.8 errors at 1800 training examples and 41.0 at 60000 with hard labels; "
+        "79.8 errors at 1800 training examples and 41.0 at 60000 with labels alone; "
         "40.4 errors at 1800 training examples and 21.0 at 60000 with soft targets."
     )
 
@@ -212,7 +217,7 @@ def test_errors_by_learning_rate_are_a_line_a_loss() -> None:
     rows = [{"loss": k, "temperature": t, "alpha": a, "lr": r, "seed": s, "test_errors": e + r}
             for k, t, a, e in BY_LOSS for r in (1.0, 2.0) for s in (0, 1)]  # fmt: skip
     (found,) = plots.learning_rate(sweep(*rows))
-    assert [line.label for line in found.lines] == ["hard labels", "soft targets"]
+    assert [line.label for line in found.lines] == ["labels alone", "soft targets"]
     assert [y.mean for y in found.lines[1].y] == [21, 22]
 
 

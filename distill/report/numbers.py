@@ -31,7 +31,7 @@ WORDS = {
     "lr": "learning rate",
     "transfer_fraction": "fraction of the data",
 }
-LOSSES = {"hard": "hard labels", "kd": "soft targets"}
+LOSSES = {"hard": "labels alone", "kd": "soft targets", "logits": "logit matching"}
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ def varying(runs: pd.DataFrame, *first: str) -> list[str]:
     """
     names = [c for c in map(str, runs.columns) if c not in _KNOWN and not c.startswith(_SHIFTS)]
     names = list(dict.fromkeys([*(c for c in first if c in runs), *names]))
+    if "teacher.seed" in names and (runs.groupby("seed")["teacher.seed"].nunique() <= 1).all():
+        names.remove("teacher.seed")  # each seed has a teacher of its own, as it has its own order
     kept: list[str] = []
     for name in (n for n in names if runs[n].nunique(dropna=False) > 1):
         if not _follows(runs, name, kept):
@@ -159,7 +161,8 @@ def words(setting: str) -> str:
 def label(keys: Sequence[str], values: Sequence[object]) -> str:
     """Settings in words: "width 30, temperature 4"."""
     pairs = [(k, text(v)) for k, v in zip(keys, values, strict=True)]
-    return ", ".join(LOSSES.get(v, v) if k == "loss" else f"{words(k)} {v}" for k, v in pairs if v)
+    named = {"loss": LOSSES, "alpha": {"0": "labels alone"}}
+    return ", ".join(named.get(k, {}).get(v, f"{words(k)} {v}") for k, v in pairs if v)
 
 
 def unit(column: str) -> str:
