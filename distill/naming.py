@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from distill import __version__, store
 from distill.compose import task_config
@@ -25,6 +27,8 @@ CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yam
 
 ASIDE = {"resume", "checkpoint"}  # they change how a sweep is run, and not what it is
 LONGEST = 200  # characters of the name of a sweep's directory; file systems take 255 bytes
+
+REFUSED = HydraException | OmegaConfBaseException  # before any job
 
 named: ContextVar["Job | None"] = ContextVar("named", default=None)
 
@@ -100,14 +104,17 @@ class Summary(Callback):
         from rich.console import Console
 
         from distill import results, tables
+        from distill.config import ConfigError
 
         folder, ended = Path(config.hydra.sweep.dir), sys.exception()
         _name(ended, folder)
         try:
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
-                _record(config, folder)
-                tables.show(results.write_summary(folder), folder, Console())
+                frame = results.write_summary(folder)
+                if not isinstance(ended, REFUSED | ConfigError):
+                    _record(config, folder)
+                tables.show(frame, folder, Console())
         except OSError as error:
             # Hydra makes a warning of an Exception, and the sweep would seem to be done.
             text = store.told(error) or str(error)

@@ -1,6 +1,8 @@
 """The report's statistics, and verdicts on sweeps made up to be decided one way or the other."""
 
 import math
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SMALL, shell
 
+import distill
+from distill.report import reading
+from distill.report.__main__ import main
+from distill.report.check import compare
 from distill.report.claims import CLAIMS, findings
 from distill.report.findings import NOT, REPRODUCED, UNDECIDED, Sweep
 from distill.report.statistics import apart, equivalent, greater, holm, interval
@@ -230,3 +237,113 @@ def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
     )
     right = find("C6", shifted(206, 100, 101)).estimates[3]
     assert right.mean == pytest.approx(90)  # 101 of 1,010 threes are wrong
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of a few real students, as the command leaves it."""
+    home = tmp_path_factory.mktemp("real")
+    command = (sys.executable, "-m", "distill", "-m", *SMALL, "loss.temperature=1,4", "seed=0,1")
+    place = {"DISTILL_DATA": str(home), "PYTHONPATH": str(Path(distill.__file__).parents[1])}
+    done = shell("env", "-C", str(home), *command, "hydra.sweep.dir=sweep", **place)
+    assert done.code == 0, done.err
+    return home / "sweep"
+
+
+def report(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["distill-report", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else 1
+    return 0
+
+
+def test_a_sweep_is_read_with_its_commands_curves_and_digits(real: Path) -> None:
+    found = reading.sweep(real)
+    assert (found.name, len(found.runs)) == ("sweep", 4)
+    [command] = found.commands
+    assert command.startswith("distill -m data=synthetic")
+    assert found.curves is not None
+    assert (found.curves.groupby("run")["epoch"].max() == 2).all()
+    assert set(found.curves["run"]) == set(found.runs["run"])
+    assert {digit.label for digit in found.digits} <= {0, 1, 2, 3}
+    for digit in found.digits:
+        assert digit.pixels.shape == (12, 12)
+        assert digit.logits.argmax() == digit.label  # those that the teacher gets right are shown
+
+
+def test_the_summary_alone_is_enough(real: Path, home: Path) -> None:
+    shutil.copy(real / "summary.csv", home)
+    found = reading.sweep(home)
+    assert (found.commands, found.curves, found.digits) == ((), None, ())
+    assert found.runs["test_errors"].tolist() == reading.sweep(real).runs["test_errors"].tolist()
+
+
+def test_the_command_writes_a_page_beside_the_sweep(
+    real: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(real, home / "copy")
+    assert report(monkeypatch, copy) == 0
+    assert "<h2" in (copy / "report.html").read_text()
+    assert not (copy / "report.md").exists()  # no claim is decided on such a sweep
+    shutil.copytree(real, home / "post")
+    assert report(monkeypatch, copy, home / "post", "--out", home / "both") == 0
+    assert "C13" in (home / "both" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "there is no summary.csv in it; give the directory of a sweep"),
+        ("", "summary.csv cannot be read"),
+        ("a,b\n1,2\n", "summary.csv cannot be read ('status')"),
+        ("run,status\na,failed\n", "none of the 1 runs in summary.csv is complete"),
+    ],
+)
+def test_what_is_no_sweep_is_refused_in_a_line(
+    content: str | None,
+    reason: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (home / "sweep").mkdir()
+    if content is not None:
+        (home / "sweep" / "summary.csv").write_text(content)
+    assert report(monkeypatch, home / "sweep") == 1
+    assert f"DIR={home / 'sweep'}: {reason}" in capsys.readouterr().err
+    assert not list(home.rglob("report.html"))
+
+
+def test_a_check_tells_a_fresh_sweep_from_its_reference(
+    real: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fresh = shutil.copytree(real, home / "sweep")
+    assert report(monkeypatch, fresh, "--check", real.parent) == 0
+    assert "2 settings compared, 0 differ; 4 of 4 runs" in capsys.readouterr().out
+    frame = pd.read_csv(fresh / "summary.csv")
+    frame.loc[frame.temperature == 4, "test_errors"] += [1000, 1001]
+    frame.to_csv(fresh / "summary.csv", index=False)
+    assert report(monkeypatch, fresh, "--check", real.parent) == 1
+    out = capsys.readouterr().out
+    assert "2 settings compared, 1 differ; 2 of 4 runs" in out
+    assert "temperature 4: " in out
+    assert report(monkeypatch, fresh, "--check", home / "none") == 1
+    assert f"--check={home / 'none'}: it has no sweep sweep" in capsys.readouterr().err
+
+
+def test_a_check_compares_verdicts() -> None:
+    made = [
+        Sweep(
+            "two_digits",
+            Path(),
+            pd.DataFrame(shifted(4730, errors, 12)).assign(run=[f"{errors}-{k}" for k in range(5)]),
+        )
+        for errors in (1300, 1310, 1400)
+    ]
+    assert compare(made[1], made[0]).verdicts == ()
+    [differs] = compare(made[2], made[0]).verdicts
+    assert differs.startswith("C7: not reproduced against reproduced")

@@ -70,7 +70,7 @@ def test_a_study_ends_in_an_experiment_trained_on_all_data(cli: Cli, home: Path)
     # Its experiment is the same run, to the digest and the figures.
     again = cli("--config-dir", "tune", "experiment=best")
     assert again.code == 0, again.err
-    [single] = (home / "multirun" / "single").iterdir()
+    [single] = (p for p in (home / "multirun" / "single").iterdir() if p.is_dir())
     assert single.name == final
     result = json.loads((single / results.RESULT).read_text())
     assert result["test_errors"] == frame["test_errors"][final]

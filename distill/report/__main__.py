@@ -89,11 +89,11 @@ def main() -> None:
     try:
         sweeps = [reading.sweep(folder) for folder in folders]
         found = findings(sweeps)
-        if found:
-            _show(found, console)
         out = arguments.out or Path(os.path.commonpath([f.absolute() for f in folders]))
         written = page.write(out, found, sweeps)
-        write_text(out / MARKDOWN, page.markdown(found))
+        if found:
+            _show(found, console)
+            write_text(out / MARKDOWN, page.markdown(found))
         console.print(written, markup=False, soft_wrap=True)
         agrees = arguments.check is None or _check(sweeps, arguments.check, console)
     except reading.ReportError as error:
