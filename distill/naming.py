@@ -124,7 +124,9 @@ class Summary(Callback):
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Say of an error in writing Hydra's files where that was."""
-        _name(sys.exception(), Path(config.hydra.runtime.output_dir))
+        directory = OmegaConf.select(config, "hydra.runtime.output_dir")
+        if directory is not None:  # a refused run has none
+            _name(sys.exception(), Path(directory))
 
 
 def _record(config: DictConfig, folder: Path) -> None:

@@ -248,3 +248,10 @@ def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path)
     assert "hydra" not in kept.config
     # The data's place on this machine is not in it.
     assert "oc.env:DISTILL_DATA" in (home / "sweep" / "sweep.yaml").read_text()
+
+
+def test_a_refused_run_says_one_line_and_warns_of_nothing() -> None:
+    for bad in ("loss.temperature=0", "teacher.members=0"):
+        done = shell(sys.executable, "-m", "distill", *SMALL, bad)
+        assert (done.code, done.out) == (1, "")
+        assert len(done.err.splitlines()) == 1, done.err
