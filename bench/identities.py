@@ -20,7 +20,7 @@ from distill.store import write_text
 EXAMPLES, CLASSES = 1000, 10
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 20.0, 40.0, 100.0)
 LIMIT = 1e8
-FOLDER = Path(__file__).parents[1] / "multirun" / "reference" / "identities"
+FOLDER = Path(__file__).parents[1] / "multirun" / "identities"
 
 
 def deviations() -> Iterator[tuple[str, float, float]]:

@@ -45,25 +45,40 @@ def shifted(logits: Tensor, shift: Tensor, classes: Sequence[int]) -> Tensor:
     return logits + shift[:, None, None] * raised
 
 
-def best_shift(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """The shift (K,) of the biases of ``classes`` with the fewest errors on these examples.
+def margins(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """How far the biases of ``classes`` must be raised to win each example, and what that changes.
 
-    Logits (K, N, C), labels (N,). An example is given to one of ``classes`` once the shift exceeds
-    its margin, so the errors are a step function of the shift, and the best step is found among
-    all; of several the widest, and its middle.
+    Of logits (K, B, C) and labels (B,): the margins (K, B), and the errors that each adds or mends.
     """
     inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     inside[list(classes)] = True
-    best_in, best_out = (
-        logits.double().masked_fill(~mask, -torch.inf).max(-1) for mask in (inside, ~inside)
-    )
-    margin, order = (best_out.values - best_in.values).sort(-1)  # (K, N)
-    change = (best_in.indices != labels).long() - (best_out.indices != labels).long()
-    errors = F.pad(change.gather(-1, order).cumsum(-1), (1, 0))  # below, between, above the margins
+    own, others = (logits.masked_fill(~mask, -torch.inf).max(-1) for mask in (inside, ~inside))
+    change = (own.indices != labels).char() - (others.indices != labels).char()
+    return others.values - own.values, change
+
+
+def best_shift(margin: Tensor, change: Tensor) -> Tensor:
+    """The shift (K,) of some biases with the fewest errors, from `margins` (K, N).
+
+    The errors are a step function of the shift, and the best step is found among all; of several
+    the widest, and its middle.
+    """
+    margin, order = margin.double().sort(-1)
+    errors = F.pad(change.gather(-1, order).long().cumsum(-1), (1, 0))  # less those of no win
     edges = torch.cat([margin[:, :1] - 2, margin, margin[:, -1:] + 2], -1)
     width = edges.diff().masked_fill(errors > errors.min(-1, keepdim=True).values, -1)
     place = width.argmax(-1, keepdim=True)
     return ((edges.gather(-1, place) + edges.gather(-1, place + 1)) / 2).squeeze(-1)
+
+
+def shift_of(stack: Stack, images: Images, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """The `best_shift` (K,) of a stack; only margins are kept, since training images are many."""
+    found = [
+        margins(z, labels[i], classes)
+        for i, z in _batches(stack, images, images.centre, torch.float32)
+    ]
+    margin, change = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    return best_shift(margin, change)
 
 
 @torch.no_grad()

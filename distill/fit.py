@@ -19,7 +19,7 @@ from distill.checkpoint import Checkpoint
 from distill.config import ConfigError, Halving, Optim, Train
 from distill.config import Teacher as TeacherConfig
 from distill.data.views import Images
-from distill.evaluate import best_shift, errors_by_class, evaluate, logits, shifted
+from distill.evaluate import errors_by_class, evaluate, logits, shift_of, shifted
 from distill.job import (
     Job,
     Setting,
@@ -79,19 +79,15 @@ class Evaluator:
         none, on all training images, those that the student never saw among them. ``oracle_shift``
         is chosen on the test set itself, as in the paper (section 3).
         """
-        parts = self.parts if "val" in self.parts else {"train": self._training(), **self.parts}
-        scores = {
-            name: (logits(stack, images, images.centre, torch.float32), labels)
-            for name, (images, labels) in parts.items()
-        }
+        chosen = {"bias": self.parts.get("val") or self._training()}
+        if "test" in self.parts:
+            chosen["oracle"] = self.parts["test"]
         values: Values = {}
-        for name, chosen in {"bias": next(iter(scores)), "oracle": "test"}.items():
-            if chosen not in scores:
-                continue
-            values[f"{name}_shift"] = shift = best_shift(*scores[chosen], classes)
-            for part in scores.keys() & {"val", "test"}:
-                z, labels = scores[part]
-                errors = errors_by_class(shifted(z, shift, classes), labels)
+        for name, (images, labels) in chosen.items():
+            values[f"{name}_shift"] = shift = shift_of(stack, images, labels, classes)
+            for part, (own, truth) in self.parts.items():
+                z = shifted(logits(stack, own, own.centre, torch.float32), shift, classes)
+                errors = errors_by_class(z, truth)
                 values[f"{name}_shift_{part}_errors"] = errors.sum(1)
                 values[f"{name}_shift_{part}_errors_by_class"] = errors
         return values

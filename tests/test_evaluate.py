@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import logits_of, make_job
 
-from distill.evaluate import best_shift, errors_by_class, shifted
+from distill.evaluate import best_shift, errors_by_class, margins, shifted
 from distill.run import execute
 
 LABELS = torch.arange(300) % 5
@@ -22,7 +22,7 @@ def test_errors_are_counted_by_class() -> None:
 def test_no_shift_of_a_fine_grid_is_better_than_the_best(classes: list[int]) -> None:
     z = logits_of(0, 3, 300, 5) + 4 * torch.eye(5)[LABELS]
     z[..., classes] -= 5
-    best = best_shift(z, LABELS, classes)
+    best = best_shift(*margins(z, LABELS, classes))
     fewest = errors_by_class(shifted(z, best, classes), LABELS).sum(1)
     grid = torch.arange(-20, 20, 0.01, dtype=z.dtype)
     tried = torch.stack(

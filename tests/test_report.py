@@ -200,7 +200,7 @@ CASES: list[tuple[str, str, Rows]] = [
 def find(claim: str, made: Rows) -> Any:
     sweep = next(c.sweep for c in CLAIMS if c.id == claim)
     frame = pd.DataFrame(made).assign(version="1.2")
-    if "digest" in claim or "teacher_test_errors" not in frame:
+    if "teacher_test_errors" not in frame:
         frame = frame.assign(teacher_test_errors=np.nan, teacher_digest=np.nan)
     found = findings([Sweep(sweep, Path(sweep), frame, ("distill experiment=x",))])
     return next(f for f in found if f.id == claim)
@@ -332,7 +332,7 @@ def test_a_check_tells_a_fresh_sweep_from_its_reference(
     assert "2 settings compared, 1 differ; 2 of 4 runs" in out
     assert "temperature 4: " in out
     assert report(monkeypatch, fresh, "--check", home / "none") == 1
-    assert f"--check={home / 'none'}: it has no sweep sweep" in capsys.readouterr().err
+    assert f"--check={home / 'none'}: it holds no sweep sweep" in capsys.readouterr().err
 
 
 def test_a_check_compares_verdicts() -> None:
@@ -347,3 +347,21 @@ def test_a_check_compares_verdicts() -> None:
     assert compare(made[1], made[0]).verdicts == ()
     [differs] = compare(made[2], made[0]).verdicts
     assert differs.startswith("C7: not reproduced against reproduced")
+
+
+def test_the_identities_are_reported_and_checked_like_a_sweep(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "identities").mkdir()
+    made = [
+        {"run": f"{claim}-{t}", "status": "complete", "temperature": t, "version": "1"} | row
+        for claim, t, deviation in (("C11", 1e8, 5e-8), ("C12", 1.0, 1e-15), ("C12", 4.0, 2e-15))
+        for row in identities(claim, deviation)
+    ]
+    pd.DataFrame(made).to_csv(home / "identities" / "summary.csv", index=False)
+    assert report(monkeypatch, home / "identities", "--check", home) == 0
+    out = capsys.readouterr().out
+    assert "5e-08" in out and "2e-15" in out
+    assert out.count("reproduced") == 2
+    assert "3 settings compared, 0 differ; 3 of 3 runs" in out
+    assert "C12" in (home / "identities" / "report.html").read_text()

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from distill.report import page, reading
 from distill.report.check import Comparison, compare
-from distill.report.claims import findings, told
+from distill.report.claims import findings
+from distill.report.decisions import told
 from distill.report.findings import Finding, Sweep
 from distill.store import told as told_of
 from distill.store import write_text
@@ -61,10 +62,9 @@ def _check(sweeps: list[Sweep], folder: Path, console: Console) -> bool:
     agree = []
     for sweep in sweeps:
         if not (folder / sweep.name).is_dir():
-            raise reading.ReportError(
-                f"--check={folder}: it has no sweep {sweep.name}; "
-                f"it has {', '.join(sorted(p.name for p in folder.glob('*/'))) or 'none'}"
-            )
+            names = ", ".join(sorted(path.name for path in folder.glob("*/")))
+            others = f"; it holds {names}" if names else ""
+            raise reading.ReportError(f"--check={folder}: it holds no sweep {sweep.name}{others}")
         found = compare(sweep, reading.sweep(folder / sweep.name))
         agree.append(found.agrees)
         for line in _lines(found):
@@ -76,7 +76,7 @@ def _lines(found: Comparison) -> list[str]:
     state = "agrees with the reference" if found.agrees else "differs from the reference"
     return [
         f"{found.name} {state}: {found.settings} settings compared, {len(found.differ)} differ; "
-        f"{found.same} of {found.runs} runs that both hold have the same errors",
+        f"{found.same} of {found.runs} runs that both hold have the same figures",
         *(f"  {text}" for text in (*found.differ, *found.verdicts)),
     ]
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from distill.report.claims import findings
 from distill.report.findings import Sweep
-from distill.report.numbers import label, text, varying
+from distill.report.numbers import errors, label, text, varying
 from distill.report.statistics import SIGNIFICANT, apart, holm, interval
 
 
@@ -35,10 +35,11 @@ class Comparison:
 
 def compare(fresh: Sweep, reference: Sweep) -> Comparison:
     """Means by Student's t test for each setting, Holm over the settings; verdicts as they are."""
+    column = _measured(reference.runs)
     both = fresh.runs.merge(reference.runs, on="run", suffixes=("", "_reference"))
-    same = (both["test_errors"] == both["test_errors_reference"]).sum()
+    same = (both[column] == both[f"{column}_reference"]).sum()
     settings, p_values, texts = [], [], []
-    for what, ours, theirs in _settings(fresh.runs, reference.runs):
+    for what, ours, theirs in _settings(fresh.runs, reference.runs, column):
         settings.append(what)
         p_values.append(apart(ours, theirs))
         found = [interval(ours), interval(theirs)]
@@ -61,18 +62,21 @@ def compare(fresh: Sweep, reference: Sweep) -> Comparison:
     )
 
 
+def _measured(runs: pd.DataFrame) -> str:
+    """What is compared: errors, or how far identities are from holding."""
+    return "deviation" if "deviation" in runs else errors(runs) or "test_errors"
+
+
 def _settings(
-    fresh: pd.DataFrame, reference: pd.DataFrame
+    fresh: pd.DataFrame, reference: pd.DataFrame, column: str
 ) -> Iterator[tuple[str, list[float], list[float]]]:
-    """What each setting is called, and its errors in both."""
+    """What each setting is called, and its figures in both."""
     keys = [key for key in varying(reference) if key in fresh]
     sides = []
     for runs in (fresh, reference):
-        done = runs.dropna(subset=["test_errors"])
+        done = runs.dropna(subset=[column])
         names = [tuple(map(text, row)) for row in done[keys].to_numpy(dtype=object)]
-        sides.append(
-            {n: done["test_errors"][[m == n for m in names]] for n in dict.fromkeys(names)}
-        )
+        sides.append({n: done[column][[m == n for m in names]] for n in dict.fromkeys(names)})
     for values, theirs in sides[1].items():
         if values in sides[0]:
             what = label(keys, values) or "all runs"

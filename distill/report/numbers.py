@@ -6,25 +6,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from distill.report.findings import Digit
+from distill.report.findings import Digit, Estimate
 from distill.report.statistics import Interval, interval
 from distill.results import COLUMNS
 
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 _KNOWN = {
     *_MEASURED,
-    "run",
-    "status",
-    "reason",
-    "parameters",
-    "multiply_adds",
-    "seed",
-    "device",
-} | {
-    *("teacher_digest", "teacher_test_errors", "transfer_examples", "resume", "checkpoint.every"),
+    *("run", "status", "reason", "parameters", "multiply_adds", "seed", "device"),
+    *("teacher_digest", "teacher_test_errors", "transfer_examples"),
 }
-# Figures of a shifted bias, wherever they stand among the columns.
-_SHIFTS = ("bias_shift", "oracle_shift", "test_errors_by_class")
 
 WORDS = {
     "transfer_examples": "training examples",
@@ -94,6 +85,12 @@ def amount(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
+def span(found: Interval | Estimate) -> str:
+    """A mean and its interval, as far as it is known: 74.3 [70.1, 78.5]."""
+    known = not math.isnan(found.low)
+    return amount(found.mean) + known * f" [{amount(found.low)}, {amount(found.high)}]"
+
+
 def share(value: float, sign: str = "") -> str:
     """A share of 1 in percent."""
     return f"{100 * value:{sign}.0f} %"
@@ -117,7 +114,7 @@ def varying(runs: pd.DataFrame, *first: str) -> list[str]:
 
     One that follows from those before it, as alpha may from the loss, is none of its own.
     """
-    names = [c for c in map(str, runs.columns) if c not in _KNOWN and not c.startswith(_SHIFTS)]
+    names = [c for c in map(str, runs.columns) if c not in _KNOWN]
     names = list(dict.fromkeys([*(c for c in first if c in runs), *names]))
     if "teacher.seed" in names and (runs.groupby("seed")["teacher.seed"].nunique() <= 1).all():
         names.remove("teacher.seed")  # each seed has a teacher of its own, as it has its own order

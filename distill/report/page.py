@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from distill.report import figures, plots
 from distill.report.findings import Estimate, Finding, Sweep
-from distill.report.numbers import amount, errors, table, text, unit, words
+from distill.report.numbers import amount, errors, span, table, text, unit, words
 from distill.report.statistics import Interval
 from distill.report.style import COLOURS
 from distill.store import write_text
@@ -97,17 +97,11 @@ def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
     counted = unit(column) if column else "errors"
     header = (*map(words, keys), "mean", "low", "high", "seeds")
     about = f"{len(sweep.runs)} complete run{'s' * (len(sweep.runs) != 1)}"
-    if sweep.runs["data"].nunique() == 1:
+    if "data" in sweep.runs and sweep.runs["data"].nunique() == 1:
         about += f" on {sweep.runs['data'].iloc[0]}"
     rows = tuple(_row(values, interval) for values, interval in found)
     drawn = tuple(_figures(sweep, slug, folder))
     return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows)
-
-
-def _span(estimate: Estimate) -> str:
-    """ "74.3 [70.1, 78.5]", as far as it is known."""
-    known = not math.isnan(estimate.low)
-    return amount(estimate.mean) + known * f" [{amount(estimate.low)}, {amount(estimate.high)}]"
 
 
 def _strips(finding: Finding) -> list[tuple[Estimate, list[float]]]:
@@ -135,7 +129,7 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
     )  # fmt: skip
     html = environment.get_template("report.html.j2").render(
         findings=findings, parts=parts, anchors={p.sweep.name: p.anchor for p in parts},
-        colours=COLOURS, marks=MARKS, span=_span, strips=_strips,
+        colours=COLOURS, marks=MARKS, span=span, strips=_strips,
         counts=Counter(f.verdict for f in findings),
         versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),
     )  # fmt: skip
@@ -162,8 +156,7 @@ def markdown(findings: Sequence[Finding]) -> str:
     ]
     for finding in findings:
         ours = "<br>".join(
-            f"{_inline(e.label)}: n = {e.n}, {_span(e)} {_inline(e.unit)}"
-            for e in finding.estimates
+            f"{_inline(e.label)}: n = {e.n}, {span(e)} {_inline(e.unit)}" for e in finding.estimates
         )
         cells = (
             f"{_inline(finding.id)}: {_inline(finding.claim)}", _inline(finding.source), ours,

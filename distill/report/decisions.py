@@ -1,0 +1,316 @@
+"""How claims are decided: from the runs of a sweep to estimates, a verdict and why.
+
+Each raises KeyError or ValueError where the runs are not those of the claim's sweep. Errors are out
+of the 10,000 test images of MNIST; `distill.report.claims` has each test in words.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from distill.report.findings import NOT, REPRODUCED, UNDECIDED, Estimate
+from distill.report.numbers import span
+from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm, interval
+
+FAIRLY = 0.10  # "fairly similar": within a tenth of the width's mean errors
+LAND = 0.05  # "the same": within a twentieth
+MUCH = 2.0  # "much higher": at least twice
+TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
+THREES, TESTED = 1010, 10_000  # among the test images
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a test gave."""
+
+    estimates: tuple[Estimate, ...]
+    verdict: str
+    outcome: str
+
+
+def by_seed(runs: pd.DataFrame, column: str = "test_errors") -> "pd.Series[float]":
+    """Values of ``column``, one a seed.
+
+    Raises:
+        ValueError: there are none, or several of a seed.
+    """
+    values = runs.set_index("seed")[column].dropna().astype(float).sort_index()
+    if values.empty or values.index.has_duplicates:
+        raise ValueError(f"{'no' if values.empty else 'more than one'} {column} of a seed")
+    return values
+
+
+def estimate(label: str, values: Iterable[float], unit: str = "test errors") -> Estimate:
+    """The mean of ``values`` and its interval."""
+    found = interval([*values])
+    return Estimate(label, found.n, found.mean, found.low, found.high, unit)
+
+
+def told(found: Estimate) -> str:
+    """An estimate in words: 74.2 [71.0, 77.4], n = 10."""
+    return f"{span(found)}, n = {found.n}"
+
+
+def at_most(found: Estimate, figure: float, least: int) -> tuple[str, str]:
+    """The verdict whether a mean reaches the source's ``figure`` or less, and why."""
+    if found.n < least:
+        return UNDECIDED, f"{found.label}: {told(found)}; at least {least} seeds are wanted"
+    where = "above" if found.low > figure else "below" if found.high < figure else "around"
+    verdict = NOT if where == "above" else REPRODUCED
+    return verdict, f"{found.label}: {told(found)}; the interval lies {where} {figure:g}"
+
+
+def _all(verdicts: Iterable[str]) -> str:
+    """The verdict of a claim of several parts: the worst of theirs."""
+    given = set(verdicts)
+    return next(v for v in (NOT, UNDECIDED, REPRODUCED) if v in given)
+
+
+def _significant(p: float) -> str:
+    return UNDECIDED if math.isnan(p) or p >= SIGNIFICANT else REPRODUCED
+
+
+def _better(worse: "pd.Series[float]", better: "pd.Series[float]") -> float:
+    """The p value of a paired one-sided test that ``better`` has fewer errors than ``worse``."""
+    return greater([*(worse - better).dropna()])
+
+
+def _of(runs: pd.DataFrame, setting: str) -> "dict[float, pd.Series[float]]":
+    """Errors by seed for each value of ``setting``, the least first."""
+    return {float(str(value)): by_seed(group) for value, group in runs.groupby(setting)}
+
+
+def _mean(parts: "Iterable[pd.Series[float]]") -> "pd.Series[float]":
+    """The mean of several settings, one value a seed that all of them have."""
+    return pd.concat([*parts], axis=1, join="inner").mean(axis=1)
+
+
+# C1 to C3
+
+
+def teachers(runs: pd.DataFrame) -> Decision:
+    taught = runs.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
+    found = estimate("teacher", taught["teacher_test_errors"])
+    return Decision((found,), *at_most(found, 67, 5))
+
+
+def hard_student(runs: pd.DataFrame) -> Decision:
+    found = estimate("hard student", by_seed(runs[runs["alpha"] == 0]))
+    return Decision((found,), *at_most(found, 146, 10))
+
+
+def distilled_student(runs: pd.DataFrame) -> Decision:
+    hard, soft = by_seed(runs[runs["alpha"] == 0]), by_seed(runs[runs["alpha"] == 1])
+    found = estimate("distilled student, T = 20", soft)
+    gain = estimate("errors fewer than the hard student", (hard - soft).dropna(), "errors")
+    verdict, outcome = at_most(found, 74, 10)
+    p = _better(hard, soft)
+    better = f"{told(gain)} fewer than the hard student, p = {p:.2g}"
+    return Decision((found, gain), _all([verdict, _significant(p)]), f"{outcome}; {better}")
+
+
+# C4 and C5
+
+
+def similar_temperatures(runs: pd.DataFrame) -> Decision:
+    estimates, verdicts, outcomes = [], [], []
+    wide = runs[(runs["width"] >= 300) & (runs["temperature"] > 8)]
+    for width, group in wide.groupby("width"):
+        errors = _of(group, "temperature")
+        mean = _mean(errors.values())
+        margin = FAIRLY * float(mean.mean())
+        distances = {t: (e - mean).dropna() for t, e in errors.items()}
+        p_values = {t: equivalent([*d], margin) for t, d in distances.items()}
+        worst, p = max(p_values.items(), key=lambda item: item[1])
+        estimates.append(estimate(f"{width} units, T > 8", mean))
+        verdicts.append(_significant(p))
+        outcomes.append(
+            f"{width} units: all of T = {min(errors):g} to {max(errors):g} within "
+            f"{max(abs(d.mean()) for d in distances.values()):.1f} errors of their mean, margin "
+            f"{margin:.1f}, largest p = {p:.2g} (T = {worst:g})"
+        )
+    if not verdicts:
+        raise ValueError("no student of 300 or more units at T > 8")
+    return Decision(tuple(estimates), _all(verdicts), "; ".join(outcomes))
+
+
+def best_temperatures(runs: pd.DataFrame) -> Decision:
+    errors = _of(runs[runs["width"] == 30], "temperature")
+    parts = {
+        "T below 2.5": [e for t, e in errors.items() if t < 2.5],
+        "T from 2.5 to 4": [e for t, e in errors.items() if 2.5 <= t <= 4],
+        "T above 4": [e for t, e in errors.items() if t > 4],
+    }
+    means = {label: _mean(part) for label, part in parts.items()}
+    estimates = tuple(estimate(f"30 units, {label}", mean) for label, mean in means.items())
+    low, best, high = means.values()
+    single = min(errors, key=lambda t: float(errors[t].mean()))
+    p_values = holm([_better(low, best), _better(high, best)])
+    worse = holm([_better(best, low), _better(best, high)])
+    verdict = NOT if min(worse) < SIGNIFICANT else _significant(max(p_values))
+    outcome = (
+        f"against lower ones {told(estimate('', low - best))} errors fewer, "
+        f"p = {p_values[0]:.2g}; against higher {told(estimate('', high - best))}, "
+        f"p = {p_values[1]:.2g} (Holm); the best single temperature is T = {single:g}"
+    )
+    return Decision(estimates, verdict, outcome)
+
+
+# C6 and C7
+
+
+def _of_class(runs: pd.DataFrame, column: str, label: int) -> "pd.Series[float]":
+    """Errors among the test images of one class, one value a seed."""
+    classes = runs.assign(one=[int(text.split()[label]) for text in runs[column]])
+    return by_seed(classes, "one")
+
+
+def omitted_three(runs: pd.DataFrame) -> Decision:
+    after = estimate("after the shift", by_seed(runs, "oracle_shift_test_errors"))
+    threes = _of_class(runs, "oracle_shift_test_errors_by_class", 3)
+    right = estimate("threes right after it", 100 * (1 - threes / THREES), "%")
+    estimates = (
+        estimate("no 3 in the transfer set", by_seed(runs)),
+        estimate("of them threes", _of_class(runs, "test_errors_by_class", 3)),
+        after,
+        right,
+        estimate("its shift", by_seed(runs, "oracle_shift"), "logits"),
+        estimate(
+            "after a shift chosen without test labels", by_seed(runs, "bias_shift_test_errors")
+        ),
+    )
+    verdict, outcome = at_most(after, 109, 5)
+    enough = REPRODUCED if right.high >= 98.6 else NOT
+    return Decision(
+        estimates, _all([verdict, enough]), f"{outcome}; {told(right)} % of threes right"
+    )
+
+
+def two_digits(runs: pd.DataFrame) -> Decision:
+    columns = {
+        "only 7 and 8 in the transfer set": "test_errors",
+        "after the shift": "oracle_shift_test_errors",
+        "after a shift chosen without test labels": "bias_shift_test_errors",
+    }
+    shares = [
+        estimate(label, 100 * by_seed(runs, column) / TESTED, "% errors")
+        for label, column in columns.items()
+    ]
+    shift = estimate("its shift", by_seed(runs, "oracle_shift"), "logits")
+    return Decision((*shares, shift), *at_most(shares[1], 13.2, 5))
+
+
+# C8 to C10
+
+
+def less_data(runs: pd.DataFrame) -> Decision:
+    hard, soft = (_of(runs[runs["alpha"] == alpha], "transfer_fraction") for alpha in (0, 1))
+    parts = [f for f in hard if f < 1]
+    p_values = dict(zip(parts, holm([_better(hard[f], soft[f]) for f in parts]), strict=True))
+    lost_hard, lost_soft = hard[0.03] - hard[1.0], soft[0.03] - hard[1.0]
+    half = greater([*(0.5 * lost_hard - lost_soft)])
+    estimates = tuple(
+        estimate(f"{name}, {fraction:.0%} of the data", errors[fraction])
+        for fraction in (0.03, 1.0)
+        for name, errors in (("hard", hard), ("soft", soft))
+    )
+    outcome = (
+        "hard minus soft: "
+        + ", ".join(
+            f"{(hard[f] - soft[f]).mean():.0f} errors at {f:.2g} (p = {p:.2g})"
+            for f, p in p_values.items()
+        )
+        + f" (Holm); at 3 % soft targets lose {lost_soft.mean():.0f} errors against all data with "
+        f"labels, labels {lost_hard.mean():.0f}; less than half of it: p = {half:.2g}"
+    )
+    verdict = _all([_significant(p_values[0.03]), _significant(half)])
+    return Decision(estimates, verdict, outcome)
+
+
+def borne(runs: pd.DataFrame) -> "pd.Series[float]":
+    """The highest learning rate of each seed that costs little more than the best (TOLERATED)."""
+    rates = {}
+    for seed, group in runs.groupby("seed"):
+        errors = group.set_index("lr")["test_errors"].astype(float)
+        rates[seed] = max(errors.index[errors <= TOLERATED * errors.min()].astype(float))
+    return pd.Series(rates, dtype=float)
+
+
+def learning_rate(runs: pd.DataFrame) -> Decision:
+    hard, soft = (borne(runs[runs["alpha"] == alpha]) for alpha in (0, 1))
+    ratio = (soft / hard).dropna()
+    p = greater([math.log2(r) for r in ratio])
+    times = estimate("soft over hard", ratio, "times")
+    estimates = (
+        estimate("highest rate borne, hard", hard, "learning rate"),
+        estimate("highest rate borne, soft", soft, "learning rate"),
+        times,
+    )
+    verdict = _significant(p)
+    if verdict == REPRODUCED and ratio.mean() < MUCH:
+        verdict = NOT
+    return Decision(estimates, verdict, f"{told(times)} times as high, p = {p:.2g}")
+
+
+def ensemble_gain(runs: pd.DataFrame) -> Decision:
+    soft = runs[runs["alpha"] == 1]
+    single, distilled = by_seed(runs[runs["alpha"] == 0]), by_seed(soft)
+    ensemble = by_seed(soft, "teacher_test_errors")
+    gained, kept = single - ensemble, single - distilled
+    p_gain, p_most = greater([*gained]), greater([*(kept - 0.5 * gained)])
+    estimates = (
+        estimate("single model", single),
+        estimate("ensemble", ensemble),
+        estimate("distilled single model", distilled),
+    )
+    share = kept.mean() / gained.mean()
+    outcome = (
+        f"the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of which the distilled "
+        f"model keeps {share:.0%}; more than half: p = {p_most:.2g}"
+    )
+    return Decision(estimates, _all(map(_significant, (p_gain, p_most))), outcome)
+
+
+# C11 to C13
+
+
+def logit_limit(runs: pd.DataFrame) -> Decision:
+    matched = by_seed(runs[runs["loss"] == "logits"])
+    errors = _of(runs[runs["loss"] == "kd"], "temperature")
+    margin = LAND * float(matched.mean())
+    more = {t: (e - matched).dropna() for t, e in errors.items() if t >= 100}
+    p_values = {t: equivalent([*differences], margin) for t, differences in more.items()}
+    if not more:
+        raise ValueError("no T of 100 or more")
+    estimates = (
+        estimate("logit matching", matched),
+        *(estimate(f"kd, T = {t:g}", e) for t, e in errors.items()),
+    )
+    outcome = f"margin {margin:.1f} errors; " + ", ".join(
+        f"T = {t:g}: {told(estimate('', more[t]))} more, p = {p:.2g}" for t, p in p_values.items()
+    )
+    return Decision(estimates, _significant(max(p_values.values())), outcome)
+
+
+def identity(runs: pd.DataFrame, claim: str) -> Decision:
+    rows = runs[runs["claim"] == claim]
+    if rows.empty:
+        raise ValueError(f"no row of {claim}")
+    worst = rows["deviation"].max()
+    label = "largest relative deviation, float64"
+    found = Estimate(label, int(rows["examples"].sum()), worst, math.nan, math.nan, "")
+    verdict = REPRODUCED if worst <= 1e-6 else NOT
+    return Decision((found,), verdict, f"{worst:.1e} over {len(rows)} temperatures, at most 1e-6")
+
+
+def post(runs: pd.DataFrame) -> Decision:
+    taught = runs.dropna(subset=["teacher_test_errors"]).drop_duplicates("teacher_digest")
+    parts = (
+        (estimate("teacher", taught["teacher_test_errors"]), 99),
+        (estimate("hard student", by_seed(runs[runs["alpha"] == 0])), 119),
+        (estimate("distilled student", by_seed(runs[runs["alpha"] == 0.7])), 109),
+    )
+    verdicts, outcomes = zip(*(at_most(found, figure, 3) for found, figure in parts), strict=True)
+    return Decision(tuple(found for found, _ in parts), _all(verdicts), "; ".join(outcomes))
