@@ -70,11 +70,13 @@ def main() -> None:
     try:
         try:
             task()
+            return
         except HydraException as error:
             if not _sweeps(error):
                 raise
-            sys.argv.append("--multirun")
-            task()
+        # Not in the handler: what ends the sweep would take this error for its own.
+        sys.argv.append("--multirun")
+        task()
     except KeyboardInterrupt as stop:
         sys.exit(128 + getattr(stop, "number", signal.SIGINT))
     except Exception as error:
