@@ -144,7 +144,7 @@ def limits(kd: float, noise: float = 2.0) -> Rows:
 
 
 def identities(claim: str, deviation: float) -> Rows:
-    return [{"claim": claim, "examples": 9, "deviation": deviation}]
+    return [{"claim": claim, "temperature": 1e7, "examples": 9, "deviation": deviation}]
 
 
 def posts(teacher: float, hard: float, soft: float, n: int = 3) -> Rows:
@@ -177,13 +177,15 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C7", REPRODUCED, shifted(4730, 1300, 12)),
     ("C7", NOT, shifted(4730, 1400, 12)),
     ("C8", REPRODUCED, fractions(100)),
-    ("C8", UNDECIDED, fractions(400)),  # better than hard, but not by half
-    ("C8", UNDECIDED, fractions(600)),
+    ("C8", NOT, fractions(400)),  # better than hard, but not by half
+    ("C8", NOT, fractions(600)),
+    ("C8", UNDECIDED, fractions(250)),
     ("C9", REPRODUCED, rates(0.02, 0.08)),
     ("C9", UNDECIDED, rates(0.08, 0.08)),
+    ("C9", NOT, rates(0.08, 0.02)),
     ("C10", REPRODUCED, ensembles(140, 110, 115)),
-    ("C10", UNDECIDED, ensembles(140, 110, 135)),
-    ("C10", UNDECIDED, ensembles(110, 110, 110)),
+    ("C10", NOT, ensembles(140, 110, 135)),
+    ("C10", UNDECIDED, ensembles(140, 110, 124.5)),
     ("C11", REPRODUCED, identities("C11", 1e-7)),
     ("C11", NOT, identities("C11", 1e-5)),
     ("C11 (students)", REPRODUCED, limits(110)),

@@ -72,6 +72,13 @@ def _significant(p: float) -> str:
     return UNDECIDED if math.isnan(p) or p >= SIGNIFICANT else REPRODUCED
 
 
+def _above(differences: Iterable[float]) -> str:
+    """The verdict whether a mean is above 0: reproduced, or not where it is significantly below."""
+    values = [*differences]
+    below = _significant(greater([-value for value in values]))
+    return NOT if below == REPRODUCED else _significant(greater(values))
+
+
 def _better(worse: "pd.Series[float]", better: "pd.Series[float]") -> float:
     """The p value of a paired one-sided test that ``better`` has fewer errors than ``worse``."""
     return greater([*(worse - better).dropna()])
@@ -151,9 +158,9 @@ def best_temperatures(runs: pd.DataFrame) -> Decision:
     worse = holm([_better(best, low), _better(best, high)])
     verdict = NOT if min(worse) < SIGNIFICANT else _significant(max(p_values))
     outcome = (
-        f"against lower ones {told(estimate('', low - best))} errors fewer, "
-        f"p = {p_values[0]:.2g}; against higher {told(estimate('', high - best))}, "
-        f"p = {p_values[1]:.2g} (Holm); the best single temperature is T = {single:g}"
+        f"fewer errors than at lower ones by {told(estimate('', low - best))} "
+        f"(p = {p_values[0]:.2g}), than at higher ones by {told(estimate('', high - best))} "
+        f"(p = {p_values[1]:.2g}; Holm); the best single temperature is T = {single:g}"
     )
     return Decision(estimates, verdict, outcome)
 
@@ -210,9 +217,10 @@ def less_data(runs: pd.DataFrame) -> Decision:
     parts = [f for f in hard if f < 1]
     p_values = dict(zip(parts, holm([_better(hard[f], soft[f]) for f in parts]), strict=True))
     lost_hard, lost_soft = hard[0.03] - hard[1.0], soft[0.03] - hard[1.0]
-    half = greater([*(0.5 * lost_hard - lost_soft)])
+    spared = 0.5 * lost_hard - lost_soft
+    half = greater([*spared])
     estimates = tuple(
-        estimate(f"{name}, {fraction:.0%} of the data", errors[fraction])
+        estimate(f"{name}, {100 * fraction:.0f} % of the data", errors[fraction])
         for fraction in (0.03, 1.0)
         for name, errors in (("hard", hard), ("soft", soft))
     )
@@ -225,7 +233,7 @@ def less_data(runs: pd.DataFrame) -> Decision:
         + f" (Holm); at 3 % soft targets lose {lost_soft.mean():.0f} errors against all data with "
         f"labels, labels {lost_hard.mean():.0f}; less than half of it: p = {half:.2g}"
     )
-    verdict = _all([_significant(p_values[0.03]), _significant(half)])
+    verdict = _all([_significant(p_values[0.03]), _above(spared)])
     return Decision(estimates, verdict, outcome)
 
 
@@ -241,14 +249,15 @@ def borne(runs: pd.DataFrame) -> "pd.Series[float]":
 def learning_rate(runs: pd.DataFrame) -> Decision:
     hard, soft = (borne(runs[runs["alpha"] == alpha]) for alpha in (0, 1))
     ratio = (soft / hard).dropna()
-    p = greater([math.log2(r) for r in ratio])
+    octaves = [math.log2(r) for r in ratio]
+    p = greater(octaves)
     times = estimate("soft over hard", ratio, "times")
     estimates = (
         estimate("highest rate borne, hard", hard, "learning rate"),
         estimate("highest rate borne, soft", soft, "learning rate"),
         times,
     )
-    verdict = _significant(p)
+    verdict = _above(octaves)
     if verdict == REPRODUCED and ratio.mean() < MUCH:
         verdict = NOT
     return Decision(estimates, verdict, f"{told(times)} times as high, p = {p:.2g}")
@@ -259,7 +268,8 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
     single, distilled = by_seed(runs[runs["alpha"] == 0]), by_seed(soft)
     ensemble = by_seed(soft, "teacher_test_errors")
     gained, kept = single - ensemble, single - distilled
-    p_gain, p_most = greater([*gained]), greater([*(kept - 0.5 * gained)])
+    most = kept - 0.5 * gained
+    p_gain, p_most = greater([*gained]), greater([*most])
     estimates = (
         estimate("single model", single),
         estimate("ensemble", ensemble),
@@ -268,9 +278,9 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
     share = kept.mean() / gained.mean()
     outcome = (
         f"the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of which the distilled "
-        f"model keeps {share:.0%}; more than half: p = {p_most:.2g}"
+        f"model keeps {100 * share:.0f} %; more than half: p = {p_most:.2g}"
     )
-    return Decision(estimates, _all(map(_significant, (p_gain, p_most))), outcome)
+    return Decision(estimates, _all(map(_above, (gained, most))), outcome)
 
 
 # C11 to C13
@@ -302,7 +312,8 @@ def identity(runs: pd.DataFrame, claim: str) -> Decision:
     label = "largest relative deviation, float64"
     found = Estimate(label, int(rows["examples"].sum()), worst, math.nan, math.nan, "")
     verdict = REPRODUCED if worst <= 1e-6 else NOT
-    return Decision((found,), verdict, f"{worst:.1e} over {len(rows)} temperatures, at most 1e-6")
+    temperatures = ", ".join(f"{t:g}" for t in rows["temperature"])
+    return Decision((found,), verdict, f"{worst:.1e} at T = {temperatures}; at most 1e-6 is wanted")
 
 
 def post(runs: pd.DataFrame) -> Decision:
