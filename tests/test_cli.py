@@ -209,7 +209,7 @@ def test_the_wheel_works_from_another_directory(home: Path) -> None:
     """Built, installed into a fresh environment, run with the dependencies of this one."""
     root = Path(__file__).parents[1]
     shutil.copytree(root, home / "source", ignore=shutil.ignore_patterns(".*", "multirun"))
-    (home / "source" / "multirun").mkdir()
+    shutil.copytree(root / "multirun" / "reference", home / "source" / "multirun" / "reference")
     built = shell(
         sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(home / "dist"),
         str(home / "source"),
@@ -231,17 +231,24 @@ def test_the_wheel_works_from_another_directory(home: Path) -> None:
     assert done.code == 0, done.err
     [summary] = (home / "elsewhere").rglob(results.SUMMARY)
     assert len(pd.read_csv(summary)) == 2
+    reference = site / "distill" / "report" / "reference" / "identities"
+    command = [str(home / "fresh" / "bin" / "distill-report"), str(reference), "--out", str(home)]
+    checked = shell(*command, "--check")
+    assert checked.code == 0 and "identities agrees with the reference" in checked.out
 
 
 def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path) -> None:
     first = ("-m", *SMALL, "loss.temperature=1,2", "hydra.sweep.dir=sweep")
-    for arguments in (first, first, ("-m", *SMALL, "seed=1 ", "hydra.sweep.dir=sweep")):
+    second = ("-m", *SMALL, "seed=1 ", "hydra.sweep.dir=sweep")
+    experiment = ("experiment=post", *SMALL, "train.batch_size=64", "hydra.sweep.dir=sweep")
+    for arguments in (first, first, second, experiment):
         assert cli(*arguments).code == 0
     kept = OmegaConf.load(home / "sweep" / "sweep.yaml")
     commands = [shlex.split(command) for command in kept.commands]
     assert commands == [
         ["distill", *first],
-        ["distill", "-m", *SMALL, "seed=1 ", "hydra.sweep.dir=sweep"],
+        ["distill", *second],
+        ["distill", *experiment],
     ]
     assert kept.version == distill.__version__
     assert kept.config.model.width == 8

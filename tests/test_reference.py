@@ -1,0 +1,61 @@
+"""The reference sweeps: they are those of the experiments, and what is said of them follows."""
+
+from itertools import product
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from distill.compose import task_config
+from distill.config import parse
+from distill.job import SCHEMA
+from distill.naming import CONF
+from distill.report import reading
+from distill.report.claims import CLAIMS, findings
+from distill.report.findings import Sweep
+from distill.report.page import markdown
+
+ROOT = CONF.parent
+REFERENCE = ROOT / "multirun" / "reference"
+SWEEPS = [reading.sweep(path.parent) for path in sorted(REFERENCE.glob("*/summary.csv"))]
+MNIST = "a0cbb2360a04a8207dea224af10a61c580a8be404f12230fe62dc6e72a9e0462"  # of its images, labels
+EXPERIMENTS = {  # which experiments land in which sweep
+    "post": ("post", "post_hard"),
+    "logit_limit": ("logit_limit", "logit_matching"),
+}
+
+
+def digests(experiment: str) -> set[str]:
+    """The digests that end the names of an experiment's runs, as its yaml stands."""
+    with initialize_config_dir(str(CONF)):
+        whole = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
+    params = whole.hydra.sweeper.params
+    found = set()
+    for values in product(*(str(swept).split(",") for swept in params.values())):
+        config = task_config(whole.copy())
+        for key, value in zip(params, values, strict=True):
+            OmegaConf.update(config, str(key), yaml.safe_load(value))
+        found.add(parse(config).digest({"data": MNIST, "schema": str(SCHEMA)})[:8])
+    return found
+
+
+def test_every_sweep_decides_a_claim() -> None:
+    assert SWEEPS
+    assert {sweep.name for sweep in SWEEPS} <= {claim.sweep for claim in CLAIMS}
+
+
+def test_verdicts_in_the_report_and_the_readme_are_those_of_the_summaries() -> None:
+    table = markdown(findings(SWEEPS))
+    assert table == (REFERENCE / "report.md").read_text(encoding="utf-8")
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "sweep", [s for s in SWEEPS if s.name != "identities"], ids=lambda sweep: sweep.name
+)
+def test_its_runs_are_those_of_its_experiments(sweep: Sweep) -> None:
+    experiments = EXPERIMENTS.get(sweep.name, (sweep.name,))
+    runs = {run.rpartition("-")[2] for run in sweep.runs["run"]}
+    assert runs == set().union(*map(digests, experiments))
+    assert set(sweep.commands) == {f"distill experiment={name}" for name in experiments}
