@@ -156,7 +156,8 @@ def markdown(findings: Sequence[Finding]) -> str:
     ]
     for finding in findings:
         ours = "<br>".join(
-            f"{_inline(e.label)}: n = {e.n}, {span(e)} {_inline(e.unit)}" for e in finding.estimates
+            f"{_inline(e.label)}: n = {e.n}, {span(e)} {_inline(e.unit)}".rstrip()
+            for e in finding.estimates
         )
         cells = (
             f"{_inline(finding.id)}: {_inline(finding.claim)}", _inline(finding.source), ours,
