@@ -165,7 +165,7 @@ CLAIMS = (
         "In the limit of high temperature, distillation's gradient is (z - v) / (N T^2), that of "
         "matching logits",
         "an identity",
-        "The gradients of kd at T = 1e7 and of logits, float64: equal to 1e-6 of their largest.",
+        "The gradients of kd at T = 1e8 and of logits, float64: equal to 1e-6 of their largest.",
         partial(decisions.identity, claim="C11"),
     ),
     Claim(
