@@ -101,6 +101,7 @@ def shifted(before: float, after: float, threes: float, n: int = 5) -> Rows:
             "bias_shift_test_errors": errors + 5,
             "test_errors_by_class": f"1 2 3 {row['test_errors'] - 6} 0 0 0 0 0 0",
             "oracle_shift_test_errors_by_class": f"9 9 9 {threes} 9 9 9 9 9 9",
+            "bias_shift_test_errors_by_class": "9 9 9 202 9 9 9 9 9 9",
         }
     return made
 
@@ -237,8 +238,9 @@ def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
     assert hard.mean == np.mean(
         [r["test_errors"] for r in networks(140, 75, 60) if r["alpha"] == 0]
     )
-    right = find("C6", shifted(206, 100, 101)).estimates[3]
-    assert right.mean == pytest.approx(90)  # 101 of 1,010 threes are wrong
+    estimates = find("C6", shifted(206, 100, 101)).estimates
+    assert estimates[3].mean == pytest.approx(90)  # 101 of 1,010 threes are wrong
+    assert estimates[5].mean == pytest.approx(80)
 
 
 @pytest.fixture(scope="module")
