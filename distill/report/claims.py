@@ -1,7 +1,8 @@
 """The claims that the project reproduces, each with the test that decides it.
 
-The tests were written down before the sweeps they decide on were run. "The paper" is Hinton,
-Vinyals and Dean (2015), arXiv 1503.02531.
+The tests were written down before the sweeps they decide on were run; only that the significant
+opposite of C8 to C10 is "not reproduced", not "not decided", was added after C10's. "The paper" is
+Hinton, Vinyals and Dean (2015), arXiv 1503.02531.
 """
 
 from collections.abc import Callable, Iterable
