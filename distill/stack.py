@@ -13,6 +13,10 @@ from torch.func import functional_call
 
 from distill.models import MLP, Dropout
 
+# Matrix units read rows in whole tiles, of at most 64 bytes, and multiply what lies beyond the
+# end by 0. Where that is the next member's, which may not be finite, the product is not either.
+TILE = 32
+
 
 class Stack:
     """K members with the same initialisation, their parameters stacked along a leading axis.
@@ -48,8 +52,17 @@ class Stack:
 
     def trainable(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Leaves in ``dtype``, which whoever changes the parameters keeps equal to them."""
-        self.leaves = {n: p.detach().to(dtype).requires_grad_() for n, p in self.parameters.items()}
+        self.leaves = {n: p.requires_grad_() for n, p in self._copies(dtype).items()}
         return self.leaves
+
+    def _copies(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The parameters in ``dtype``; the rows of an MLP's first weights are whole tiles apart."""
+        copies = {name: value.detach().to(dtype) for name, value in self.parameters.items()}
+        if isinstance(self.module, MLP) and dtype.itemsize == 2:
+            weight = copies["layers.0.weight"]
+            inputs = weight.shape[-1]
+            copies["layers.0.weight"] = F.pad(weight, (0, -inputs % TILE))[..., :inputs]
+        return copies
 
     def train(self, noise: Generator) -> None:
         """Turn to training; dropout draws its masks, the same for all members, from ``noise``."""
@@ -72,7 +85,7 @@ class Stack:
     def _cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
         if self.leaves and next(iter(self.leaves.values())).dtype == dtype:
             return self.leaves
-        return {name: value.to(dtype) for name, value in self.parameters.items()}
+        return self._copies(dtype)
 
     def generic(self, x: Tensor) -> Tensor:
         """The same for any module, by mapping it over the members."""
@@ -96,9 +109,12 @@ class Stack:
         )
         first, *others = module.dropouts
         assert isinstance(first, Dropout)
-        x = first(x.flatten(1)).T
-        h = torch.mm(weights[0].flatten(0, 1), x).view(*biases[0].shape, -1)  # (K, W, B)
-        h = h + biases[0].unsqueeze(2)
+        x = first(x.flatten(1))
+        # The gradient of the first weights is a product over the examples, so they are padded, too.
+        ragged = weights[0].requires_grad and x.element_size() == 2 and len(x) % TILE
+        tiles = F.pad(x, (0, 0, 0, -len(x) % TILE)) if ragged else x
+        h = torch.mm(weights[0].flatten(0, 1), tiles.T).view(*biases[0].shape, -1)  # (K, W, B)
+        h = h[..., : len(x)] + biases[0].unsqueeze(2)
         for dropout, weight, bias in zip(others, weights[1:], biases[1:], strict=True):
             assert isinstance(dropout, Dropout)
             h = F.relu_(h)

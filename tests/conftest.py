@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
+from torch import Tensor
 
 from distill import fit, job, run
 from distill.__main__ import main
@@ -67,6 +68,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     GlobalHydra.instance().clear()
     forget()
+
+
+def agree(
+    one: Mapping[str, Mapping[str, Tensor]], other: Mapping[str, Mapping[str, Tensor]]
+) -> bool:
+    """Whether runs have the same names and values, but for rounding.
+
+    A run that is trained with fewer others than before is a product of other shapes, for which
+    the libraries below add in another order.
+    """
+    return one.keys() == other.keys() and all(
+        state.keys() == other[run].keys()
+        and all(torch.allclose(state[k], other[run][k], rtol=1e-4, atol=1e-6) for k in state)
+        for run, state in one.items()
+    )
 
 
 @dataclass(frozen=True)

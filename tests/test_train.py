@@ -1,5 +1,6 @@
 """The training loop and the stack: K members together are the K members alone."""
 
+import math
 from typing import Any
 
 import pytest
@@ -121,6 +122,30 @@ def test_a_member_that_diverges_leaves_its_neighbours_alone(home: Any) -> None:
         [(_, alone)] = train([jobs[k]], home / f"alone{k}")
         for name, value in alone.items():
             torch.testing.assert_close(weights[name], value, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("model", options("model"))
+@pytest.mark.parametrize("batch", [7, 64, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_member_that_is_not_finite_is_no_part_of_the_others(
+    model: str, batch: int, dtype: torch.dtype
+) -> None:
+    job = make_job(f"model={model}", "model.width=8")
+    logits, gradients = [], []
+    for value in (0.5, math.nan):
+        stack = Stack(lambda: build(job.run.model, job.data, "model"), 3, 0, torch.device("cpu"))
+        for p in stack.parameters.values():
+            p[1] = value
+        leaves = list(stack.trainable(dtype).values())
+        stack.eval()
+        x = torch.rand(batch, *job.data.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+        out = stack(x)
+        grads = torch.autograd.grad(out.float().square().sum(), leaves)
+        logits.append(out.detach()[::2])
+        gradients.append([grad[::2] for grad in grads])
+    assert logits[1].isfinite().all()
+    torch.testing.assert_close(*logits)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
