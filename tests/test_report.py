@@ -119,13 +119,13 @@ def fractions(soft: float) -> Rows:
     ]
 
 
-def rates(hard: float, soft: float) -> Rows:
-    """Errors that explode above the highest rate that each loss bears."""
+def rates(hard: float, soft: float, hot: float = 0.01) -> Rows:
+    """Errors that explode above the highest rate that each loss bears: ``hot`` soft at T = 20."""
     return [
         r
-        for alpha, most in ((0.0, hard), (1.0, soft))
+        for alpha, temperature, most in ((0.0, 20.0, hard), (1.0, 1.0, soft), (1.0, 20.0, hot))
         for lr in (0.01, 0.02, 0.04, 0.08, 0.16)
-        for r in rows(5, 100 if lr <= most else 300, alpha=alpha, lr=lr)
+        for r in rows(5, 100 if lr <= most else 300, alpha=alpha, temperature=temperature, lr=lr)
     ]
 
 
@@ -184,6 +184,7 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C9", REPRODUCED, rates(0.02, 0.08)),
     ("C9", UNDECIDED, rates(0.08, 0.08)),
     ("C9", NOT, rates(0.08, 0.02)),
+    ("C9", NOT, rates(0.08, 0.02, hot=0.16)),
     ("C10", REPRODUCED, ensembles(140, 110, 115)),
     ("C10", NOT, ensembles(140, 110, 135)),
     ("C10", UNDECIDED, ensembles(140, 110, 124.5)),

@@ -238,7 +238,7 @@ def test_workers_write_checkpoints_when_a_signal_comes(group: bool, cli: Cli) ->
     assert summary()["status"].tolist() == ["complete"] * 4
 
 
-def test_two_of_the_same_command_at_once_share_the_work(home: Path) -> None:
+def test_of_two_of_the_same_command_at_once_the_second_waits(home: Path) -> None:
     sweep = Path("sweep")
     sweep.mkdir()
     with locked(sweep):

@@ -249,20 +249,26 @@ def borne(runs: pd.DataFrame) -> "pd.Series[float]":
 
 
 def learning_rate(runs: pd.DataFrame) -> Decision:
-    hard, soft = (borne(runs[runs["alpha"] == alpha]) for alpha in (0, 1))
-    ratio = (soft / hard).dropna()
-    octaves = [math.log2(r) for r in ratio]
-    p = greater(octaves)
-    times = estimate("soft over hard", ratio, "times")
+    hard = borne(runs[runs["alpha"] == 0])
+    groups = runs[runs["alpha"] == 1].groupby("temperature")
+    soft = {float(str(t)): borne(group) for t, group in groups}
+    ratios = {t: (rates / hard).dropna() for t, rates in soft.items()}
+    octaves = {t: [math.log2(r) for r in ratio] for t, ratio in ratios.items()}
+    times = {t: estimate(f"soft over hard, T = {t:g}", r, "times") for t, r in ratios.items()}
     estimates = (
         estimate("highest rate borne, hard", hard, "learning rate"),
-        estimate("highest rate borne, soft", soft, "learning rate"),
-        times,
+        *(estimate(f"soft, T = {t:g}", rates, "learning rate") for t, rates in soft.items()),
+        *times.values(),
     )
-    verdict = _above(octaves)
-    if verdict == REPRODUCED and ratio.mean() < MUCH:
+    lowest = min(ratios)
+    verdict = _above(octaves[lowest])
+    if verdict == REPRODUCED and ratios[lowest].mean() < MUCH:
         verdict = NOT
-    return Decision(estimates, verdict, f"{told(times)} times as high, p = {p:.2g}")
+    outcome = (
+        f"at T = {t:g} {told(found)} times as high, p = {greater(octaves[t]):.2g}"
+        for t, found in times.items()
+    )
+    return Decision(estimates, verdict, "; ".join(outcome))
 
 
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
