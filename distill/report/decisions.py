@@ -261,8 +261,9 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
         *times.values(),
     )
     lowest = min(ratios)
-    verdict = _above(octaves[lowest])
-    if verdict == REPRODUCED and ratios[lowest].mean() < MUCH:
+    verdict = _significant(greater(octaves[lowest]))
+    short = greater([math.log2(MUCH) - octave for octave in octaves[lowest]])
+    if short < SIGNIFICANT or (verdict == REPRODUCED and ratios[lowest].mean() < MUCH):
         verdict = NOT
     outcome = (
         f"at T = {t:g} {told(found)} times as high, p = {greater(octaves[t]):.2g}"
