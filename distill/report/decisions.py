@@ -266,10 +266,12 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     if short < SIGNIFICANT or (verdict == REPRODUCED and ratios[lowest].mean() < MUCH):
         verdict = NOT
     outcome = (
-        f"at T = {t:g} {told(found)} times as high, p = {greater(octaves[t]):.2g}"
+        f"at T = {t:g}: {told(found)}, above 1: p = {greater(octaves[t]):.2g}"
         for t, found in times.items()
     )
-    return Decision(estimates, verdict, "; ".join(outcome))
+    return Decision(
+        estimates, verdict, f"times as high {'; '.join(outcome)}; below 2: p = {short:.2g}"
+    )
 
 
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
