@@ -70,17 +70,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     forget()
 
 
-def agree(
-    one: Mapping[str, Mapping[str, Tensor]], other: Mapping[str, Mapping[str, Tensor]]
-) -> bool:
-    """Whether runs have the same names and values, but for rounding.
+Tensors = Mapping[str, Mapping[str, Tensor]]  # of each run, by its name
+
+
+def same(one: Tensors, other: Tensors, *, rounded: bool = False) -> bool:
+    """Whether runs have the same names and values, bit by bit, or ``rounded``.
 
     A run that is trained with fewer others than before is a product of other shapes, for which
     the libraries below add in another order.
     """
+    rtol, atol = (1e-4, 1e-6) if rounded else (0.0, 0.0)
     return one.keys() == other.keys() and all(
         state.keys() == other[run].keys()
-        and all(torch.allclose(state[k], other[run][k], rtol=1e-4, atol=1e-6) for k in state)
+        and all(torch.allclose(state[k], other[run][k], rtol=rtol, atol=atol) for k in state)
         for run, state in one.items()
     )
 

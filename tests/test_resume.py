@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, Cli, make_job
+from conftest import SMALL, Cli, make_job, same
 from safetensors.torch import load
 
 from distill import fit, interrupt, results
@@ -31,15 +31,6 @@ def summary() -> pd.DataFrame:
 
 def weights() -> dict[str, Any]:
     return {path.parent.name: load(path.read_bytes()) for path in Path("sweep").rglob(WEIGHTS)}
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two results of `weights` are equal, bit by bit."""
-    return one.keys() == other.keys() and all(
-        bool((value == other[name][key]).all())
-        for name, state in one.items()
-        for key, value in state.items()
-    )
 
 
 @pytest.mark.parametrize("launcher", ["stack", "basic"])

@@ -254,6 +254,8 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     soft = {float(str(t)): borne(group) for t, group in groups}
     ratios = {t: (rates / hard).dropna() for t, rates in soft.items()}
     octaves = {t: [math.log2(r) for r in ratio] for t, ratio in ratios.items()}
+    above = {t: greater(values) for t, values in octaves.items()}
+    short = {t: greater([math.log2(MUCH) - o for o in values]) for t, values in octaves.items()}
     times = {t: estimate(f"soft over hard, T = {t:g}", r, "times") for t, r in ratios.items()}
     estimates = (
         estimate("highest rate borne, hard", hard, "learning rate"),
@@ -261,17 +263,17 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
         *times.values(),
     )
     lowest = min(ratios)
-    verdict = _significant(greater(octaves[lowest]))
-    short = greater([math.log2(MUCH) - octave for octave in octaves[lowest]])
-    if short < SIGNIFICANT or (verdict == REPRODUCED and ratios[lowest].mean() < MUCH):
+    verdict = UNDECIDED
+    if short[lowest] < SIGNIFICANT:
         verdict = NOT
-    outcome = (
-        f"at T = {t:g}: {told(found)}, above 1: p = {greater(octaves[t]):.2g}"
+    elif ratios[lowest].mean() >= MUCH:
+        verdict = _significant(above[lowest])
+    outcome = "; ".join(
+        f"at T = {t:g}: {told(found)} times as high, p = {above[t]:.2g} that it is above 1, "
+        f"{short[t]:.2g} below {MUCH:g}"
         for t, found in times.items()
     )
-    return Decision(
-        estimates, verdict, f"times as high {'; '.join(outcome)}; below 2: p = {short:.2g}"
-    )
+    return Decision(estimates, verdict, outcome)
 
 
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
