@@ -1,7 +1,10 @@
 """Signals to stop: the first lets a stack that trains finish its epoch, a second ends at once."""
 
 import logging
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -21,26 +24,53 @@ class Interrupt(KeyboardInterrupt):
 
 
 NOTICE = "stopping after this epoch, with a checkpoint; once more to leave at once"
+# A terminal that closes sends HUP; batch systems warn by USR1 or USR2 before they kill.
+STOPS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+)
+# What a process passes on to its workers, which the signals to all of a group do not reach.
+_FIRST = getattr(signal, "SIGRTMIN", signal.SIGUSR1)
+PASSED = {number: _FIRST + (number != signal.SIGINT) for number in STOPS}
+ORPHANED = 128 + signal.SIGTERM  # the exit code of a worker whose parent died
+LOOK = 0.5  # seconds after which a worker looks again whether its parent lives
 
 _deferring = False
 _asked: int | None = None
+_orphan = False
 _meaning: Mapping[int, int] = {}
 
 
 def install() -> None:
-    """Take SIGINT and SIGTERM."""
-    _take({number: number for number in (signal.SIGINT, signal.SIGTERM)})
-
-
-# What a process passes on to its workers, which the signals to all of a group do not reach.
-PASSED = {signal.SIGINT: signal.SIGUSR1, signal.SIGTERM: signal.SIGUSR2}
+    """Take the signals to stop; HUP unless it is ignored from the start, as nohup has it."""
+    hangup = getattr(signal, "SIGHUP", None)
+    ignored = {hangup} if hangup and signal.getsignal(hangup) is signal.SIG_IGN else set()
+    _take({number: number for number in STOPS if number not in ignored})
 
 
 def obey() -> None:
-    """In a worker, take what is passed on, and nothing else."""
-    _take({passed: number for number, passed in PASSED.items()})
-    for number in PASSED:
+    """In a worker, take what its parent passes on, and nothing else; and end when that dies."""
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
+    _take({PASSED[number]: number for number in (signal.SIGINT, signal.SIGTERM)})
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """End this process when its parent has died; a stack that trains writes a checkpoint first.
+
+    Nothing else may be written then: another process may have taken up the stack.
+    """
+    global _orphan
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    _orphan = True
+    if _deferring:
+        os.kill(os.getpid(), PASSED[signal.SIGTERM])
+    while _deferring:
+        time.sleep(LOOK)
+    os._exit(ORPHANED)
 
 
 def _take(meaning: Mapping[int, int]) -> None:
@@ -81,5 +111,7 @@ def check() -> None:
     Raises:
         Interrupt: a signal came.
     """
+    if _asked is not None and _orphan:
+        os._exit(ORPHANED)
     if _asked is not None:
         raise Interrupt(_asked)

@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from platformdirs import user_cache_path
 from rich.filesize import decimal
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill import store
+from distill import machine, store
 from distill.config import Component, ConfigError, Data, Run, Teacher
 from distill.data import Dataset, load
 from distill.data.views import Images
@@ -189,11 +188,11 @@ def parameters(model: Component, data: Data, key: str) -> int:
     with torch.device("meta"):
         module = build(model, read(data), key)
     count = sum(p.numel() for p in module.parameters())
-    if 4 * count > (memory := psutil.virtual_memory().total):
+    if 4 * count > (memory := machine.memory()):
         sizes = ", ".join(f"{key}.{n}={v}" for n, v in model.options.items() if isinstance(v, int))
         raise ConfigError(
             f"{sizes}: the parameters take {decimal(4 * count)}; "
-            f"this machine has {decimal(memory)} of memory"
+            f"this process may have {decimal(memory)} of memory"
         )
     return count
 
@@ -208,7 +207,8 @@ def multiply_adds(model: Component, data: Data) -> int:
         counts.append(weight.numel() * (out.numel() // len(weight)))  # each is used at each place
 
     with torch.device("meta"):
-        module = build(model, read(data), "model").to_empty(device="cpu").eval()
+        empty = build(model, read(data), "model")
+    module = empty.to_empty(device="cpu").eval()  # outside, or torch loads a compiler for it
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             layer.register_forward_hook(count)

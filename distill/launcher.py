@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +29,7 @@ from distill.compose import Composer
 
 if TYPE_CHECKING:
     from distill.job import Job
-    from distill.plan import Stack
+    from distill.plan import Schedule, Stack
     from distill.workers import Results, Task
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,9 @@ class StackConf:
 
     _target_: str = "distill.launcher.StackLauncher"
     max_members: int = 256  # students in a stack; fewer where memory is short
-    workers: int = 1  # processes; each trains one stack at a time, on a GPU of its own if it can
+    # Processes, each training one stack at a time, on a GPU of its own if it can; null: as many as
+    # cores, of one thread each, where that takes no longer than one of all threads.
+    workers: int | None = None
 
 
 ConfigStore.instance().store("stack", StackConf, group="hydra/launcher", provider="distill")
@@ -71,11 +72,11 @@ class StackLauncher(Launcher):
     Jobs of a task that is not `stackable` run one after another, as Hydra's basic launcher has it.
     """
 
-    def __init__(self, max_members: int, workers: int) -> None:
+    def __init__(self, max_members: int, workers: int | None) -> None:
         from distill.config import ConfigError
 
         for key, value in (("max_members", max_members), ("workers", workers)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ConfigError(f"hydra.launcher.{key}={value}: it must be at least 1")
         self.max_members, self.workers = max_members, workers
 
@@ -217,17 +218,19 @@ class StackLauncher(Launcher):
         stacks = plan.stacks(
             jobs,
             self.max_members,
-            self.workers,
+            self.workers or 1,
             environments.__getitem__,
             plan.begun(jobs, [member.directory for member in distinct]),
         )
-        log.info(plan.described(stacks, jobs, self.workers))
+        log.info(plan.described(stacks, jobs))
+        schedule = plan.schedule(stacks, jobs, self.workers)
+        log.info(schedule)
         finished: Results = []
         self._started: dict[Stack, list[_Member]] = {}
         with progress() as bars:
             bar = bars.add_task("sweep", total=len(jobs))
             try:
-                for stack, outcome in self._outcomes(distinct, stacks):
+                for stack, outcome in self._outcomes(distinct, schedule):
                     own = self._started.pop(stack, [distinct[n] for n in stack.jobs])
                     ended, error = outcome, None
                     if isinstance(ended, Exception):
@@ -255,28 +258,28 @@ class StackLauncher(Launcher):
         return [returns[n] for n in range(len(members))]
 
     def _outcomes(
-        self, members: Sequence[_Member], stacks: Sequence["Stack"]
+        self, members: Sequence[_Member], schedule: "Schedule"
     ) -> Iterator[tuple["Stack", "Results | Exception"]]:
-        from distill.workers import side_by_side
+        from distill.workers import in_turn, side_by_side
 
-        def start(stack: "Stack", plain: bool) -> "Task":
+        def start(stack: "Stack", plain: bool = True) -> "Task":
             own = [members[n] for n in stack.jobs]
             self._started[stack] = own
             return self._start(own, plain)
 
-        if self.workers > 1:
-            starts = {stack: partial(start, stack, True) for stack in stacks}
-            yield from side_by_side(starts, self.workers)
-            return
-        for stack in stacks:
-            outcome: Results | Exception
+        def train(stack: "Stack") -> "Results":
             try:
-                outcome = start(stack, False).run([members[n].job for n in stack.jobs])
-            except Exception as error:
-                outcome = error
+                return start(stack, False).run([members[n].job for n in stack.jobs])
             finally:
                 self._log_as_sweep()
-            yield stack, outcome
+
+        if schedule.workers == 1:
+            yield from in_turn(schedule.stacks, train)
+        else:
+            jobs = [member.job for member in members]
+            for outcome in side_by_side(schedule.stacks, jobs, start, schedule.workers):
+                self._log_as_sweep()  # the teacher logged into the first stack's log
+                yield outcome
 
     def _start(self, members: Sequence[_Member], plain: bool) -> "Task":
         """Make the directories of a stack's jobs, with the configs in them.

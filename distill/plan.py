@@ -17,7 +17,7 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor
 
-from distill import checkpoint
+from distill import checkpoint, machine
 from distill.config import Run
 from distill.evaluate import FEWEST
 from distill.fit import evaluator, prepare
@@ -28,6 +28,7 @@ from distill.train import Training
 log = logging.getLogger(__name__)
 
 BATCHES = 2  # that are timed, after one that warms up
+START = 5.0  # seconds, about, until a worker process trains
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def free_memory(device: torch.device, workers: int) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info()[0] // ceil(workers / torch.cuda.device_count())
-    return int(psutil.virtual_memory().available) // workers
+    return machine.free_memory() // workers
 
 
 def _ready(jobs: Sequence[Job]) -> Training:
@@ -173,31 +174,81 @@ def _member_memory(job: Job) -> int:
     return _memories[shape]
 
 
-def described(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int) -> str:
-    """What is about to be trained, in a line; times are those of a few batches, multiplied."""
-    times: dict[Hashable, float] = {}
-    total = 0.0
-    for stack in stacks:
-        own = [jobs[n] for n in stack.jobs]
-        shape = (_shape(own[0]), len(own))
-        if shape not in times:
-            try:
-                times[shape] = seconds(own)
-            except Exception:
-                log.debug("a stack of %s cannot be timed", own[0].name, exc_info=True)
-                times[shape] = 0.0
-        total += times[shape]
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # for the workers
-        total /= min(workers, torch.cuda.device_count())
-    memory = sorted(len(s.jobs) * _member_memory(jobs[s.jobs[0]]) for s in stacks)[-workers:]
+def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
+    """What is about to be trained, in a line that nothing had to be timed for."""
     sizes = sorted({len(stack.jobs) for stack in stacks})
     members = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     return (
         f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {len(stacks)} stack{'s' * (len(stacks) > 1)} "
-        f"of {members}: about {timedelta(seconds=ceil(total))} and {decimal(sum(memory))} of "
-        "memory, teachers not included"
+        f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
     )
+
+
+def _memory(stack: Stack, jobs: Sequence[Job]) -> int:
+    return len(stack.jobs) * _member_memory(jobs[stack.jobs[0]])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stacks in the order in which they start, in how many processes, and the seconds of it all."""
+
+    stacks: list[Stack]
+    workers: int
+    seconds: float
+
+    def __str__(self) -> str:
+        time = f"about {timedelta(seconds=ceil(self.seconds))}, teachers not included"
+        return time if self.workers == 1 else f"{time}, in {self.workers} processes"
+
+
+def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) -> Schedule:
+    """In how many processes to train, and what starts first: the longest, where there are several.
+
+    Without a number of ``workers``, in as many as there are cores, with a thread each, if a few
+    batches of each stack say that this takes no longer than one after another with all threads.
+    """
+    threads = torch.get_num_threads()
+    in_turn = Schedule(list(stacks), 1, sum(_seconds(stacks, jobs, threads)))
+    count = min(len(stacks), workers or _room(stacks, jobs))
+    if count == 1:
+        return in_turn
+    times = _seconds(stacks, jobs, max(1, threads // count))
+    longest = sorted(zip(times, stacks, strict=True), key=lambda pair: -pair[0])
+    cuda = jobs[0].setting.device.type == "cuda"
+    ends = [START] * (min(count, torch.cuda.device_count()) if cuda else count)
+    for seconds, _ in longest:
+        ends[ends.index(min(ends))] += seconds
+    beside = Schedule([stack for _, stack in longest], count, max(ends))
+    return beside if workers or beside.seconds <= in_turn.seconds else in_turn
+
+
+def _room(stacks: Sequence[Stack], jobs: Sequence[Job]) -> int:
+    """How many processes of one thread have room on this machine; 1 where a GPU trains."""
+    if jobs[0].setting.device.type == "cuda":
+        return 1
+    each = psutil.Process().memory_info().rss + 2 * max(_memory(s, jobs) for s in stacks)
+    return max(1, min(torch.get_num_threads(), machine.free_memory() // each))
+
+
+def _seconds(stacks: Sequence[Stack], jobs: Sequence[Job], threads: int) -> list[float]:
+    """How long each stack will train with so many threads; 0 for one that cannot be timed."""
+    times: dict[Hashable, float] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for stack in stacks:
+            own = [jobs[n] for n in stack.jobs]
+            if (shape := (_shape(own[0]), len(own))) not in times:
+                try:
+                    times[shape] = seconds(own)
+                except Exception:
+                    log.debug("a stack of %s cannot be timed", own[0].name, exc_info=True)
+                    times[shape] = 0.0
+    finally:
+        torch.set_num_threads(before)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # for the workers
+    return [times[_shape(jobs[stack.jobs[0]]), len(stack.jobs)] for stack in stacks]
 
 
 def seconds(jobs: Sequence[Job]) -> float:

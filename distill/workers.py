@@ -1,5 +1,7 @@
 """Stacks trained one after another in this process, or side by side in several."""
 
+import errno
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +22,7 @@ from omegaconf import OmegaConf
 
 from distill import interrupt, store
 from distill.config import parse
-from distill.fit import RunError
+from distill.fit import RunError, soft_targets
 from distill.interrupt import Interrupt
 from distill.job import Job
 from distill.plan import Stack
@@ -51,6 +53,11 @@ class Task:
         with env_override(dict(self.environment)), self._logged():
             own = jobs or [Job(parse(OmegaConf.create(config))) for config in self.configs]
             return execute(own, self.directories, self._share_log)
+
+    def teach(self, job: Job) -> None:
+        """Let the teacher of ``job`` and its soft targets be in the cache, made if they are not."""
+        with env_override(dict(self.environment)), self._logged():
+            soft_targets(job.setting, job.run.teacher, job.run.checkpoint.every)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -87,12 +94,55 @@ class Task:
                     log.warning("no log could be written: %s", store.told(error) or error)
 
 
-def _start(device: str | None, workers: int) -> None:
+class WorkerDiedError(RunError):
+    """A worker was killed, as the kernel does where memory is short."""
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, or may mean, that memory was too short."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError | WorkerDiedError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _smaller(stack: Stack, error: BaseException) -> list[Stack]:
+    """The halves of a stack that memory was too short for, to be tried instead; else none."""
+    if len(stack.jobs) == 1 or not _out_of_memory(error):
+        return []
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    log.warning("a stack of %d is tried in halves, since it ended: %s", len(stack.jobs), reason)
+    return [*stack.halves()]
+
+
+Outcome = tuple[Stack, Results | Exception]
+
+
+def in_turn(stacks: Sequence[Stack], train: Callable[[Stack], Results]) -> Iterator[Outcome]:
+    """The results of each stack, or the error that ended it, trained one after another here."""
+    waiting = list(stacks)
+    while waiting:
+        stack = waiting.pop(0)
+        try:
+            results = train(stack)
+        except Exception as error:
+            if halves := _smaller(stack, error):
+                waiting[:0] = halves
+            else:
+                yield stack, error
+        else:
+            yield stack, results
+        gc.collect()  # the frames of an error hold tensors
+
+
+def _start(device: str | None, threads: int) -> None:
     """What a worker does first: its share of the cores, and of the GPUs the one named."""
     interrupt.obey()
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+    torch.set_num_threads(threads)
     silence()
 
 
@@ -102,9 +152,27 @@ def _pass_on(number: int, process: "Future[int]") -> None:
         os.kill(process.result(), number)
 
 
+def _teach(
+    stacks: Sequence[Stack], jobs: Sequence[Job], start: Callable[[Stack], Task]
+) -> Callable[[Stack], Task]:
+    """Make the teacher that all stacks share with all threads, since side by side they would wait.
+
+    Returns ``start``, but for the first stack, which was started so that its log tells of it.
+    """
+    teachers = {(job.setting, job.run.teacher) for job in jobs if job.run.distils}
+    if len(teachers) != 1:
+        return start
+    first = next(stack for stack in stacks if jobs[stack.jobs[0]].run.distils)
+    started: dict[Stack, Task] = {}
+    with suppress(Exception):  # the stacks will meet the same, and say it
+        started[first] = start(first)
+        started[first].teach(jobs[first.jobs[0]])
+    return lambda stack: started.pop(stack, None) or start(stack)
+
+
 def side_by_side(
-    starts: Mapping[Stack, Callable[[], Task]], workers: int
-) -> Iterator[tuple[Stack, Results | Exception]]:
+    stacks: Sequence[Stack], jobs: Sequence[Job], start: Callable[[Stack], Task], workers: int
+) -> Iterator[Outcome]:
     """The results of each stack, or the error that ended it, as they come from worker processes.
 
     A worker that dies takes its own stack with it; another takes its place. A signal to stop is
@@ -116,26 +184,28 @@ def side_by_side(
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
-    slots = range(min(workers, len(starts)))
+    slots = range(min(workers, len(stacks)))
+    threads = max(1, torch.get_num_threads() // len(slots))
+    start = _teach(stacks, jobs, start)
 
     def worker(slot: int) -> ProcessPoolExecutor:
         device = devices[slot % count] if count else None
-        pool = ProcessPoolExecutor(1, initializer=_start, initargs=(device, len(slots)))
+        pool = ProcessPoolExecutor(1, initializer=_start, initargs=(device, threads))
         processes[slot] = pool.submit(os.getpid)
         return pool
 
     processes: dict[int, Future[int]] = {}
     pools = {slot: worker(slot) for slot in slots}
     stop: Interrupt | None = None
-    waiting = list(starts)
+    waiting = list(stacks)
     running: dict[Future[Results], tuple[int, Stack]] = {}
 
-    def submit(slot: int) -> Iterator[tuple[Stack, Exception]]:
+    def submit(slot: int) -> Iterator[Outcome]:
         """Start the next stack; what comes back are those that could not be started."""
         while waiting:
             stack = waiting.pop(0)
             try:
-                running[pools[slot].submit(starts[stack]().run)] = (slot, stack)
+                running[pools[slot].submit(start(stack).run)] = (slot, stack)
             except Exception as error:
                 yield stack, error
             else:
@@ -159,18 +229,21 @@ def side_by_side(
                 continue
             for future in done:
                 slot, stack = running.pop(future)
-                try:
-                    yield stack, future.result()
-                except BrokenProcessPool:
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
                     if stop is not None:
                         continue
                     pools[slot].shutdown(kill_workers=True)
                     pools[slot] = worker(slot)
-                    yield stack, RunError("its worker process died")
-                except Interrupt:
+                    error = WorkerDiedError("its worker process died")
+                if error is None:
+                    yield stack, future.result()
+                elif not isinstance(error, Exception):
                     if stop is None:
-                        raise
-                except Exception as error:
+                        raise error
+                elif stop is None and (halves := _smaller(stack, error)):
+                    waiting[:0] = halves
+                else:
                     yield stack, error
                 yield from submit(slot)
         if stop is not None:

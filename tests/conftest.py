@@ -1,5 +1,6 @@
 """What the tests share: a home of their own, the command line in this process, small configs."""
 
+import math
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 from torch import Tensor
 
-from distill import fit, job, run
+from distill import fit, job, plan, run
 from distill.__main__ import main
 from distill.config import parse
 from distill.job import Job
@@ -65,6 +66,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    # Stacks train in this process, unless a test asks for workers, however busy the machine is.
+    monkeypatch.setattr(plan, "START", math.inf)
     yield tmp_path
     GlobalHydra.instance().clear()
     forget()

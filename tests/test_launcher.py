@@ -148,13 +148,15 @@ def test_a_worker_that_is_killed_fails_its_own_stack_alone(
             return pid
 
     monkeypatch.setattr("distill.workers.ProcessPoolExecutor", Deadly)
-    frame, _ = sweep(
+    frame, out = sweep(
         cli,
         "model.width=4,9,6,7",
         "loss.temperature=1,4",
         "hydra.launcher.workers=2",
         code=1,
     )
+    # It may be memory that was short.
+    assert out.count("a stack of 2 is tried in halves, since it ended: its worker process") == 1
     assert (frame.loc[frame["width"] != 9, "status"] == "complete").all()
     dead = frame[frame["width"] == 9]
     assert dead["status"].tolist() == ["failed", "failed"]
@@ -221,7 +223,7 @@ def test_files_are_those_of_the_basic_launcher(cli: Cli) -> None:
 def test_a_sweep_in_which_all_diverge(cli: Cli) -> None:
     frame, out = sweep(cli, "optim.lr=1e30", "seed=0,1", code=1)
     assert frame["status"].tolist() == ["diverged"] * 2
-    assert "2 jobs in 2 stacks of 1: about" in out
+    assert "2 jobs in 2 stacks of 1: " in out
 
 
 def test_an_error_fails_its_stack_alone_and_its_log_tells_where(

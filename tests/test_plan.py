@@ -1,11 +1,14 @@
 """What a sweep becomes: which jobs train together, what memory and time they take."""
 
+from collections.abc import Callable
+
 import psutil
 import pytest
 import torch
 from conftest import make_job
+from rich.filesize import decimal
 
-from distill import plan
+from distill import machine, plan
 from distill.job import Job
 
 APART = ["seed=1", "model.width=9", "train.epochs=3", "data.jitter=1", "optim=sgd"]
@@ -66,19 +69,55 @@ def test_memory_counts_parameters_state_and_activations() -> None:
     assert memory("train.batch_size=2") == pytest.approx(memory("train.batch_size=250"), 0.05)
 
 
-def test_time_and_memory_are_those_of_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "seconds", lambda jobs: float(len(jobs[0].index)))
-    jobs = [
+def four(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[list[Job]], float]) -> list[Job]:
+    """Four jobs, none like another, whose stacks take so many seconds."""
+    monkeypatch.setattr(plan, "seconds", seconds)
+    return [
         make_job("transfer=fraction", f"transfer.fraction={share}", *more)
         for share, more in ((0.25, ()), (1, ()), (1, ("seed=1",)), (1, ("model.width=9",)))
     ]
+
+
+def test_the_plan_says_what_is_trained_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def timed(_: list[Job]) -> float:
+        raise AssertionError("nothing is to be timed")
+
+    jobs = four(monkeypatch, timed)
     stacks = plan.stacks(jobs, 10, 1)
-    assert "4 jobs in 4 stacks of 1: about 0:13:52 and" in plan.described(stacks, jobs, 1)
+    memory = max(plan.member_memory(job) for job in jobs)
+    text = f"4 jobs in 4 stacks of 1: {decimal(memory)} of memory for the largest"
+    assert plan.described(stacks, jobs) == text
 
-    def megabytes(workers: int) -> float:
-        return float(plan.described(stacks, jobs, workers).split(" and ")[1].split()[0])
 
-    assert megabytes(1) < megabytes(2) < megabytes(4)
+def test_stacks_are_trained_in_turn_or_side_by_side_the_longest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares = [64, 256, 256, 256]
+    jobs = four(monkeypatch, lambda jobs: float(len(jobs[0].index)))  # whatever the threads
+    stacks = plan.stacks(jobs, 10, 1)
+    assert sorted(len(jobs[s.jobs[0]].index) for s in stacks) == shares
+    stacks.sort(key=lambda stack: len(jobs[stack.jobs[0]].index))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    alone = plan.schedule(stacks, jobs, 1)
+    assert alone == plan.Schedule(stacks, 1, sum(shares))
+    assert str(alone) == "about 0:13:52, teachers not included"
+    # One thread is as fast here as two, so two processes take 256 + 256, a start, and no more.
+    for workers in (None, 2):
+        beside = plan.schedule(stacks, jobs, workers)
+        assert beside == plan.Schedule([*stacks[1:], stacks[0]], 2, plan.START + 512)
+    # Where a thread alone is much slower than two, one after another is chosen, unless told.
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(plan, "seconds", lambda _: 3.0 - threads[-1])
+    assert plan.schedule(stacks, jobs, None).workers == 1
+    assert plan.schedule(stacks, jobs, 4).workers == 4
+    # Nor is there a process for which there is no memory.
+    monkeypatch.setattr(plan, "seconds", lambda _: 100.0)
+    assert plan.schedule(stacks, jobs, None).workers == 2
+    monkeypatch.setattr(machine, "free_memory", lambda: 2**20)
+    assert plan.schedule(stacks, jobs, None).workers == 1
 
 
 def test_every_device_has_free_memory() -> None:
