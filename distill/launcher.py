@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -260,26 +261,28 @@ class StackLauncher(Launcher):
     def _outcomes(
         self, members: Sequence[_Member], schedule: "Schedule"
     ) -> Iterator[tuple["Stack", "Results | Exception"]]:
-        from distill.workers import in_turn, side_by_side
+        from distill.workers import in_turn, side_by_side, teach
 
-        def start(stack: "Stack", plain: bool = True) -> "Task":
+        def begin(stack: "Stack", plain: bool) -> "Task":
             own = [members[n] for n in stack.jobs]
             self._started[stack] = own
             return self._start(own, plain)
 
         def train(stack: "Stack") -> "Results":
             try:
-                return start(stack, False).run([members[n].job for n in stack.jobs])
+                return begin(stack, False).run([members[n].job for n in stack.jobs])
             finally:
                 self._log_as_sweep()
 
         if schedule.workers == 1:
             yield from in_turn(schedule.stacks, train)
         else:
-            jobs = [member.job for member in members]
-            for outcome in side_by_side(schedule.stacks, jobs, start, schedule.workers):
-                self._log_as_sweep()  # the teacher logged into the first stack's log
-                yield outcome
+            start: Callable[[Stack], Task] = partial(begin, plain=True)
+            try:
+                start = teach(schedule.stacks, [member.job for member in members], start)
+            finally:
+                self._log_as_sweep()
+            yield from side_by_side(schedule.stacks, start, schedule.workers)
 
     def _start(self, members: Sequence[_Member], plain: bool) -> "Task":
         """Make the directories of a stack's jobs, with the configs in them.

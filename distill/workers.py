@@ -152,7 +152,7 @@ def _pass_on(number: int, process: "Future[int]") -> None:
         os.kill(process.result(), number)
 
 
-def _teach(
+def teach(
     stacks: Sequence[Stack], jobs: Sequence[Job], start: Callable[[Stack], Task]
 ) -> Callable[[Stack], Task]:
     """Make the teacher that all stacks share with all threads, since side by side they would wait.
@@ -171,7 +171,7 @@ def _teach(
 
 
 def side_by_side(
-    stacks: Sequence[Stack], jobs: Sequence[Job], start: Callable[[Stack], Task], workers: int
+    stacks: Sequence[Stack], start: Callable[[Stack], Task], workers: int
 ) -> Iterator[Outcome]:
     """The results of each stack, or the error that ended it, as they come from worker processes.
 
@@ -186,7 +186,6 @@ def side_by_side(
     devices = (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
     slots = range(min(workers, len(stacks)))
     threads = max(1, torch.get_num_threads() // len(slots))
-    start = _teach(stacks, jobs, start)
 
     def worker(slot: int) -> ProcessPoolExecutor:
         device = devices[slot % count] if count else None

@@ -100,13 +100,14 @@ def test_stacks_are_trained_in_turn_or_side_by_side_the_longest_first(
     assert sorted(len(jobs[s.jobs[0]].index) for s in stacks) == shares
     stacks.sort(key=lambda stack: len(jobs[stack.jobs[0]].index))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(plan, "START", 5.0)
     alone = plan.schedule(stacks, jobs, 1)
     assert alone == plan.Schedule(stacks, 1, sum(shares))
     assert str(alone) == "about 0:13:52, teachers not included"
     # One thread is as fast here as two, so two processes take 256 + 256, a start, and no more.
     for workers in (None, 2):
         beside = plan.schedule(stacks, jobs, workers)
-        assert beside == plan.Schedule([*stacks[1:], stacks[0]], 2, plan.START + 512)
+        assert beside == plan.Schedule([*stacks[1:], stacks[0]], 2, 517.0)
     # Where a thread alone is much slower than two, one after another is chosen, unless told.
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
