@@ -1,5 +1,6 @@
 """`python -m bench`: ratios measured side by side; `python -m bench curve`: cost as work grows;
-`python -m bench halving`: what halving saves, and what it costs.
+`python -m bench halving`: what halving saves, and what it costs; `python -m bench busy`: the
+quickstart beside a busy process; `python -m bench start`: how long commands take that do little.
 
 Run it in a checkout, on a machine that does nothing else. Full MNIST is read as `distill` reads it
 (DISTILL_DATA). What is measured is printed, and appended to bench/LOG.md.
@@ -22,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.commands import busy, start
 from bench.halving import halving
 from bench.ours import Epochs, clock, gemm, job, peak_memory
 from bench.post import Post
@@ -188,6 +190,8 @@ def curve(repeats: int) -> Rows:
 WHAT: dict[str, tuple[Callable[[int], Rows], tuple[str, ...]]] = {
     "table": (table, ("what", "measured", "against", "ratio", "wanted")),
     "halving": (halving, ("halving", "time / plain", "same choice", "val errors", "test errors")),
+    "busy": (busy, ("quickstart", "alone", "/ first", "beside", "/ alone", "/ first alone")),
+    "start": (start, ("command", "time", "/ import torch")),
     "curve": (curve, ("width", "K", "s, MLP path", "s, vmap", "vmap / MLP", "of the GEMM rate")),
 }
 
