@@ -206,9 +206,8 @@ def multiply_adds(model: Component, data: Data) -> int:
         weight = layer.get_parameter("weight")
         counts.append(weight.numel() * (out.numel() // len(weight)))  # each is used at each place
 
-    with torch.device("meta"):
-        empty = build(model, read(data), "model")
-    module = empty.to_empty(device="cpu").eval()  # outside, or torch loads a compiler for it
+    with torch.random.fork_rng(devices=[]):
+        module = build(model, read(data), "model").eval()
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             layer.register_forward_hook(count)
