@@ -12,6 +12,7 @@ import distill
 
 PACKAGE = Path(distill.__file__).parent
 FLOORS = [
+    {"machine"},
     {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory", "interrupt"}
     | {"logs"}
     | {"data.views"}
@@ -35,6 +36,7 @@ HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "resco
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
     "",
+    "machine",
     "sweeper",
     "__main__",
     "launcher",
