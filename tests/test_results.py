@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from distill import results, tables
-from distill.results import COLUMNS, leaves, summary, write, write_summary
+from distill.columns import COLUMNS
+from distill.results import leaves, summary, write, write_summary
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:
