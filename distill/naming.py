@@ -71,6 +71,9 @@ def free(*, _root_: DictConfig) -> str:
     _release()
     try:
         directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return ""  # Hydra, which is about to make it, says so
+    try:
         _held.append(store.lock(directory))
         if kept(job, directory) is None:
             config = OmegaConf.select(_root_, "hydra.output_subdir")
