@@ -130,7 +130,7 @@ def put_aside(directory: Path, config: str | None = None) -> None:
     The result goes last: until then, what is there is not taken for a new run's.
     """
     left = [name for name in OWN if (directory / name).exists()]
-    if not left:
+    if left in ([], [HISTORY]):
         return
     number = next(n for n in itertools.count(1) if not (directory / EARLIER / str(n)).exists())
     folder = directory / EARLIER / str(number)

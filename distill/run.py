@@ -55,7 +55,10 @@ def fail(
             if job.run.resume and (before := results.finished(directory, job.name)) is not None:
                 bodies[k] = before  # it ended before the error came
                 continue
-            # An error before they trained leaves what an earlier try had made.
+            # An error before they trained leaves what an earlier try had made, and one after that
+            # weights without a result.
+            if not (directory / results.RESULT).exists():
+                (directory / results.WEIGHTS).unlink(missing_ok=True)
             results.clear(directory, keep=not job.run.resume)
             results.write(directory, body, [])
         except OSError as problem:
