@@ -1,5 +1,6 @@
 """The Hydra entry point, `distill` and `python -m distill`, and nothing else."""
 
+import logging
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ def task(config: DictConfig) -> Any:
     from distill.config import parse
     from distill.job import Job
     from distill.results import line
-    from distill.run import execute, failure, kept
+    from distill.run import execute, failure, kept, unlike
     from distill.store import locked
 
     hydra = HydraConfig.get()
@@ -39,6 +40,8 @@ def task(config: DictConfig) -> Any:
     job = Job(parse(config))
     with locked(directory):
         before = kept(job, directory)
+        if before is not None and (kinds := unlike([(job, before)])):
+            logging.getLogger(__name__).warning(kinds)
         [result] = execute([job], [directory]) if before is None else [before]
     if (error := failure(result)) is not None:
         raise error

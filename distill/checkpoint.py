@@ -22,19 +22,27 @@ log = logging.getLogger(__name__)
 FILE = "checkpoint.safetensors"  # in the directory of a stack's first run
 
 
-def _facts(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint says of itself; None if there is none, or it is damaged."""
-    if not path.exists():
+def _facts(path: Path, *, quiet: bool = False) -> dict[str, Any] | None:
+    """What a checkpoint says of itself; None if there is none, or it is damaged.
+
+    Raises:
+        OSError: it cannot be read, which says nothing of what it holds.
+    """
+    try:
+        with store.naming(path), path.open("rb") as probe:
+            probe.read(1)
+    except FileNotFoundError:
         return None
     try:
-        with safe_open(path, "pt") as file:
+        with store.naming(path), safe_open(path, "pt") as file:
             facts: dict[str, Any] = json.loads(file.metadata()["facts"])
             history = {**facts["history"]}
             for left in ("diverged", "stopped"):  # JSON has no numbers as keys
                 history[left] = dict(history[left])
             facts["history"] = History(**history)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s is damaged and not used (%s)", path, error)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        if not quiet:
+            log.warning("%s is damaged and not used (%s)", path, error)
         return None
     return facts
 
@@ -53,9 +61,18 @@ def _halving(training: Training) -> list[int]:
     return [*training.plan.rungs, training.plan.factor]
 
 
+def _kind(training: Training) -> list[str]:
+    """What the machine decided: the type of the products, and the device."""
+    return [str(training.plan.dtype), training.transfer.index.device.type]
+
+
 def members(directory: Path) -> list[str]:
-    """The names of the runs whose checkpoint lies in ``directory``, if one does."""
-    facts = _facts(directory / FILE)
+    """The names of the runs whose checkpoint lies in ``directory``, if one does.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    facts = _facts(directory / FILE, quiet=True)  # who would use it says so
     return [] if facts is None else list(facts["runs"])
 
 
@@ -80,6 +97,7 @@ class Checkpoint:
             {
                 "runs": list(self.runs),
                 "halving": _halving(training),
+                "kind": _kind(training),
                 "history": asdict(history) | left,
             }
         )
@@ -95,13 +113,25 @@ class Checkpoint:
         """Bring a new ``training`` to where the checkpoint is; None if there is none to use.
 
         The checkpoint may hold more members than ``training``, whose results were written before.
+
+        Raises:
+            OSError: it cannot be read.
         """
         facts = _facts(self.path)
         if facts is None:
             return None
-        with safe_open(self.path, "pt") as file:
-            metadata = file.metadata()
-        state = load(self.path.read_bytes())
+        # One of an earlier version does not say what made it.
+        kind = _kind(training)
+        if (other := facts.get("kind", kind)) != kind:
+            log.warning(
+                "%s is of a training in %s on %s and not used: this one is in %s on %s",
+                *(self.path, *other, *kind),
+            )
+            return None
+        with store.naming(self.path):
+            with safe_open(self.path, "pt") as file:
+                metadata = file.metadata()
+            state = load(self.path.read_bytes())
         if metadata.get("digest") != _digest(metadata["facts"], state):
             log.warning("%s is damaged and not used (its digest differs)", self.path)
             return None

@@ -40,7 +40,11 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             return _no_key(error, cause)
         if isinstance(cause, OmegaConfBaseException):
-            return f"{cause.full_key}: {_first(str(cause))}"
+            # A ConfigError from another process comes as text alone.
+            _, ours, text = str(cause).partition(
+                "ConfigError raised while resolving interpolation: "
+            )
+            return _first(text) if ours else f"{cause.full_key}: {_first(str(cause))}"
     return _other(error, " ".join(str(error).split()))
 
 

@@ -232,7 +232,7 @@ def _writing(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = store.told(error) or error
-        raise ConfigError(f"teacher.cache={cache}: cannot be written ({reason})") from error
+        raise ConfigError(f"teacher.cache={cache}: cannot be used ({reason})") from error
 
 
 def _train_teacher(

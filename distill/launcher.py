@@ -196,22 +196,25 @@ class StackLauncher(Launcher):
         from distill import plan
         from distill.progress import progress
         from distill.results import RESULT, counted
-        from distill.run import fail, kept
+        from distill.run import fail, kept, unlike
 
         same: dict[Path, list[int]] = {}  # equal jobs are trained once
         for number, member in enumerate(members):
             same.setdefault(member.directory, []).append(number)
-        distinct, before = [], []
+        distinct: list[_Member] = []
+        before: list[tuple[Job, dict[str, Any]]] = []
         returns: dict[int, JobReturn] = {}
         for numbers in same.values():
             member = members[numbers[0]]
             if (result := kept(member.job, member.directory)) is None:
                 distinct.append(member)
                 continue
-            before.append(result)
+            before.append((member.job, result))
             returns |= {n: self._done(members[n], result) for n in numbers}
         if before:
             log.info("%d of %d jobs were finished before and are kept", len(before), len(same))
+        if line := unlike(before):
+            log.warning(line)
         if not distinct:
             return [returns[n] for n in range(len(members))]
         jobs = [member.job for member in distinct]
@@ -289,12 +292,15 @@ class StackLauncher(Launcher):
 
         With ``plain``, the task holds the configs too, for another process.
         """
+        from distill.results import clear
         from distill.workers import Task
 
         configs = []
         for member in members:
             hydra = member.config.hydra
             member.directory.mkdir(parents=True, exist_ok=True)
+            keep = not member.job.run.resume
+            clear(member.directory, keep=keep, config=hydra.output_subdir)
             with _current(member.config):
                 if hydra.output_subdir is not None:
                     folder = member.directory / hydra.output_subdir

@@ -8,7 +8,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -47,6 +49,48 @@ def run_name(*, _root_: DictConfig) -> str:
     return job.name
 
 
+def free(*, _root_: DictConfig) -> str:
+    """Make room for a run in its directory, for ``${distill.free:}``; returns nothing of interest.
+
+    It stands in ``hydra.job.env_set``, which Hydra resolves when it knows the directory and has
+    written nothing there: its config is not to replace that of another run's result. The directory
+    stays locked until the job ends. `StackLauncher` asks before, and sees to it itself.
+
+    Raises:
+        ConfigError: the directory holds what another run came to, or what cannot be read.
+    """
+    output = OmegaConf.select(_root_, "hydra.runtime.output_dir", throw_on_missing=False)
+    if output is None:
+        return ""
+    from distill.config import ConfigError, parse
+    from distill.job import Job
+    from distill.results import clear
+    from distill.run import kept
+
+    job, directory = Job(parse(task_config(_root_))), Path(output)
+    _release()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return ""  # Hydra, which is about to make it, says so
+    try:
+        _held.append(store.lock(directory))
+        if kept(job, directory) is None:
+            config = OmegaConf.select(_root_, "hydra.output_subdir")
+            clear(directory, keep=not job.run.resume, config=config)
+    except OSError as error:
+        raise ConfigError(store.told(error) or str(error)) from error
+    return ""
+
+
+_held: list[FileLock] = []
+
+
+def _release() -> None:
+    while _held:
+        _held.pop().release()
+
+
 def check_names(config: DictConfig) -> None:
     """Refuse names by which Hydra would write a job's files elsewhere than in its directory.
 
@@ -82,6 +126,7 @@ def _key(override: str) -> str:
 
 
 OmegaConf.register_resolver("distill.run", run_name, replace=True)
+OmegaConf.register_resolver("distill.free", free, replace=True)
 # Cached, since the jobs of a sweep, which have other overrides, inherit the value.
 OmegaConf.register_resolver("distill.sweep", sweep_name, replace=True, use_cache=True)
 
@@ -121,6 +166,10 @@ class Summary(Callback):
             if ended is None:
                 sys.exit(text)
             print(text, file=sys.stderr)
+
+    def on_job_end(self, config: Any, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ARG002
+        """Give the directory free that `free` locked."""
+        _release()
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Say of an error in writing Hydra's files where that was."""

@@ -1,14 +1,10 @@
-"""What a run leaves behind, and the summary of many: files only, always rebuilt from them.
-
-Columns are only ever added to. Accuracies are shares of 1, losses are means over examples in nats,
-seconds are wall time. Beside those below, each key of the config that they do not show has a column
-of its own name (`model.depth`, `teacher.model.width`, ...); where files lie is left out.
-"""
+"""What a run leaves behind, and the summary of many: files only, always rebuilt from them."""
 
 import itertools
 import json
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +13,8 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock
 
-from distill.store import digest, file_digest, tidy, told, write_text
+from distill.columns import COLUMNS, SHOWN, parsed, typed
+from distill.store import digest, file_digest, naming, tidy, told, write_text
 
 log = logging.getLogger(__name__)
 
@@ -27,66 +24,10 @@ SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
 DIGITS = "digits"  # with the digest of a teacher and .json: what it says of some examples
 SUMMARY_LOCK = ".summary.lock"
 EARLIER = ".earlier"  # holds what was put aside
+OWN = (HISTORY, WEIGHTS, RESULT)  # the files of a run that a result speaks of
 ENDED = ("complete", "stopped", "diverged")
-
-COLUMNS = {
-    "run": "name of the run: what stands out in its config, and a digest of all of it",
-    "status": "complete, failed, diverged, stopped or interrupted",
-    "reason": "why a run is not complete",
-    "data": "data set",
-    "model": "the student's model",
-    "width": "its width",
-    "parameters": "its number of parameters",
-    "multiply_adds": "multiply-adds of its linear and convolutional layers, for one image",
-    "teacher": "teacher; none for losses that do not use one",
-    "teacher_digest": "SHA-256 of everything that decides the teacher",
-    "teacher_test_errors": "its errors on the test set",
-    "loss": "loss",
-    "temperature": "its temperature, if it has one",
-    "alpha": "weight of its soft term, if it has one",
-    "transfer": "transfer set: all, omit, only or fraction",
-    "transfer_classes": "the classes omitted or kept, separated by spaces",
-    "transfer_fraction": "the share of each class that is kept",
-    "transfer_examples": "number of examples in the transfer set",
-    "seed": "seed of the student",
-    "epochs": "epochs it was trained for, or is to be",
-    "batch_size": "examples in a batch",
-    "optimizer": "optimizer",
-    "lr": "its highest learning rate",
-    "weight_decay": "its weight decay",
-    "precision": "fp32 or bf16, as used",
-    "device": "cpu or cuda, as used",
-    "train_loss": "training loss in the last epoch, mean over its steps",
-    "train_soft": "the soft term of it, before its weight alpha",
-    "train_hard": "the hard term of it, before its weight 1 - alpha",
-    "val_errors": "errors on the validation split, if there is one",
-    "val_accuracy": "accuracy there",
-    "val_loss": "cross-entropy there, at temperature 1",
-    "pareto": "whether no run has fewer validation errors or parameters, and no more of both",
-    "test_errors": "errors on the test set",
-    "test_accuracy": "accuracy there",
-    "test_loss": "cross-entropy there, at temperature 1",
-    "val_errors_by_class": "errors on the validation split among each class, separated by spaces",
-    "test_errors_by_class": "errors on the test set among each class, separated by spaces",
-    "bias_shift": "for omit and only: the shift of these classes' biases with the fewest errors on "
-    "the validation split, or on all training images where there is none",
-    "bias_shift_val_errors": "errors on the validation split after that shift",
-    "bias_shift_test_errors": "errors on the test set after that shift",
-    "bias_shift_test_errors_by_class": "the same among each class",
-    "oracle_shift": "the same shift, chosen on the test set (as in the paper)",
-    "oracle_shift_test_errors": "errors on the test set after that shift",
-    "oracle_shift_test_errors_by_class": "the same among each class",
-    "seconds": "wall time of the student, its share of the stack's; the teacher's not included",
-    "version": "version of distill",
-    "directory": "the run's directory, from that of the summary",
-}
-
-# Keys of the config that the columns above show, or that name places on one machine.
-SHOWN = {
-    *("model.width", "loss.temperature", "loss.alpha", "optim.lr", "optim.weight_decay", "seed"),
-    *("train.epochs", "train.batch_size", "transfer.classes", "transfer.fraction"),
-    *("device", "precision", "data.root", "teacher.cache", "teacher.path", "teacher.name"),
-}
+# What reading a damaged result raises.
+DAMAGED = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
 
 def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
@@ -109,21 +50,26 @@ def read(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is damaged.
     """
-    result = json.loads(path.read_text(encoding="utf-8"))
+    with naming(path):
+        text = path.read_text(encoding="utf-8")
+    result = json.loads(text)
     if not isinstance(result, dict) or result.pop("digest", None) != digest(result):
         raise ValueError(f"{path} is damaged")
     return result
 
 
-def finished(directory: Path, run: str) -> dict[str, Any] | None:
-    """The result of ``run`` in ``directory`` if it ended for good; None if it is to be trained.
+def ended(directory: Path) -> dict[str, Any] | None:
+    """The result in ``directory`` if it is of a run that ended for good; None if there is none.
 
     It did if it is complete, was stopped, or diverged, which it would again. A damaged one is named
     in a warning.
+
+    Raises:
+        OSError: a file cannot be read, which says nothing of what it holds.
     """
     try:
         result = read(directory / RESULT)
-        if result["status"] not in ENDED or result["run"] != run:
+        if result["status"] not in ENDED:
             return None
         whole = [WEIGHTS] if result["status"] == "complete" else []
         files = {HISTORY, *whole, *result["files"]}
@@ -132,13 +78,23 @@ def finished(directory: Path, run: str) -> dict[str, Any] | None:
         if error.filename == str(directory / RESULT):
             return None
         damaged = [Path(error.filename).name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except DAMAGED:
         damaged = [RESULT]
     if damaged:
         names = ", ".join(sorted(damaged))
         log.warning("%s has damaged files (%s) and is trained again", directory, names)
         return None
     return result
+
+
+def finished(directory: Path, run: str) -> dict[str, Any] | None:
+    """The result of ``run`` in ``directory`` if it ended for good; None if it is to be trained.
+
+    Raises:
+        OSError: as `ended`.
+    """
+    result = ended(directory)
+    return result if result is not None and result["run"] == run else None
 
 
 def rungs(directory: Path, column: str, result: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
@@ -149,31 +105,59 @@ def rungs(directory: Path, column: str, result: Mapping[str, Any]) -> Iterator[t
             yield epoch, float(rows[column][epoch])
 
 
-def clear(directory: Path, *, keep: bool) -> None:
-    """Remove what an earlier try left in ``directory``; with ``keep``, put it aside."""
+def clear(directory: Path, *, keep: bool, config: str | None = None) -> None:
+    """Make room for a run: remove the failed result of an earlier try, and put aside all others.
+
+    With ``keep`` the failed one goes aside too. ``config`` names a folder that goes with a result.
+
+    Raises:
+        OSError: what is there cannot be read or moved.
+    """
     tidy(directory)
-    if keep:
-        put_aside(directory)
-    for name in (RESULT, HISTORY, WEIGHTS):
+    try:
+        failed = read(directory / RESULT)["status"] not in ENDED
+    except (FileNotFoundError, *DAMAGED):
+        failed = False
+    if keep or not failed:
+        put_aside(directory, config)
+    for name in OWN:
         (directory / name).unlink(missing_ok=True)
 
 
-def put_aside(directory: Path) -> None:
-    """Move the result of an earlier run, and the files that belong to it, into a folder below."""
-    if not (directory / RESULT).exists():
+def put_aside(directory: Path, config: str | None = None) -> None:
+    """Move what an earlier run left, and the folder ``config`` with its own, into a folder below.
+
+    The result goes last: until then, what is there is not taken for a new run's.
+    """
+    left = [name for name in OWN if (directory / name).exists()]
+    if left in ([], [HISTORY]):
         return
     number = next(n for n in itertools.count(1) if not (directory / EARLIER / str(n)).exists())
     folder = directory / EARLIER / str(number)
     folder.mkdir(parents=True)
-    for name in (RESULT, HISTORY, WEIGHTS):
-        if (directory / name).exists():
-            (directory / name).rename(folder / name)
+    if config is not None and (directory / config).exists():
+        left.insert(0, config)
+    for name in left:
+        (directory / name).rename(folder / name)
 
 
 def paths(folder: Path) -> list[Path]:
-    """The results below ``folder``, in the order of their names, but for those put aside."""
-    found = sorted(folder.rglob(RESULT))
-    return [path for path in found if EARLIER not in path.relative_to(folder).parts]
+    """The results below ``folder``, in the order of their names, but for those put aside.
+
+    Of a folder that cannot be read, it is taken to hold one.
+    """
+    closed: list[Path] = []
+
+    def on_error(error: OSError) -> None:
+        if Path(error.filename) != folder:
+            closed.append(Path(error.filename) / RESULT)
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=on_error):
+        folders[:] = [name for name in folders if name != EARLIER]
+        if RESULT in files or RESULT in folders:
+            found.append(Path(place) / RESULT)
+    return sorted([*found, *closed])
 
 
 def line(result: Mapping[str, Any]) -> str:
@@ -220,10 +204,11 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _pareto(frame: pd.DataFrame) -> "pd.Series[Any]":
     """Whether each complete run is on the front of validation errors and parameters."""
-    done = frame[(frame["status"] == "complete") & frame["val_errors"].notna()]
-    least = done.groupby("parameters")["val_errors"].min()
-    front = least[least < least.cummin().astype(float).shift(fill_value=math.inf)]
-    return (done["val_errors"] == done["parameters"].map(front)).astype(object)
+    done = frame[frame["status"].eq("complete") & frame["val_errors"].notna()]
+    figures = done[["parameters", "val_errors"]].astype(float)
+    least = figures.groupby("parameters")["val_errors"].min()
+    front = least[least < least.cummin().shift(fill_value=math.inf)]
+    return (figures["val_errors"] == figures["parameters"].map(front)).astype("boolean")
 
 
 def _row(path: Path, folder: Path) -> dict[str, Any]:
@@ -236,11 +221,13 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
             if key not in SHOWN and not key.endswith("._target_")
         }
         row = dict(leaves({key: value for key, value in result.items() if key in COLUMNS}))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
-        reason = told(error) or f"{RESULT} is damaged"
+    except (OSError, *DAMAGED) as error:
+        status, reason = "failed", told(error) or f"{RESULT} is damaged"
+        if isinstance(error, OSError) and not isinstance(error, IsADirectoryError):
+            status, reason = "unreadable", f"cannot be read ({reason})"  # and may be complete
         return {
             "run": path.parent.name,
-            "status": "failed",
+            "status": status,
             "reason": reason,
             "directory": directory,
         }
@@ -250,14 +237,32 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
 def summary(folder: Path) -> pd.DataFrame:
     """A row for each result below ``folder``, in the order of their names."""
     rows = [_row(path, folder) for path in paths(folder)]
-    frame = pd.DataFrame(rows)
-    for key in frame.columns.intersection(["seed", "teacher.seed"]):
-        if frame[key].dtype.kind == "f":  # where some rows lack one, which would round the others
-            frame[key] = pd.Series([row.get(key) for row in rows], dtype=object)
-    others = sorted(set(frame.columns) - set(COLUMNS))
-    frame = frame.reindex(columns=[*COLUMNS, *others])
+    others = sorted({key for row in rows for key in row} - set(COLUMNS))
+    columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*COLUMNS, *others]}
+    frame = pd.DataFrame(columns)
     frame["pareto"] = _pareto(frame)
     return frame
+
+
+def read_summary(path: str | Path) -> pd.DataFrame:
+    """The summary of a sweep: a row a run, in the types of `distill.columns`.
+
+    Args:
+        path: a sweep's folder, whose results are read as they are now (or, where none lie there,
+            its summary.csv); or a summary.csv.
+
+    Raises:
+        OSError: there is none, or it cannot be read.
+        ValueError: it is not a CSV.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if paths(path):
+            return summary(path)
+        path /= SUMMARY
+    cells = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    lists = {str(n): [None if pd.isna(c) else c for c in cells[n]] for n in cells}
+    return pd.DataFrame({n: typed(n, parsed(n, column)) for n, column in lists.items()})
 
 
 def write_summary(folder: Path) -> pd.DataFrame:

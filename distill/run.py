@@ -5,6 +5,7 @@ Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, 
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from distill import __version__, checkpoint, interrupt, results, store
 from distill.checkpoint import Checkpoint
+from distill.columns import COLUMNS
+from distill.config import ConfigError
 from distill.fit import RunError, evaluator, find_teacher, prepare, soft_targets, train
 from distill.gallery import gallery
 from distill.job import Job, multiply_adds, parameters
@@ -24,6 +27,11 @@ from distill.stack import Stack
 from distill.train import History, Values
 
 log = logging.getLogger(__name__)
+
+# What to do where another run's files lie.
+ELSEWHERE = (
+    "choose another hydra.run.dir (for sweeps hydra.sweep.dir, hydra.sweep.subdir), or resume=false"
+)
 
 
 def failure(result: dict[str, Any]) -> RunError | None:
@@ -42,9 +50,15 @@ def fail(
     text = store.told(error) if isinstance(error, OSError) else None
     reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
     bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
-    for job, body, directory in zip(jobs, bodies, directories, strict=True):
+    for k, (job, body, directory) in enumerate(zip(jobs, bodies, directories, strict=True)):
         try:
-            # An error before they trained leaves what an earlier try had made.
+            if job.run.resume and (before := results.finished(directory, job.name)) is not None:
+                bodies[k] = before  # it ended before the error came
+                continue
+            # An error before they trained leaves what an earlier try had made, and one after that
+            # weights without a result.
+            if not (directory / results.RESULT).exists():
+                (directory / results.WEIGHTS).unlink(missing_ok=True)
             results.clear(directory, keep=not job.run.resume)
             results.write(directory, body, [])
         except OSError as problem:
@@ -60,14 +74,55 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
     """The result of the job, if ``directory`` holds it and the job may resume.
 
     One that was stopped is that only of a job which the same halving would stop.
+
+    Raises:
+        ConfigError: ``directory`` holds what another run came to, or its checkpoint.
+        OSError: what it holds cannot be read, and may be whole.
     """
-    result = results.finished(directory, job.name) if job.run.resume else None
+    if not job.run.resume:
+        return None
+    try:
+        result = results.ended(directory)
+        begun = checkpoint.members(directory)
+    except OSError as error:
+        text = f"{error.strerror}; it may be whole, so nothing was changed: make it readable"
+        raise OSError(error.errno, text, error.filename) from error
+    if result is not None and result["run"] != job.name:
+        what = f"holds the result of another run, {result['run']} ({result['status']})"
+        raise ConfigError(f"{directory} {what}: {ELSEWHERE}, which puts it aside")
+    if begun and job.name not in begun:
+        what = f"holds the checkpoint of another run, {begun[0]}"
+        raise ConfigError(f"{directory} {what}: {ELSEWHERE}, which removes it")
     if result is None or result.get("halving", own := job.run.halving.model_dump()) != own:
         return None
     # One here holds the last result of its stack (see `execute`), and was about to be removed.
     (directory / checkpoint.FILE).unlink(missing_ok=True)
     store.tidy(directory)  # what was killed after its result, as it copied its log
     return result
+
+
+def kind(job: Job) -> dict[str, str]:
+    """What the machine decides of a job whose precision or device is auto."""
+    precision = "bf16" if job.setting.dtype == torch.bfloat16 else "fp32"
+    return {"precision": precision, "device": job.setting.device.type}
+
+
+def unlike(kept: Sequence[tuple[Job, dict[str, Any]]]) -> str | None:
+    """A line on the kept results that this machine would not have made; None if there are none."""
+    pairs = [({k: result.get(k) for k in own}, own) for job, result in kept if (own := kind(job))]
+    others = Counter(
+        (" on ".join(map(str, theirs.values())), " on ".join(own.values()))
+        for theirs, own in pairs
+        if theirs != own
+    )
+    if not others:
+        return None
+    texts = [f"{n} of {len(kept)} in {theirs}, not {own}" for (theirs, own), n in others.items()]
+    same = " ".join(f"{key}={value}" for key, value in kind(kept[0][0]).items())
+    return (
+        f"kept of another kind than this machine trains: {'; '.join(texts)}; to have one kind, "
+        f"train all with {same} in another directory, or here again with resume=false"
+    )
 
 
 def execute(
@@ -81,15 +136,17 @@ def execute(
     result. An error that ends all of them is written into each one's result, and raised again.
     ``trained`` is called before the first of the results is written, which make the runs count.
     """
+    first = jobs[0].run
+    if first.resume:
+        checkpoint.members(directories[0])  # one that cannot be read ends it before any change
     for job, directory in zip(jobs, directories, strict=True):
         results.clear(directory, keep=not job.run.resume)
-    first = jobs[0].run
     runs = [job.name for job in jobs]
     saved = Checkpoint(directories[0] / checkpoint.FILE, runs, 60 * first.checkpoint.every)
     if not first.resume:
         saved.remove()
     try:
-        stack, history, facts = _fit(jobs, saved, directories[0].parent)
+        stack, history, facts = _fit(jobs, saved, directories[0])
         detail = _detail(jobs[0], stack) if history.members else {}
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
@@ -100,7 +157,7 @@ def execute(
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
     for k, (job, directory) in reversed([*enumerate(zip(jobs, directories, strict=True))]):
-        last = {n: v for n, v in history.rows[k][-1].items() if n in results.COLUMNS and n != "lr"}
+        last = {n: v for n, v in history.rows[k][-1].items() if n in COLUMNS and n != "lr"}
         share = len(history.rows[k]) / sum(map(len, history.rows))
         body = _head(job) | facts | last
         body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
@@ -152,12 +209,14 @@ def _fit(
 
 
 def _show(job: Job, digest: str, soft: Tensor, folder: Path) -> None:
-    """Write what the teacher says of some training examples, once a teacher and ``folder``."""
+    """Write what the teacher says of some training examples into ``folder``, if that can be."""
     path = folder / f"{results.DIGITS}-{digest[:8]}.json"
-    if not path.exists():
-        images, labels = job.data.train_images, job.data.train_labels
-        centre = soft[:, soft.shape[1] // 2].cpu()
+    images, labels = job.data.train_images, job.data.train_labels
+    centre = soft[:, soft.shape[1] // 2].cpu()
+    try:
         store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
+    except OSError as error:
+        log.warning("no digits could be written: %s", store.told(error) or error)
 
 
 def _head(job: Job) -> dict[str, Any]:
@@ -188,8 +247,7 @@ def _head(job: Job) -> dict[str, Any]:
         "optimizer": run.optim.name,
         "lr": run.optim.lr,
         "weight_decay": run.optim.weight_decay,
-        "precision": "bf16" if job.setting.dtype == torch.bfloat16 else "fp32",
-        "device": job.setting.device.type,
+        **kind(job),
         "version": __version__,
         "config": run.model_dump(by_alias=True, exclude=unsaid),
     }

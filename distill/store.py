@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def digest(content: Any) -> str:
 
 def file_digest(path: Path) -> str:
     """The SHA-256 (64 hex digits) of a file's bytes."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -80,12 +80,16 @@ def told(error: BaseException) -> str | None:
 def write(path: Path, make: Callable[[Path], object], *, sync: bool = True) -> None:
     """Let ``make`` write ``path`` so that a reader finds the old file or the new, never a part.
 
-    Without ``sync``, which takes its time, that does not hold for a machine that loses its power.
+    It has the mode that the umask gives, whatever ``make`` gives it. Without ``sync``, which takes
+    its time, the first does not hold for a machine that loses its power.
     """
     scratch = _scratch(path)
     with naming(path):
         try:
+            scratch.touch()
+            mode = scratch.stat().st_mode
             make(scratch)
+            scratch.chmod(mode)  # safetensors makes files that their owner alone may read
             if sync:
                 with scratch.open("rb") as file:
                     os.fsync(file.fileno())
@@ -101,22 +105,28 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     write(path, make, sync=sync)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``, which may be held already by whoever asks.
+def lock(folder: Path) -> FileLock:
+    """Take the lock of ``folder``, which may be held already by whoever asks.
 
     Whoever else wants it waits, and says so.
     """
-    lock = FileLock(folder.absolute() / LOCK, is_singleton=True)
+    taken = FileLock(folder.absolute() / LOCK, is_singleton=True)
     try:
-        lock.acquire(timeout=0)
+        taken.acquire(timeout=0)
     except Timeout:
         log.warning("another process is at work in %s: waiting for it", folder)
-        lock.acquire()
+        taken.acquire()
+    return taken
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of ``folder``."""
+    taken = lock(folder)
     try:
         yield
     finally:
-        lock.release()
+        taken.release()
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
@@ -146,7 +156,7 @@ def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     takes its place in one step, its manifest (facts and the digest of each file) written last.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or what is in it cannot be read.
     """
     if (facts := _read(folder)) is not None:
         return facts
@@ -167,8 +177,14 @@ def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, A
             files = {path.name: file_digest(path) for path in sorted(scratch.iterdir())}
             manifest = {"facts": facts, "files": files}
             write_text(scratch / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            shutil.rmtree(folder, ignore_errors=True)
+            mode = (scratch / MANIFEST).stat().st_mode
+            for name in files:  # as in `write`
+                (scratch / name).chmod(mode)
+            old = _scratch(folder)
+            with suppress(FileNotFoundError):
+                folder.rename(old)
             scratch.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

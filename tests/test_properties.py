@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from distill import naming, plan, results, store
+from distill.columns import COLUMNS, SHOWN
 from distill.config import parse
 from distill.job import Job
 from distill.plan import Stack
-from distill.results import COLUMNS, SHOWN
 
 many = settings(
     max_examples=200,

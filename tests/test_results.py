@@ -1,9 +1,13 @@
 """Results and the summary: rebuilt from files, tidy, complete."""
 
+import errno
 import json
+import os
+import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pandas as pd
 import pytest
@@ -11,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import distill
 from distill import results, tables
-from distill.results import COLUMNS, leaves, summary, write, write_summary
+from distill.columns import COLUMNS
+from distill.report import reading
+from distill.results import leaves, summary, write, write_summary
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:
@@ -175,3 +182,104 @@ def test_only_a_run_of_that_name_that_ended_for_good_is_finished(home: Path) -> 
         assert results.finished(home, "a") is not None
     results.write(home, {"run": "a", "status": "complete"}, [])
     assert results.finished(home, "a") is None  # it has no weights
+
+
+def titles(folder: Path) -> list[str]:
+    return [str(t.title).partition("\n")[2] for t in tables.tables(summary(folder))]
+
+
+def taught(width: int, seed: int = 0, **facts: Any) -> dict[str, Any]:
+    config = {"teacher": {"model": {"width": width}, "seed": seed}}
+    digest = f"{width}-{seed}"
+    return {
+        "seed": seed, "teacher": "mlp_1200", "teacher_digest": digest, "teacher_test_errors": width,
+        "config": config, **facts,
+    }  # fmt: skip
+
+
+def test_teachers_that_differ_have_tables_and_lines_of_their_own(home: Path) -> None:
+    for width in (4, 16):
+        for seed in (0, 1):  # teacher.seed=${seed}
+            put(home, f"{width}-{seed}", **taught(width, seed, test_errors=width + 2 * seed))
+    assert titles(home) == ["teacher.model.width=4", "teacher.model.width=16"]
+    text = shown(home)
+    assert "mean over 2 seeds" in text and "5.0" in text and "17.0" in text
+    line = "teacher mlp_1200 (teacher.model.width=4, teacher.seed=1) on d: 4 test errors"
+    assert line in text
+
+
+def test_machines_and_unnamed_teachers_are_told_apart(home: Path) -> None:
+    put(home, "a", precision="bf16", seed=0)
+    put(home, "b", precision="fp32", seed=1)
+    assert titles(home) == ["precision=bf16", "precision=fp32"]
+    put(home, "c", precision="fp32", **taught(4, teacher_digest="x" * 64))
+    put(home, "d", precision="fp32", **taught(4, teacher_digest="y" * 64))
+    assert {"teacher_digest=xxxxxxxx", "teacher_digest=yyyyyyyy"} <= {
+        part for title in titles(home) for part in title.split(", ")
+    }
+
+
+def test_n_is_that_of_the_cell(home: Path) -> None:
+    for name, seed, temperature in (("a", 0, 1.0), ("b", 1, 1.0), ("c", 0, 2.0)):
+        put(home, name, seed=seed, temperature=temperature, test_errors=seed + 4)
+    text = shown(home)
+    assert "mean over n seeds" in text
+    assert "4.5 (n=2)" in text and "4.0 (n=1)" in text
+
+
+def test_many_settings_are_listed(home: Path) -> None:
+    for k in range(8):
+        put(home, f"{k}", lr=0.001 * (k + 1), test_errors=k + 10)
+    text = shown(home)
+    assert "0.008" in text and "17" in text
+
+
+BIG = 2**53 + 1
+
+
+def test_the_summary_is_read_in_its_types_in_each_way(home: Path) -> None:
+    config = {"teacher": {"seed": BIG, "jitter": None}, "test": True, "model": {"dropout": 1.0}}
+    classes = {"transfer_classes": "3", "test_errors_by_class": "1 2 3"}
+    put(home, "a", config=config, **classes, val_errors=4, parameters=5)
+    put(home, "b", width=None, test_errors=None, status="failed", reason="NA", config={})
+    assert "16.0" not in write_summary(home).to_csv()
+    text = (home / "summary.csv").read_text()
+    assert str(BIG) in text
+    (home / "alone").mkdir()
+    (home / "alone" / "summary.csv").write_text(text)
+    for frame in (summary(home), distill.summary(home), distill.summary(home / "alone")):
+        kinds = {name: str(frame[name].dtype) for name in frame}
+        whole = ("width", "seed", "test_errors", "teacher.seed")
+        assert {kinds[name] for name in whole} == {"Int64"}
+        assert {kinds[n] for n in ("transfer_classes", "test_errors_by_class")} == {"string"}
+        assert {kinds["pareto"], kinds["test"]} == {"boolean"}
+        assert {kinds[name] for name in ("alpha", "model.dropout")} == {"float64"}
+        assert frame["teacher.seed"][0] == BIG
+        assert frame["transfer_classes"][0] == "3"
+        assert frame["reason"][1] == "NA"
+        assert frame["width"].isna().tolist() == [False, True]
+
+
+def test_a_result_that_may_not_be_read_is_no_failed_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(home, "a")
+    closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(Path, "read_text", MagicMock(side_effect=closed))
+    row = summary(home).iloc[0]
+    assert row["status"] == "unreadable"
+    assert row["reason"] == f"cannot be read ({home}/a/result.json: Permission denied)"
+
+
+def test_a_folder_that_one_may_only_read_is_summarised(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(home, "a")
+    closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(home / ".summary.lock"))
+    monkeypatch.setattr(tables, "write_summary", MagicMock(side_effect=closed))
+    monkeypatch.setattr(sys, "argv", ["distill-summary", str(home)])
+    tables.main()
+    out = capsys.readouterr().out
+    assert "test errors, mean over 1 seed" in out
+    assert f"summary.csv could not be written ({home}/.summary.lock: Permission denied)" in out
+    assert len(reading.sweep(home).runs) == 1  # from the results themselves

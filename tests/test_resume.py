@@ -1,5 +1,6 @@
 """Sweeps that are run again, stopped, killed, damaged, or started twice at once."""
 
+import errno
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import torch
 from conftest import SMALL, Cli, make_job, same
 from safetensors.torch import load
 
-from distill import fit, interrupt, results
+from distill import fit, interrupt, results, run
 from distill.checkpoint import FILE, Checkpoint, members
 from distill.results import WEIGHTS
 from distill.store import locked
@@ -30,7 +31,8 @@ def summary() -> pd.DataFrame:
 
 
 def weights() -> dict[str, Any]:
-    return {path.parent.name: load(path.read_bytes()) for path in Path("sweep").rglob(WEIGHTS)}
+    found = (path.with_name(WEIGHTS) for path in results.paths(Path("sweep")))
+    return {path.parent.name: load(path.read_bytes()) for path in found if path.exists()}
 
 
 @pytest.mark.parametrize("launcher", ["stack", "basic"])
@@ -291,3 +293,110 @@ def test_a_signal_after_the_last_check_is_not_lost() -> None:
     with pytest.raises(interrupt.Interrupt, match="by SIGTERM"), interrupt.deferred():
         os.kill(os.getpid(), signal.SIGTERM)
     assert not interrupt.asked()
+
+
+@pytest.mark.parametrize("launcher", [None, "stack", "basic"])
+def test_the_result_of_another_run_is_refused_or_put_aside(
+    launcher: str | None, cli: Cli, home: Path, trained: list[str]
+) -> None:
+    sweep = ("-m", f"hydra/launcher={launcher}", "hydra.sweep.subdir=${hydra.job.num}")
+    place = sweep if launcher else ("hydra.run.dir=sweep/0",)
+    command = (*SMALL, "hydra.sweep.dir=sweep", *place)
+    assert cli(*command).code == 0
+    folder = home / "sweep" / "0"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = cli(*command, "seed=1")
+    assert refused.code == 1
+    assert f"{folder} holds the result of another run, {trained[0]}" in refused.err
+    assert {path: path.read_bytes() for path in before} == before
+    assert "finished before" in cli(*command).out
+    assert len(trained) == 1
+    assert cli(*command, "seed=1", "resume=false").code == 0
+    aside = folder / results.EARLIER / "1"
+    kept = (results.RESULT, WEIGHTS, ".hydra/config.yaml")
+    assert [(aside / name).read_bytes() for name in kept] == [before[folder / n] for n in kept]
+    assert results.read(folder / results.RESULT)["seed"] == 1
+
+
+@pytest.mark.parametrize("file", [results.RESULT, results.HISTORY, WEIGHTS])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_not_damaged(
+    file: str, number: int, cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli(*SMALL, "hydra.run.dir=run")
+    (home / "run" / ".lock").touch()
+    before = {p: p.read_bytes() for p in (home / "run").iterdir() if p.is_file()}
+
+    def closing(real: Any) -> Any:
+        def closed(self: Path, *rest: Any, **more: Any) -> Any:
+            if self.name == file:
+                raise OSError(number, os.strerror(number))
+            return real(self, *rest, **more)
+
+        return closed
+
+    with monkeypatch.context() as patch:
+        for name in ("open", "read_text"):
+            patch.setattr(Path, name, closing(getattr(Path, name)))
+        done = cli(*SMALL, "hydra.run.dir=run")
+    assert done.code == 1
+    [line] = done.err.splitlines()
+    assert line.startswith(f"{home}/run/{file}: {os.strerror(number)}; it may be whole")
+    assert {p: p.read_bytes() for p in before} == before
+    assert not (home / "run" / results.EARLIER).exists()
+    assert "finished before" in cli(*SMALL, "hydra.run.dir=run").out
+
+
+def test_a_try_that_fails_leaves_the_damaged_one_before_it(home: Path) -> None:
+    results.write(home, {"run": "a", "status": "complete"}, [])  # it has no weights
+    assert results.finished(home, "a") is None
+    results.clear(home, keep=False)
+    assert results.read(home / results.EARLIER / "1" / results.RESULT)["run"] == "a"
+
+
+def test_an_error_after_a_result_leaves_it(home: Path) -> None:
+    job = make_job()
+    results.write(home, {"run": job.name, "status": "stopped", "test_errors": 3}, [])
+    [body] = run.fail([job], [home], RuntimeError("the worker died"))
+    assert body["status"] == "stopped"
+    assert results.read(home / results.RESULT)["test_errors"] == 3
+
+
+def test_kept_runs_of_another_kind_of_machine_are_told_of(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for fast, values in ((True, "0,1"), (False, "0,1,2")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"amx_bf16": fast})
+        done = cli("-m", *SMALL, "device=cpu", "hydra.sweep.dir=sweep", f"seed={values}")
+        assert done.code == 0
+    said = "2 of 2 in bf16 on cpu, not fp32 on cpu"
+    assert said in done.out + done.err + caplog.text
+    assert "precision=bf16" in done.out and "precision=fp32" in done.out
+    assert "mean over 3 seeds" not in done.out
+
+
+def test_a_checkpoint_of_another_kind_is_not_used(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = ready()
+    saved = Checkpoint(home / FILE, ["a", "b", "c"], 0.0)
+    saved.write(training, training.run())
+    jobs = [make_job("precision=fp32", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
+    soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
+    assert saved.restore(fit.prepare(jobs, soft)) is None
+    assert "in torch.bfloat16 on cpu and not used" in caplog.text
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o027])
+def test_files_have_the_modes_of_the_umask(umask: int, cli: Cli, home: Path) -> None:
+    before = os.umask(umask)
+    try:
+        cli(*SMALL, "hydra.run.dir=a/run", "teacher.cache=cache")
+    finally:
+        os.umask(before)
+    files = [p for part in ("a", "cache") for p in (home / part).rglob("*") if p.is_file()]
+    assert {p.name: p.stat().st_mode & 0o777 for p in files} == {
+        p.name: 0o666 & ~umask for p in files
+    }
+    assert {WEIGHTS, "teacher.safetensors", "logits.safetensors"} <= {p.name for p in files}
+    assert [p.name for p in (home / "a").iterdir()] == ["run"]  # nothing beside the run

@@ -178,7 +178,9 @@ def test_a_sweep_shows_what_its_teacher_says_of_examples(home: Path) -> None:
     job = make_job("precision=fp32")
     (home / "sweep" / "run").mkdir(parents=True)
     [result] = execute([job], [home / "sweep" / "run"])
-    shown = json.loads((home / "sweep" / f"digits-{result['teacher_digest'][:8]}.json").read_text())
+    shown = json.loads(
+        (home / "sweep" / "run" / f"digits-{result['teacher_digest'][:8]}.json").read_text()
+    )
     assert 4 < len(shown) <= 8
     soft = fit.soft_targets(job.setting, job.run.teacher, 5.0)[:, 0]
     doubt = soft.softmax(-1).sort(-1).values[:, -2]

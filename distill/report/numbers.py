@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from distill.columns import COLUMNS
 from distill.report.findings import Digit, Estimate
 from distill.report.statistics import Interval, interval
-from distill.results import COLUMNS
 
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 _KNOWN = {
@@ -98,9 +98,11 @@ def share(value: float, sign: str = "") -> str:
 
 def text(value: object) -> str:
     """The value of a setting as people read it; nothing for a missing one."""
+    if value is None or value is pd.NA:
+        return ""
     if isinstance(value, float):
         return "" if math.isnan(value) else f"{value:.6g}"
-    return "" if value is None else str(value)
+    return str(value)
 
 
 def errors(runs: pd.DataFrame) -> str | None:

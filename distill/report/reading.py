@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 import yaml
 
 from distill.report.findings import Digit, Sweep
-from distill.results import DIGITS, HISTORY, SUMMARY, SWEEP
+from distill.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
 
 
 class ReportError(Exception):
@@ -25,8 +26,9 @@ def sweep(folder: Path) -> Sweep:
     """
     path = folder / SUMMARY
     try:
-        frame = pd.read_csv(path)
-        runs = frame[frame["status"] == "complete"].reset_index(drop=True)
+        # Where none could be written, the results speak for themselves.
+        frame = read_summary(path if path.exists() else folder)
+        runs = frame[frame["status"].eq("complete").fillna(value=False)].reset_index(drop=True)
     except FileNotFoundError as error:
         hint = "give the directory of a sweep, or rebuild it with distill-summary"
         raise ReportError(f"DIR={folder}: there is no {SUMMARY} in it; {hint}") from error
@@ -41,7 +43,7 @@ def sweep(folder: Path) -> Sweep:
         runs,
         _commands(folder),
         _curves(folder, runs),
-        _digits(folder),
+        _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
     )
 
 
@@ -66,9 +68,12 @@ def _curves(folder: Path, runs: pd.DataFrame) -> pd.DataFrame | None:
     return pd.concat(found, ignore_index=True) if found else None
 
 
-def _digits(folder: Path) -> tuple[Digit, ...]:
-    """What one teacher of the sweep says of some digits."""
-    for path in sorted(folder.glob(f"{DIGITS}-*.json")):
+def _digits(folders: Iterable[Path]) -> tuple[Digit, ...]:
+    """What one teacher of the sweep says of some digits, which lies in the first of these folders.
+
+    It lies in those of runs; earlier versions wrote it into the sweep's.
+    """
+    for path in (path for folder in folders for path in sorted(folder.glob(f"{DIGITS}-*.json"))):
         try:
             return tuple(map(_digit, json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,0 +1,148 @@
+"""The columns of the summary: the one table of their types and meanings, which reading follows.
+
+Columns are only ever added to. Accuracies are shares of 1, losses are means over examples in nats,
+seconds are wall time. Beside those below, each key of the config that they do not show has a column
+of its own name (`model.depth`, `teacher.model.width`, ...); where files lie is left out.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+
+class Column(NamedTuple):
+    """A column of the summary: how its values are read, and what they mean."""
+
+    type: str
+    meaning: str
+
+
+# Text, whole numbers, numbers, and truths; each may be missing.
+TEXT, WHOLE, NUMBER, TRUTH = "string", "Int64", "float64", "boolean"
+
+COLUMNS = {
+    "run": Column(
+        TEXT, "name of the run: what stands out in its config, and a digest of all of it"
+    ),
+    "status": Column(TEXT, "complete, failed, diverged, stopped, interrupted or unreadable"),
+    "reason": Column(TEXT, "why a run is not complete"),
+    "data": Column(TEXT, "data set"),
+    "model": Column(TEXT, "the student's model"),
+    "width": Column(WHOLE, "its width"),
+    "parameters": Column(WHOLE, "its number of parameters"),
+    "multiply_adds": Column(
+        WHOLE, "multiply-adds of its linear and convolutional layers, for one image"
+    ),
+    "teacher": Column(TEXT, "teacher; none for losses that do not use one"),
+    "teacher_digest": Column(TEXT, "SHA-256 of everything that decides the teacher"),
+    "teacher_test_errors": Column(WHOLE, "its errors on the test set"),
+    "loss": Column(TEXT, "loss"),
+    "temperature": Column(NUMBER, "its temperature, if it has one"),
+    "alpha": Column(NUMBER, "weight of its soft term, if it has one"),
+    "transfer": Column(TEXT, "transfer set: all, omit, only or fraction"),
+    "transfer_classes": Column(TEXT, "the classes omitted or kept, separated by spaces"),
+    "transfer_fraction": Column(NUMBER, "the share of each class that is kept"),
+    "transfer_examples": Column(WHOLE, "number of examples in the transfer set"),
+    "seed": Column(WHOLE, "seed of the student"),
+    "epochs": Column(WHOLE, "epochs it was trained for, or is to be"),
+    "batch_size": Column(WHOLE, "examples in a batch"),
+    "optimizer": Column(TEXT, "optimizer"),
+    "lr": Column(NUMBER, "its highest learning rate"),
+    "weight_decay": Column(NUMBER, "its weight decay"),
+    "precision": Column(TEXT, "fp32 or bf16, as used"),
+    "device": Column(TEXT, "cpu or cuda, as used"),
+    "train_loss": Column(NUMBER, "training loss in the last epoch, mean over its steps"),
+    "train_soft": Column(NUMBER, "the soft term of it, before its weight alpha"),
+    "train_hard": Column(NUMBER, "the hard term of it, before its weight 1 - alpha"),
+    "val_errors": Column(WHOLE, "errors on the validation split, if there is one"),
+    "val_accuracy": Column(NUMBER, "accuracy there"),
+    "val_loss": Column(NUMBER, "cross-entropy there, at temperature 1"),
+    "pareto": Column(
+        TRUTH, "whether no run has fewer validation errors or parameters, and no more of both"
+    ),
+    "test_errors": Column(WHOLE, "errors on the test set"),
+    "test_accuracy": Column(NUMBER, "accuracy there"),
+    "test_loss": Column(NUMBER, "cross-entropy there, at temperature 1"),
+    "val_errors_by_class": Column(
+        TEXT, "errors on the validation split among each class, separated by spaces"
+    ),
+    "test_errors_by_class": Column(
+        TEXT, "errors on the test set among each class, separated by spaces"
+    ),
+    "bias_shift": Column(
+        NUMBER,
+        "for omit and only: the shift of these classes' biases with the fewest errors on the "
+        "validation split, or on all training images where there is none",
+    ),
+    "bias_shift_val_errors": Column(WHOLE, "errors on the validation split after that shift"),
+    "bias_shift_test_errors": Column(WHOLE, "errors on the test set after that shift"),
+    "bias_shift_test_errors_by_class": Column(TEXT, "the same among each class"),
+    "oracle_shift": Column(NUMBER, "the same shift, chosen on the test set (as in the paper)"),
+    "oracle_shift_test_errors": Column(WHOLE, "errors on the test set after that shift"),
+    "oracle_shift_test_errors_by_class": Column(TEXT, "the same among each class"),
+    "seconds": Column(
+        NUMBER, "wall time of the student, its share of the stack's; the teacher's not included"
+    ),
+    "version": Column(TEXT, "version of distill"),
+    "directory": Column(TEXT, "the run's directory, from that of the summary"),
+}
+
+# Keys of the config that the columns above show, or that name places on one machine.
+SHOWN = {
+    *("model.width", "loss.temperature", "loss.alpha", "optim.lr", "optim.weight_decay", "seed"),
+    *("train.epochs", "train.batch_size", "transfer.classes", "transfer.fraction"),
+    *("device", "precision", "data.root", "teacher.cache", "teacher.path", "teacher.name"),
+}
+
+
+def _fits(values: Sequence[Any], kind: str) -> bool:
+    """Whether a column of these values can be of this type, each of them exactly."""
+    if kind == WHOLE:
+        return all(type(v) is int and abs(v) < 2**63 for v in values)
+    if kind == NUMBER:
+        return all(type(v) is float or (type(v) is int and abs(v) <= 2**53) for v in values)
+    return all(type(v) is (bool if kind == TRUTH else str) for v in values)
+
+
+def typed(name: str, values: Sequence[Any]) -> "pd.Series[Any]":
+    """A column of the summary, in the type that it has, or that its values have."""
+    known = [value for value in values if value is not None]
+    own = [COLUMNS[name].type] if name in COLUMNS else []
+    kinds = [*own, TRUTH, WHOLE, NUMBER, TEXT] if known else [*own, NUMBER]
+    kind = next((k for k in kinds if _fits(known, k)), "object")
+    return pd.Series(values, dtype=kind)
+
+
+def parsed(name: str, cells: Sequence[str | None]) -> Sequence[Any]:
+    """The values that the ``cells`` of a column in summary.csv stand for."""
+    known = [cell for cell in cells if cell is not None]
+    if name in COLUMNS:
+        kind = COLUMNS[name].type
+    else:
+        forms = _FORMS.items()
+        kind = next((k for k, form in forms if all(map(form.fullmatch, known))), TEXT)
+    try:
+        return [None if cell is None else _READ[kind](cell) for cell in cells]
+    except (ValueError, KeyError):
+        return cells
+
+
+def _whole(text: str) -> int:
+    """A whole number, which earlier versions wrote as 16.0 beside blanks."""
+    return int(text.removesuffix(".0"))
+
+
+# How text reads as each type, and how that of a key of the config looks.
+_READ: dict[str, Callable[[str], Any]] = {
+    TEXT: str,
+    WHOLE: _whole,
+    NUMBER: float,
+    TRUTH: {"True": True, "False": False}.__getitem__,
+}
+_FORMS = {
+    TRUTH: re.compile("True|False"),
+    WHOLE: re.compile("-?(0|[1-9][0-9]*)"),
+    NUMBER: re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]+)?"),
+}
