@@ -16,7 +16,7 @@ FLOORS = [
     | {"logs"}
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
-    {"data", "stack", "optim"},
+    {"data", "stack", "optim", "contracts"},
     {"train", "evaluate", "gallery"},
     {"teacher", "checkpoint"},
     {"config", "results"},
