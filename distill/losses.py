@@ -64,9 +64,11 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(student: Tensor, teacher: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
         z, v = student.mT, teacher.mT.contiguous()  # (..., C, B), as in `_log_softmax`
-        teachers = (v - v.amax(-2, keepdim=True)) / t
+        largest, top = v.max(-2, keepdim=True)
+        teachers = (v - largest) / t
         p = F.softmax(teachers, -2)
         u = z - v
+        u -= u.gather(-2, top.expand(*u.shape[:-2], 1, -1))  # so E_p w is exact where p is nearly 1
         u -= (p * u).sum(-2, keepdim=True)
         x = u / t
         growth = x.expm1().mul_(t)  # T (exp(x) - 1)
