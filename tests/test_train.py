@@ -329,3 +329,15 @@ def test_a_temperature_without_weight_changes_no_figure(home: Any) -> None:
         assert len({result[key] for result in results}) == 1
     assert results[0]["status"] == "complete"
     assert all(math.isfinite(result["train_soft"]) for result in results)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_parameter_that_is_not_finite_is_seen_without_any_loss(value: float) -> None:
+    """A unit of bias -inf is silent, and no loss shows it."""
+    training = prepare([make_job("loss=hard")] * 3, None)
+    with torch.no_grad():
+        training.stack.parameters["layers.0.bias"][1, 2] = value
+        training.stack.parameters["layers.0.bias"][2] = -3e38
+    assert training.stack.finite().tolist() == [True, False, True]
+    masks = training._finite({"train_loss": torch.zeros(3)})
+    assert masks["the parameters are"].tolist() == [True, False, True]
