@@ -34,6 +34,14 @@ Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of normal numbers in float32
+
+
+def in_float32(value: float) -> bool:
+    """Whether float32, in which all is trained, holds ``value`` to all its digits."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
 class ConfigError(Exception):
     """A config that cannot be run; a line for each key, with its value and what is allowed."""
 
@@ -70,6 +78,16 @@ class Data(Component):
     validation: Share
     mean: float
     std: PositiveFloat
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        alone = in_float32(self.mean) and in_float32(self.std)  # or `parse` names them
+        if alone and not (in_float32(1 / (255 * self.std)) and in_float32(self.mean / self.std)):
+            raise ValueError(
+                f"mean={self.mean:g} and std={self.std:g}: 1 / (255 std) and mean / std must be "
+                "numbers that float32 holds"
+            )
+        return self
 
 
 class Optim(Component):
@@ -303,12 +321,25 @@ def parse(config: DictConfig) -> Run:
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, schema))) from error
     assert isinstance(run, Run)
+    beyond = [(k, v) for k, v in _floats(run.model_dump(by_alias=True)) if not in_float32(v)]
+    if beyond:
+        allowed = f"allowed are 0 and sizes from {SMALLEST:.3g} to {LARGEST:.3g}, as in float32"
+        raise ConfigError("\n".join(f"{key}={value}: {allowed}" for key, value in beyond))
     if run.distils and run.teacher.model is None:
         raise ConfigError(
             f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
             "without one the loss must be hard"
         )
     return run
+
+
+def _floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The floats of a checked config, with their dotted keys."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, dict | list | tuple):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _floats(part, f"{key}.{name}".lstrip("."))
 
 
 def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:

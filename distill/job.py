@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill import machine, store
-from distill.config import Component, ConfigError, Data, Run, Teacher
+from distill.config import Component, ConfigError, Data, Run, Teacher, targets
+from distill.contracts import fault_of_forward, fault_of_loss, fault_of_parts
 from distill.data import Dataset, load
 from distill.data.views import Images
 from distill.seeds import generator
@@ -56,6 +57,7 @@ class Job:
             raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
         if len(self.index) == 0:
             raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
+        check_loss(run.loss, self.data.classes)
         parameters(run.model, run.data, "model")
         if run.distils and run.teacher.model is not None:
             parameters(run.teacher.model, run.data, "teacher.model")
@@ -125,8 +127,6 @@ def root(data: Data) -> Path:
 # Keyed by the target, since the schema of a section is made anew for each config.
 @lru_cache(maxsize=2)
 def _load(target: str, options: tuple[tuple[str, Any], ...]) -> Dataset:
-    from distill.config import targets
-
     return load(targets("data")[target], **dict(options))
 
 
@@ -178,15 +178,38 @@ def build(model: Component, data: Dataset, key: str) -> nn.Module:
     return module
 
 
-@lru_cache(maxsize=64)
-def parameters(model: Component, data: Data, key: str) -> int:
-    """The number of parameters of one member of ``model``, which was made for nothing else.
+def check_loss(loss: Component, classes: int) -> None:
+    """See that the training loop can use a loss, whatever its alpha.
 
     Raises:
-        ConfigError: as `build` does, or they do not fit into this machine's memory.
+        ConfigError: it cannot.
+    """
+    for name, value in loss.options.items():
+        if not isinstance(value, int | float):
+            raise ConfigError(f"loss.{name}={value}: what a loss takes must be numbers")
+    options = loss.options | ({"alpha": 0.0} if "alpha" in loss.options else {})
+    fault = _fault_of_loss(loss.target, tuple(options.items()), classes)
+    if fault is not None:
+        raise ConfigError(f"loss={loss.name}: {fault}")
+
+
+@lru_cache(maxsize=1024)
+def _fault_of_loss(target: str, options: tuple[tuple[str, Any], ...], classes: int) -> str | None:
+    return fault_of_loss(targets("loss")[target], dict(options), classes)
+
+
+@lru_cache(maxsize=64)
+def parameters(model: Component, data: Data, key: str) -> int:
+    """The number of parameters of one member of ``model``, once it was seen that it can be trained.
+
+    Raises:
+        ConfigError: as `build` does, they do not fit into this machine's memory, or the training
+            loop cannot use the model.
     """
     with torch.device("meta"):
         module = build(model, read(data), key)
+    if (fault := fault_of_parts(module)) is not None:
+        raise ConfigError(f"{key}={model.name}: {fault}")
     count = sum(p.numel() for p in module.parameters())
     if 4 * count > (memory := machine.memory()):
         sizes = ", ".join(f"{key}.{n}={v}" for n, v in model.options.items() if isinstance(v, int))
@@ -194,6 +217,10 @@ def parameters(model: Component, data: Data, key: str) -> int:
             f"{sizes}: the parameters take {decimal(4 * count)}; "
             f"this process may have {decimal(memory)} of memory"
         )
+    dataset = read(data)
+    fault = fault_of_forward(partial(build, model, dataset, key), dataset.shape, dataset.classes)
+    if fault is not None:
+        raise ConfigError(f"{key}={model.name}: {fault}")
     return count
 
 
@@ -203,7 +230,8 @@ def multiply_adds(model: Component, data: Data) -> int:
     counts: list[int] = []
 
     def count(layer: nn.Module, _: object, out: Tensor) -> None:
-        weight = layer.get_parameter("weight")
+        weight = layer.weight  # which a parametrization may make, so it is no parameter
+        assert isinstance(weight, Tensor)
         counts.append(weight.numel() * (out.numel() // len(weight)))  # each is used at each place
 
     with torch.random.fork_rng(devices=[]):

@@ -12,15 +12,105 @@ Letters: B examples in a batch, C classes, T temperature, N = C in Hinton, Vinya
 "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, below "the paper".
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 __all__ = ["hard", "kd", "logits"]
 
 Weight = Annotated[float, Field(ge=0, le=1)]
+
+
+def _within(temperature: float) -> float:
+    """See that the products with T below stay in the range of float32."""
+    if not 1e-6 <= temperature <= 1e30:
+        raise PydanticCustomError("range", "Input should be from 1e-6 to 1e30")
+    return temperature
+
+
+Temperature = Annotated[PositiveFloat, AfterValidator(_within)]
+
+
+def _weighted(weight: Tensor | float, term: Tensor) -> Tensor:
+    """``weight * term`` of a number and (B,); 0 where the weight is 0, whatever the term is."""
+    weight = torch.as_tensor(weight, dtype=term.dtype, device=term.device)
+    # The largest number in place of inf and nan, so that the derivative by the weight stays huge.
+    bounded = term.nan_to_num(nan=torch.finfo(term.dtype).max)
+    return weight * torch.where(weight == 0, bounded, term)
+
+
+def _mixed(alpha: Tensor | float, soft: Tensor, hard: Tensor) -> Tensor:
+    """``alpha * soft + (1 - alpha) * hard``, where a term of weight 0 spoils nothing."""
+    return _weighted(alpha, soft) + _weighted(1 - alpha, hard)
+
+
+class _Divergence(torch.autograd.Function):
+    """``T^2 KL(p || q)`` of student and teacher logits (..., B, C); its gradient is made with it.
+
+    The formula as it stands, and q - p, are differences of numbers that agree in ever more digits
+    as T grows. With x = (w - E_p w) / T and w = z - v, q is p exp(x) over its sum, so that
+
+        KL = log E_p exp(x) = log(1 + E_p phi),  phi = exp(x) - 1 - x >= 0,
+        q - p = p (exp(x) - 1 - E_p phi) / (1 + E_p phi),
+
+    where nothing cancels but within phi, for which a series stands in at small x. Where exp(x)
+    grows too large, p and q differ so much that the plain formulas are exact.
+    """
+
+    @staticmethod
+    def forward(student: Tensor, teacher: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        z, v = student.mT, teacher.mT.contiguous()  # (..., C, B), as in `_log_softmax`
+        largest, top = v.max(-2, keepdim=True)
+        teachers = (v - largest) / t
+        p = F.softmax(teachers, -2)
+        u = z - v
+        u -= u.gather(-2, top.expand(*u.shape[:-2], 1, -1))  # so E_p w is exact where p is nearly 1
+        u -= (p * u).sum(-2, keepdim=True)
+        x = u / t
+        growth = x.expm1().mul_(t)  # T (exp(x) - 1)
+        series = (x / 6).add_(0.5).mul_(x).mul_(u)  # T phi
+        small = x.abs() < torch.finfo(x.dtype).eps ** (1 / 3)
+        s = torch.where(small, series, growth - u).mul_(p).sum(-2, keepdim=True)
+        y = s / t  # E_p phi
+        value = t * s * torch.where(y > torch.finfo(y.dtype).eps, y.log1p() / y, 1.0)
+        gradient = growth.sub_(s).mul_(p).div_(1 + y)
+        steep = ~y.isfinite()
+        if z.is_cuda or steep.any():  # rare, and on a GPU it would take longer to ask
+            students = (z - z.amax(-2, keepdim=True)) / t
+            q = F.softmax(students, -2)
+            scale = (p.amax(-2, keepdim=True) / q.amax(-2, keepdim=True)).log()
+            kl = scale + (p * (teachers - students)).sum(-2, keepdim=True)
+            value = torch.where(steep, t * (t * kl.clamp(min=0)), value)
+            gradient = torch.where(steep, t * (q - p), gradient)
+        return value.squeeze(-2), gradient.mT
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Any, tuple[int, int]]:
+        """Map over members: their axis comes first."""
+        z, v, t = (
+            x if dim is None else x.movedim(dim, 0) for x, dim in zip(inputs, dims, strict=True)
+        )
+        z = z if dims[0] is not None else z.expand(info.batch_size, *z.shape)
+        v = v if dims[1] is None or v.dim() == z.dim() else v.unsqueeze(1)
+        t = t if dims[2] is None else t.reshape(-1, *[1] * (z.dim() - 1))
+        return _Divergence.apply(z, v, t), (0, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None]:
+        if any(ctx.needs_input_grad[1:]):
+            raise NotImplementedError("kd has a gradient by student_logits and alpha alone")
+        (gradient,) = ctx.saved_tensors
+        weight = outer[0].unsqueeze(-1)
+        return (weight * gradient).masked_fill_(weight == 0, 0), None, None
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
@@ -39,7 +129,7 @@ def kd(
     teacher_logits: Tensor,
     labels: Tensor,
     *,
-    temperature: PositiveFloat,
+    temperature: Temperature,
     alpha: Weight,
 ) -> Tensor:
     """Knowledge distillation: ``alpha T^2 KL(p || q) + (1 - alpha) CE``, returns (B,).
@@ -48,10 +138,8 @@ def kd(
     labels at temperature 1. The gradient of the soft term is (q - p) / T before the factor T^2,
     which keeps its weight against CE when T changes (the paper, section 2).
     """
-    p = _log_softmax(teacher_logits / temperature)
-    q = _log_softmax(student_logits / temperature)
-    soft = temperature**2 * (p.exp() * (p - q)).sum(-1)
-    return alpha * soft + (1 - alpha) * hard(student_logits, None, labels)
+    soft, _ = _Divergence.apply(student_logits, teacher_logits, temperature)
+    return _mixed(alpha, soft, hard(student_logits, None, labels))
 
 
 def logits(
@@ -65,4 +153,4 @@ def logits(
     z = student_logits - student_logits.mean(-1, keepdim=True)
     v = teacher_logits - teacher_logits.mean(-1, keepdim=True)
     soft = (z - v).square().mean(-1) / 2
-    return alpha * soft + (1 - alpha) * hard(student_logits, None, labels)
+    return _mixed(alpha, soft, hard(student_logits, None, labels))

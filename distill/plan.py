@@ -22,7 +22,7 @@ from distill.config import Run
 from distill.evaluate import FEWEST
 from distill.fit import evaluator, prepare
 from distill.job import Job
-from distill.seeds import generator
+from distill.seeds import generator, seeded
 from distill.train import Training
 
 log = logging.getLogger(__name__)
@@ -118,12 +118,14 @@ def _ready(jobs: Sequence[Job]) -> Training:
 
 def _steps(training: Training, count: int) -> int:
     """Make ``count`` steps, or as many as an epoch has, at learning rate 0; returns how many."""
-    training.stack.train(generator(0, "plan", on=training.transfer.index.device))
+    device = training.transfer.index.device
+    training.stack.train(generator(0, "plan", on=device))
     batches = training.transfer.batches(0, 0, training.plan.batch_size)
     done = 0
-    for index, view in islice(batches, count):
-        training.step(index, view, 0.0)
-        done += 1
+    with seeded(0, device):
+        for index, view in islice(batches, count):
+            training.step(index, view, 0.0)
+            done += 1
     return done
 
 

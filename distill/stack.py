@@ -4,6 +4,7 @@ Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
@@ -12,10 +13,28 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from distill.models import MLP, Dropout
+from distill.seeds import seeded
 
 # Matrix units read rows in whole tiles, of at most 64 bytes, and multiply what lies beyond the
 # end by 0. Where that is the next member's, which may not be finite, the product is not either.
 TILE = 32
+
+
+def _is_plain_mlp(module: nn.Module) -> bool:
+    """Whether a module is the MLP just as it was written, which `Stack` has a faster way for."""
+    if type(module) is not MLP or "forward" in vars(module):
+        return False
+    kinds = {nn.ModuleList: 2, nn.Linear: len(module.dropouts), Dropout: len(module.dropouts)}
+    parts = list(module.modules())[1:]
+    layers = range(len(module.dropouts))
+    names = [f"layers.{i}.{kind}" for i in layers for kind in ("weight", "bias")]
+    return (
+        Counter(type(part) for part in parts) == kinds
+        and [name for name, _ in module.named_parameters()] == names
+        and not any(
+            value for part in [module, *parts] for n, value in vars(part).items() if "_hooks" in n
+        )
+    )
 
 
 class Stack:
@@ -30,8 +49,7 @@ class Stack:
     def __init__(
         self, build: Callable[[], nn.Module], members: int, seed: int, device: torch.device
     ) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed, torch.device("cpu")):
             self.module = build()
         self.module.to(device)
         self.parameters = {
@@ -39,6 +57,7 @@ class Stack:
             for name, value in self.module.named_parameters()
         }
         self.leaves: dict[str, Tensor] = {}
+        self.fast = _is_plain_mlp(self.module)
 
     @property
     def members(self) -> int:
@@ -58,7 +77,7 @@ class Stack:
     def _copies(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The parameters in ``dtype``; the rows of an MLP's first weights are whole tiles apart."""
         copies = {name: value.detach().to(dtype) for name, value in self.parameters.items()}
-        if isinstance(self.module, MLP) and dtype.itemsize == 2:
+        if self.fast and dtype.itemsize == 2:
             weight = copies["layers.0.weight"]
             inputs = weight.shape[-1]
             copies["layers.0.weight"] = F.pad(weight, (0, -inputs % TILE))[..., :inputs]
@@ -80,7 +99,7 @@ class Stack:
 
         Products are made in the type of ``x``, with leaves or copies of the parameters in it.
         """
-        return self._mlp(self.module, x) if isinstance(self.module, MLP) else self.generic(x)
+        return self._mlp(x) if self.fast else self.generic(x)
 
     def _cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
         if self.leaves and next(iter(self.leaves.values())).dtype == dtype:
@@ -96,13 +115,14 @@ class Stack:
 
         return torch.vmap(member, randomness="same")(self._cast(x.dtype))
 
-    def _mlp(self, module: MLP, x: Tensor) -> Tensor:
+    def _mlp(self, x: Tensor) -> Tensor:
         """The same for the MLP: one product for the first layer of all members, then batched.
 
         The examples are the last axis throughout: so no product needs a transposed copy, and the
         loss runs over the classes with all examples side by side.
         """
-        parameters = self._cast(x.dtype)
+        module, parameters = self.module, self._cast(x.dtype)
+        assert isinstance(module, MLP)
         weights, biases = (
             [parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
             for kind in ("weight", "bias")
@@ -127,8 +147,17 @@ class Stack:
     def constrain_(self) -> None:
         """Project the parameters as the module asks for, if it does."""
         constrain = getattr(self.module, "constrain_", None)
-        if constrain is not None and constrain(self.parameters):
+        if constrain is not None and constrain(self.parameters) is not False:
             self.refresh()
+
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """A mask (K,) of the members whose parameters are all finite."""
+        largest = [
+            torch.linalg.vector_norm(p.flatten(1), torch.inf, dim=1)
+            for p in self.parameters.values()
+        ]
+        return torch.stack(largest).isfinite().all(0)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from distill.data.views import Images
 from distill.memory import kept
 from distill.optim import Optimizer, Schedule, factor
-from distill.seeds import generator
+from distill.seeds import derive, generator, seeded
 from distill.stack import Stack
 
 Loss = Callable[..., Tensor]
@@ -101,9 +101,9 @@ class Training:
         """Train the stack in place; returns the history of each member.
 
         What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
-        loss is not finite leaves the stack at the end of the epoch, as does one that is not among
-        the best at a rung of the plan, and its neighbours go on. With a ``history``, that of a
-        `restore`, training goes on after its last epoch.
+        losses or parameters are not finite leaves the stack at the end of the epoch, as does one
+        that is not among the best at a rung of the plan, and its neighbours go on. With a
+        ``history``, that of a `restore`, training goes on after its last epoch.
         """
         plan, stack = self.plan, self.stack
         if history is None:
@@ -116,16 +116,20 @@ class Training:
             device = self.transfer.index.device
             stack.train(generator(self.seed, "dropout", epoch, on=device))
             sums = torch.zeros(len(terms), stack.members, device=device)
-            for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
-                scale = factor(step, plan.epochs * per_epoch, plan.schedule, plan.warmup)
-                sums += self.step(index, view, scale)
-                step += 1
+            # What a model draws from torch's global generators follows from the seed, too.
+            with seeded(derive(self.seed, "torch", epoch), device):
+                for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
+                    scale = factor(step, plan.epochs * per_epoch, plan.schedule, plan.warmup)
+                    sums += self.step(index, view, scale)
+                    step += 1
             stack.eval()
             values = dict(zip(terms, sums / examples, strict=True)) | evaluate(stack)
             self._record(history, epoch, values, scale)
-            finite = values["train_loss"].isfinite()
-            reason = f"the training loss is not finite in epoch {epoch}"
-            self._part(history.members, finite, history.diverged, reason)
+            finite = torch.ones(stack.members, dtype=torch.bool, device=device)
+            for what, whole in self._finite(values).items():
+                reason = f"{what} not finite in epoch {epoch}"
+                self._part(history.members, whole[finite], history.diverged, reason)
+                finite &= whole
             if epoch in plan.rungs:
                 most = ceil(len(history.rows) / plan.factor ** (plan.rungs.index(epoch) + 1))
                 reason = f"after epoch {epoch}, the best {most} of {len(history.rows)} went on"
@@ -134,6 +138,17 @@ class Training:
             history.epoch = epoch
             on_epoch(history, values)
         return history
+
+    def _finite(self, values: Values) -> Values:
+        """Masks (K,) of the members with finite losses, and parameters after the last step.
+
+        The training loss says nothing of what that step did. A term of the loss that has weight 0
+        may be what it likes.
+        """
+        losses = {"the training loss is": "train_loss"}
+        losses |= {f"{name} is": name for name in ("val_loss", "test_loss") if name in values}
+        masks = {what: values[name].isfinite() for what, name in losses.items()}
+        return masks | {"the parameters are": self.stack.finite()}
 
     def state(self) -> dict[str, Tensor]:
         """The parameters and the optimizer's state, of the members that are left."""
@@ -189,7 +204,10 @@ class Training:
         # alpha, which the backward pass gives, is soft - hard.
         gradient = torch.zeros_like(total) if slope.grad is None else slope.grad
         difference = gradient * len(index)
-        return torch.stack([total, total + (1 - alpha) * difference, total - alpha * difference])
+        # Where a term has all the weight, it is the loss, whatever the other is.
+        all_soft = torch.where(alpha == 1, total, total + (1 - alpha) * difference)
+        all_hard = torch.where(alpha == 0, total, total - alpha * difference)
+        return torch.stack([total, all_soft, all_hard])
 
     def _record(self, history: History, epoch: int, values: Values, scale: float) -> None:
         columns = {name: value.tolist() for name, value in values.items()}

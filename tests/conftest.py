@@ -1,11 +1,13 @@
 """What the tests share: a home of their own, the command line in this process, small configs."""
 
+import importlib
 import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from distill import fit, job, plan, run
 from distill.__main__ import main
-from distill.config import parse
+from distill.config import GROUPS, _schema, parse, targets
 from distill.job import Job
 from distill.naming import CONF
 
@@ -152,6 +154,34 @@ def composed(*overrides: str) -> DictConfig:
 def make_job(*overrides: str) -> Job:
     """The checked job of a small run."""
     return Job(parse(composed(*SMALL, *overrides)))
+
+
+Offer = Callable[..., Job]
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Offer]:
+    """The checked job of a small run whose ``key`` is a loss or model of the test's own."""
+
+    def offer(key: str, target: Callable[..., Any], *overrides: str) -> Job:
+        group = key.rpartition(".")[2]
+        module = importlib.import_module(GROUPS[group][0])
+        name = target.__name__
+        monkeypatch.setattr(module, name, target, raising=False)
+        monkeypatch.setattr(module, "__all__", [*module.__all__, name])
+        targets.cache_clear()
+        job.parameters.cache_clear()
+        config = composed(*SMALL, *overrides)
+        section = {"_target_": f"{module.__name__}.{name}"}
+        if group == "loss":
+            section |= {n: v for n, v in config.loss.items() if n in signature(target).parameters}
+        OmegaConf.update(config, key, section, merge=False)
+        return Job(parse(config))
+
+    yield offer
+    monkeypatch.undo()
+    for cached in (targets, _schema, job.parameters, job.multiply_adds, job._fault_of_loss):
+        cached.cache_clear()
 
 
 def options(group: str) -> list[str]:

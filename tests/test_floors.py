@@ -17,7 +17,7 @@ FLOORS = [
     | {"logs", "columns"}
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
-    {"data", "stack", "optim"},
+    {"data", "stack", "optim", "contracts"},
     {"train", "evaluate", "gallery"},
     {"teacher", "checkpoint"},
     {"config", "results"},

@@ -1,5 +1,9 @@
 """Losses: against NumPy in float64, against torch, and by the paper's identities."""
 
+from collections.abc import Callable
+from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -66,7 +70,6 @@ def test_gradients_reach_logit_matching_as_t_grows() -> None:
     gaps = [(gradient(z, v, t) - limit).abs().max().item() for t in (1e2, 1e3, 1e4)]
     assert gaps[1] < gaps[0] / 8
     assert gaps[2] < gaps[1] / 8
-    # At T = 1e7 the difference of softmaxes has lost half of float64's digits, the gap is 1e-6.
     torch.testing.assert_close(gradient(z, v, 1e7), limit, atol=1e-6, rtol=1e-5)
 
 
@@ -83,6 +86,80 @@ def test_logits_is_the_limit_of_kd_and_ignores_shifts() -> None:
     losses.logits(shifted + 3, v, LABELS, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
     zero = z - z.mean(-1, keepdim=True) - v + v.mean(-1, keepdim=True)
     torch.testing.assert_close(shifted.grad, zero / C)
+
+
+def exactly(z: list[float], v: list[float], t: float) -> tuple[float, list[float]]:
+    """T^2 KL and its gradient by the formula, to 110 digits."""
+    with localcontext(prec=110, Emax=MAX_EMAX, Emin=MIN_EMIN):
+        scale = Decimal(t)
+        terms = [[(Decimal(x) / scale).exp() for x in row] for row in (v, z)]
+        p, q = ([e / sum(row) for e in row] for row in terms)
+        kl = sum(a * (a.ln() - b.ln()) for a, b in zip(p, q, strict=True))
+        return float(kl * scale**2), [float((b - a) * scale) for a, b in zip(p, q, strict=True)]
+
+
+@pytest.mark.parametrize("t", [1e-6, 0.01, 1.0, 20.0, 1e3, 1e5, 1e7, 1e20, 1e30])
+@pytest.mark.parametrize("classes", [2, 10])
+def test_kd_in_float32_is_right_at_every_temperature(t: float, classes: int) -> None:
+    far, teacher = (logits_of(n, 3, classes, dtype=torch.float32) for n in (2, 3))
+    certain = torch.zeros(1, classes)
+    certain[:, 0] = 300
+    z = torch.cat([far, 100 * far, teacher + far / 100, teacher, far[:1]])
+    v = torch.cat([teacher, 100 * teacher, teacher, teacher, certain])
+    values, gradients = soft_term(z, v, t)
+    for value, found, student, own in zip(
+        values.tolist(), gradients.tolist(), z.tolist(), v.tolist(), strict=True
+    ):
+        expected, gradient = exactly(student, own, t)
+        assert value == pytest.approx(expected, rel=1e-3, abs=1e-9)
+        scale = max(abs(x) for x in gradient)
+        assert found == pytest.approx(gradient, rel=1e-3, abs=max(1e-4 * scale, 1e-6))
+    assert not values[9:12].any() and not gradients[9:12].any()  # the student is the teacher
+
+
+def soft_term(z: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """The values and gradients of kd's soft term, mapped over two members of one temperature."""
+    own = z.expand(2, *z.shape).clone().requires_grad_()
+
+    def member(z: Tensor, t: Tensor) -> Tensor:
+        return losses.kd(z, v, torch.zeros(len(v)).long(), temperature=t, alpha=1.0)  # type: ignore[arg-type]
+
+    values = torch.vmap(member)(own, torch.tensor([t, t]))
+    [gradients] = torch.autograd.grad(values.sum(), own)
+    assert torch.equal(*values) and torch.equal(*gradients)
+    return values.detach()[0], gradients[0]
+
+
+def test_kd_with_many_classes() -> None:
+    z, v = (logits_of(n, 4, 1000, dtype=torch.float32) for n in (0, 1))
+    for t in (1.0, 1e4):  # where float64 has digits to spare
+        values, gradients = soft_term(z, v, t)
+        p, q = ((x.double() / t).softmax(-1) for x in (v, z))
+        torch.testing.assert_close(
+            values.double(), t**2 * (p * (p / q).log()).sum(-1), rtol=1e-4, atol=0
+        )
+        torch.testing.assert_close(gradients.double(), t * (q - p), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [partial(losses.kd, temperature=1e30), losses.logits])
+def test_a_term_of_weight_0_spoils_nothing(loss: Callable[..., Tensor]) -> None:
+    """The soft term of the first example is beyond float32."""
+    z, v = logits_of(0, B, C, dtype=torch.float32), logits_of(1, B, C, dtype=torch.float32)
+    z[0] *= 1e30
+    z, alpha = z.requires_grad_(), torch.zeros((), requires_grad=True)
+    value = loss(z, v, LABELS, alpha=alpha)
+    expected = losses.hard(z, None, LABELS)
+    assert torch.equal(value, expected)
+    found, slope = torch.autograd.grad(value.sum(), (z, alpha))
+    torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), z)[0])
+    assert slope > 1e38  # and no small number that hides how far the soft term is
+
+
+def test_kd_says_what_it_has_no_gradient_by() -> None:
+    z, v = logits_of(0, B, C), logits_of(1, B, C).requires_grad_()
+    value = losses.kd(z.requires_grad_(), v, LABELS, temperature=2.0, alpha=0.5).sum()
+    with pytest.raises(NotImplementedError, match="by student_logits and alpha alone"):
+        torch.autograd.backward(value)
 
 
 @pytest.mark.parametrize("name", options("loss"))

@@ -1,9 +1,17 @@
 """Models and dropout: shapes, statistics, the max-norm constraint."""
 
+import random
+from math import prod
+from typing import Any
+
 import pytest
 import torch
-from conftest import make_job, options
+import torch.nn.functional as F
+from conftest import Offer, make_job, options
+from torch import Tensor, nn
 
+from distill.config import ConfigError
+from distill.fit import prepare
 from distill.job import build, multiply_adds
 from distill.models import MLP, Dropout
 
@@ -65,3 +73,114 @@ def test_multiply_adds_are_those_of_the_products() -> None:
     assert count("model.width=8") == 144 * 8 + 8 * 8 + 8 * 4
     sides = 144 * 9 * 1 * 3 + 36 * 9 * 3 * 6  # two convolutions, at 12 x 12 and 6 x 6 pixels
     assert count("model=cnn", "model.width=3") == sides + 6 * 3 * 3 * 4
+
+
+def test_multiply_adds_of_a_weight_that_is_computed(offered: Offer) -> None:
+    class Normed(MLP):
+        def __init__(self, inputs: Any, classes: int, *, width: int = 8) -> None:
+            super().__init__(inputs, classes, width=width)
+            for layer in self.layers:
+                torch.nn.utils.parametrizations.weight_norm(layer)
+
+    job = offered("model", Normed)
+    assert multiply_adds(job.run.model, job.run.data) == 144 * 8 + 8 * 8 + 8 * 4
+
+
+class Small(nn.Module):
+    """One linear layer."""
+
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(prod(inputs), classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.layer(x.flatten(1))
+        return logits
+
+
+class Buffered(Small):
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__(inputs, classes)
+        self.normal = nn.BatchNorm1d(classes)
+
+
+class Frozen(Small):
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__(inputs, classes)
+        self.layer.bias.requires_grad_(False)
+
+
+class Double(Small):
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__(inputs, classes)
+        self.double()
+
+
+class Lazy(Small):
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__(inputs, classes)
+        self.layer = nn.LazyLinear(classes)
+
+
+class Empty(Small):
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__(inputs, classes)
+        del self.layer
+
+
+class Restless(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x))
+
+
+class Unseeded(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (random.random() if self.training else 1)
+
+
+class Wide(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).repeat(1, 2)
+
+
+class Failing(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, 1:])
+
+
+REFUSED = {
+    Buffered: "it has buffers, which .*: normal.running_mean, normal.running_var, normal.num_b",
+    Frozen: "it has parameters without requires_grad, .*: layer.bias$",
+    Double: "it has parameters that are not float32: layer.weight, layer.bias$",
+    Lazy: "it has parameters of unknown shape: layer.weight, layer.bias$",
+    Empty: "it has no parameters$",
+    Restless: "it is random in evaluation, too",
+    Unseeded: "its randomness does not come from torch's generators",
+    Wide: r"it returns \(2, 8\) for 2 images; needed is \(2, 4\)$",
+    Failing: r"it fails on images \(1, 12, 12\): RuntimeError",
+}
+
+
+@pytest.mark.parametrize("model", REFUSED)
+@pytest.mark.parametrize("key", ["model", "teacher.model"])
+def test_a_model_that_cannot_be_trained_is_refused(
+    model: type[Small], key: str, offered: Offer
+) -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(ConfigError, match=f"^{key}={model.__name__.lower()}: {REFUSED[model]}"):
+        offered(key, model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_with_normalised_groups_is_trained(offered: Offer) -> None:
+    class Grouped(Small):
+        def __init__(self, inputs: Any, classes: int) -> None:
+            super().__init__(inputs, classes)
+            self.normal = nn.GroupNorm(2, classes)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.normal(super().forward(x))
+            return logits
+
+    stack = prepare([offered("model", Grouped, "loss=hard")], None).stack
+    assert set(stack.parameters) == {"layer.weight", "layer.bias", "normal.weight", "normal.bias"}

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from distill import optim
 from distill.optim import SGD, AdamW, Optimizer, factor
 
 LR, DECAY = [0.1, 0.01, 0.003], [0.0, 0.1, 0.5]
@@ -67,6 +68,19 @@ def test_equals_torch_also_after_members_left(
     for place, k in enumerate(members):
         for p, q in zip(stacked, alone[k], strict=True):
             torch.testing.assert_close(p[place], q)
+
+
+@pytest.mark.parametrize("chunk", [1, 50, 2**20])
+def test_members_of_one_rate_are_all_updated(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond the first chunk, too."""
+    monkeypatch.setattr(optim, "CHUNK", chunk)
+    size = 2**19 if chunk == 2**20 else 20  # so that a chunk has one member or two
+    stacked = [torch.zeros(5, size).requires_grad_()]
+    optimizer = SGD(stacked, stacked, lr=[0.1] * 5, weight_decay=[0.0] * 5, momentum=0.0)
+    assert len(optimizer.chunks) == (5 if chunk == 1 else 3)
+    stacked[0].grad = torch.ones(5, size)
+    optimizer.step(1.0)
+    assert torch.equal(stacked[0].detach(), torch.full((5, size), -0.1))
 
 
 def test_schedules() -> None:

@@ -1,15 +1,18 @@
 """The training loop and the stack: K members together are the K members alone."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_job, options
+from conftest import Offer, make_job, options
+from torch import nn
 
 from distill.data.views import Images
-from distill.fit import prepare
+from distill.fit import RunError, prepare
 from distill.job import Job, build
+from distill.models import MLP
 from distill.run import execute
 from distill.stack import Stack
 from distill.train import TransferSet
@@ -202,3 +205,139 @@ def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
     plan = Plan(300, 8, "cosine", 0.0, torch.float32)
     history = Training(stack, optimizer, transfer, logits, {"alpha": torch.ones(1)}, plan, 0).run()
     assert history.rows[0][-1]["train_loss"] < 0.01 * history.rows[0][0]["train_loss"]
+
+
+class Doubled(MLP):
+    """The MLP with another forward."""
+
+    def __init__(self, inputs: Any, classes: int, *, width: int = 8) -> None:
+        super().__init__(inputs, classes, width=width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def hooked(inputs: Any, classes: int, *, width: int = 8) -> MLP:
+    module = MLP(inputs, classes, width=width)
+    module.layers[1].register_forward_hook(lambda _, __, out: 2 * out)
+    return module
+
+
+def smooth(inputs: Any, classes: int, *, width: int = 8) -> MLP:
+    module = MLP(inputs, classes, width=width)
+    module.dropouts[1] = nn.Softplus()
+    return module
+
+
+def tied(inputs: Any, classes: int, *, width: int = 8) -> MLP:
+    module = MLP(inputs, classes, width=width, depth=3)
+    module.layers[2] = module.layers[1]
+    return module
+
+
+@pytest.mark.parametrize("model", [Doubled, hooked, smooth, tied])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_that_was_named_is_the_one_that_is_trained(
+    model: Any, dtype: torch.dtype, offered: Offer
+) -> None:
+    job = offered("model", model, "loss=hard")
+    stack = prepare([job], None).stack
+    stack.eval()
+    x = torch.rand(5, *job.data.shape)
+    module = job.run.model.function(job.data.shape, job.data.classes, width=8)
+    module.load_state_dict(stack.state(0), strict=False)
+    rtol = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(stack(x.to(dtype))[0].float(), module(x), rtol=rtol, atol=rtol)
+
+
+def test_a_projection_that_says_nothing_reaches_the_leaves(offered: Offer) -> None:
+    class Halved(MLP):
+        def __init__(self, inputs: Any, classes: int) -> None:
+            super().__init__(inputs, classes, width=8)
+
+        def constrain_(self, parameters: Any) -> None:  # type: ignore[override]
+            for value in parameters.values():
+                value.mul_(0.5)
+
+    stack = prepare([offered("model", Halved, "loss=hard", "precision=bf16")], None).stack
+    stack.constrain_()
+    for name, leaf in stack.leaves.items():
+        assert torch.equal(leaf, stack.parameters[name].bfloat16())
+
+
+class Noisy(nn.Module):
+    """Dropout of torch, and noise, from its global generator."""
+
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(math.prod(inputs), 8), nn.Dropout(0.3), nn.Linear(8, classes)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(x + 0.1 * torch.rand_like(x) * self.training)
+        return logits
+
+
+def test_what_a_model_draws_from_torch_follows_from_the_seed(offered: Offer) -> None:
+    common = ("loss=hard", "precision=fp32", "optim.schedule=constant")
+    one, other = (offered("model", Noisy, *common, f"optim.lr={lr}") for lr in (1e-3, 2e-3))
+
+    def weights(*jobs: Job, resumed: bool = False) -> dict[str, torch.Tensor]:
+        training, history = prepare(jobs, None), None
+        if resumed:
+            begun = prepare(jobs, None)
+            begun.plan = replace(begun.plan, epochs=1)
+            history = begun.run()
+            training.restore(history, begun.state())
+        torch.manual_seed(len(jobs))
+        before = torch.get_rng_state()
+        training.run(history=history)
+        assert torch.equal(torch.get_rng_state(), before)  # the caller's
+        return training.stack.state(0)
+
+    alone = weights(one)
+    assert all(torch.equal(x, alone[n]) for n, x in weights(one, resumed=True).items())
+    for name, value in weights(one, other).items():
+        torch.testing.assert_close(value, alone[name], rtol=1e-4, atol=1e-6)
+    different = weights(offered("model", Noisy, *common, "seed=1"))
+    assert not torch.allclose(different["layers.3.bias"], alone["layers.3.bias"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["hard", "kd"])
+def test_the_last_step_is_judged(loss: str, home: Any) -> None:
+    """With one batch an epoch, the training loss is that of before the only step."""
+    common = ("precision=fp32", "train.epochs=1", "train.batch_size=1000", f"loss={loss}")
+    jobs = [make_job(*common, f"optim.lr={lr}") for lr in (1e-3, 1e38, 1e20)]
+    [(fine, _), (beyond, none), (huge, nothing)] = train(jobs, home)
+    assert fine["status"] == "complete"
+    assert (beyond["status"], none) == (huge["status"], nothing) == ("diverged", {})
+    assert math.isfinite(beyond["train_loss"]) and "not finite in epoch 1" in beyond["reason"]
+    assert huge["reason"] == "test_loss is not finite in epoch 1"
+
+
+def test_a_teacher_whose_last_step_diverged(home: Any) -> None:
+    common = ("precision=fp32", "teacher.train.epochs=1", "teacher.train.batch_size=1000")
+    with pytest.raises(RunError, match=r"the teacher diverged: .* not finite in epoch 1"):
+        train([make_job(*common, "teacher.optim.lr=1e38")], home)
+
+
+def test_a_temperature_without_weight_changes_no_figure(home: Any) -> None:
+    jobs = [make_job("loss.alpha=0", f"loss.temperature={t}") for t in ("4", "1e20", "1e30")]
+    results = [result for result, _ in train(jobs, home)]
+    for key in ("status", "train_loss", "train_hard", "test_loss", "test_errors"):
+        assert len({result[key] for result in results}) == 1
+    assert results[0]["status"] == "complete"
+    assert all(math.isfinite(result["train_soft"]) for result in results)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_parameter_that_is_not_finite_is_seen_without_any_loss(value: float) -> None:
+    """A unit of bias -inf is silent, and no loss shows it."""
+    training = prepare([make_job("loss=hard")] * 3, None)
+    with torch.no_grad():
+        training.stack.parameters["layers.0.bias"][1, 2] = value
+        training.stack.parameters["layers.0.bias"][2] = -3e38
+    assert training.stack.finite().tolist() == [True, False, True]
+    masks = training._finite({"train_loss": torch.zeros(3)})
+    assert masks["the parameters are"].tolist() == [True, False, True]
