@@ -26,7 +26,7 @@ def sweep(folder: Path) -> Sweep:
     path = folder / SUMMARY
     try:
         frame = pd.read_csv(path)
-        runs = frame[frame["status"] == "complete"].reset_index(drop=True)
+        runs = _once(frame[frame["status"] == "complete"])
     except FileNotFoundError as error:
         hint = "give the directory of a sweep, or rebuild it with distill-summary"
         raise ReportError(f"DIR={folder}: there is no {SUMMARY} in it; {hint}") from error
@@ -43,6 +43,20 @@ def sweep(folder: Path) -> Sweep:
         _curves(folder, runs),
         _digits(folder),
     )
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run once: a copy of its directory is no other seed.
+
+    Raises:
+        ValueError: copies have not the same figures.
+    """
+    how = [c for c in ("run", "precision", "device") if c in runs]
+    apart = runs.drop_duplicates([*how, *(c for c in ("test_errors", "val_errors") if c in runs)])
+    again = apart["run"][apart.duplicated(how)]
+    if not again.empty:
+        raise ValueError(f"{again.iloc[0]} stands in it twice, with other figures")
+    return apart.reset_index(drop=True)
 
 
 def _commands(folder: Path) -> tuple[str, ...]:
