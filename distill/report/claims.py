@@ -59,12 +59,14 @@ class Claim:
 
     def judge(self, sweep: Sweep) -> "Judged":
         """What becomes of the claim on ``sweep``."""
-        checked = check(sweep.runs, self.parts)
+        checked = check(sweep.runs, self.parts, self.compared)
         counted, told = checked.counted, sweep.name == self.sweep
         alike = 2 * len(checked.near) > len(sweep.runs) and not lacking(checked.near, self.covers)
         reason = checked.missed if counted.empty else ""
         if not reason and (value := lacking(counted, self.covers)):
-            reason = f"the sweep lacks runs ({value})"
+            reason = f"the sweep lacks runs ({value})" + f"; {checked.missed}" * bool(
+                checked.missed
+            )
         if not reason and (setting := apart(counted, self.compared, self.of)):
             reason = f"its runs are not of one setting: {setting}; report on one of them"
         decision = Decision((), UNDECIDED, reason)

@@ -96,20 +96,29 @@ def _words(wanted: From | tuple[object, ...]) -> str:
     return str(wanted) if isinstance(wanted, From) else " or ".join(text(v) or "-" for v in wanted)
 
 
-def check(runs: pd.DataFrame, parts: Sequence[Conditions]) -> Checked:
-    """Which ``runs`` meet all conditions of one of the ``parts`` of a claim."""
-    unmet = [np.array([_misses(runs, k, w) for k, w in part.items()]) for part in parts]
-    numbers = np.stack([table.sum(axis=0) for table in unmet])  # (parts, runs)
-    least, closest = numbers.min(axis=0), numbers.argmin(axis=0)
-    missed = ""
-    for place in np.flatnonzero(least)[:1]:
-        part, table = parts[closest[place]], unmet[closest[place]]
-        key, wanted = list(part.items())[int(table[:, place].argmax())]
-        run = runs.iloc[place]
+def check(runs: pd.DataFrame, parts: Sequence[Conditions], compared: Collection[str]) -> Checked:
+    """Which ``runs`` meet all conditions of one of the ``parts`` of a claim.
+
+    A run is held against the part of which it misses the least, and least of what is ``compared``.
+    """
+    tables = [np.array([_misses(runs, k, w) for k, w in part.items()]) for part in parts]
+    counts = np.stack([table.sum(axis=0) for table in tables])  # (parts, runs)
+    own = [[key in compared for key in part] for part in parts]
+    others = np.stack([table[rows].sum(axis=0) for table, rows in zip(tables, own, strict=True)])
+    part = (counts + others / 100).argmin(axis=0)
+    missed = np.take_along_axis(counts, part[None], axis=0)[0]
+    keys = [[*parts[n]][int(tables[n][:, run].argmax())] for run, n in enumerate(part)]
+    first = ""
+    for place in np.flatnonzero(missed)[:1]:
+        run, key = runs.iloc[place], keys[place]
         given = f"{key}={text(run[key]) or '-'}" if key in runs else f"no column {key}"
-        missed = f"{run.get('run', 'the first run')} has {given}, wanted is {_words(wanted)}"
-    some = np.array([len(part) for part in parts])[closest] > 2  # of one or two, one says nothing
-    return Checked(runs[least == 0], runs[(least == 0) | (least == 1) & some], missed)
+        wanted = _words(parts[part[place]][key])
+        first = f"{run.get('run', 'the first run')} has {given}, wanted is {wanted}"
+    # One that misses the data set, or the claim of an identity, is of something else.
+    near = [
+        n == 0 or (n == 1 and k not in ("data", "claim")) for n, k in zip(missed, keys, strict=True)
+    ]
+    return Checked(runs[missed == 0], runs[near], first)
 
 
 def lacking(runs: pd.DataFrame, covers: Mapping[str, tuple[object, ...]]) -> str:
