@@ -100,6 +100,9 @@ def _locked(name: str, raw: Path) -> list[bytes]:
         lock.acquire()
     try:
         return _settled(name, raw) or _download(name, raw)
+    except BaseException:  # nothing is left of what failed; who waits takes a lock of its own
+        Path(lock.lock_file).unlink(missing_ok=True)
+        raise
     finally:
         lock.release()
 
