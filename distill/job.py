@@ -55,6 +55,13 @@ class Job:
         if any(label > last for label in run.transfer.options.get("classes", [])):
             allowed = f"{run.data.name} has the classes 0 to {last}"
             raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
+        self._check_jitter()
+        left = self.data.train_labels[~held_out(run.data)].bincount(minlength=last + 1)
+        if not left.all():
+            raise ConfigError(
+                f"data.validation={run.data.validation}: it leaves no training example of class "
+                f"{int((left == 0).nonzero()[0])} of {run.data.name}"
+            )
         if len(self.index) == 0:
             raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
         check_loss(run.loss, self.data.classes)
@@ -70,6 +77,21 @@ class Job:
                 raise ConfigError(
                     f"teacher.cache={cache}: no folder can be made ({error})"
                 ) from error
+
+    def _check_jitter(self) -> None:
+        """A shift by all of an image leaves nothing of it; a row of numbers is no image."""
+        trained = self.run.distils and self.run.teacher.model is not None
+        jitters = {"data.jitter": self.run.data.jitter}
+        if trained and self.run.teacher.path is None:
+            jitters["teacher.jitter"] = self.run.teacher.jitter or 0
+        height, width = self.data.shape[1:]
+        for key, jitter in jitters.items():
+            if jitter >= (side := min(height, width)):
+                raise ConfigError(
+                    f"{key}={jitter}: nothing is left of the {height} x {width} pixels of "
+                    f"{self.run.data.name} when they are shifted so far; "
+                    f"set {key}={'0' if side == 1 else f'{side - 1} or less'}"
+                )
 
     @cached_property
     def index(self) -> Tensor:

@@ -22,6 +22,7 @@ from torchvision import datasets
 
 from distill import rescore, results, tables
 from distill.config import ConfigError, parse
+from distill.data import downloaded
 from distill.data.downloaded import FILES
 from distill.job import root
 from distill.run import execute
@@ -458,6 +459,7 @@ def test_bad_files_of_a_data_set_are_named(
     case: str, refused: Refused, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["file:///nowhere/"])
+    monkeypatch.setattr(downloaded, "PAUSE", 0.01)
     suffix, content, message = MNIST[case]
     folder = home / "data" / "MNIST" / "raw"
     folder.mkdir(parents=True)

@@ -1,6 +1,8 @@
 """What a sweep becomes: which jobs train together, what memory and time they take."""
 
+import time
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 import pytest
@@ -10,6 +12,7 @@ from rich.filesize import decimal
 
 from distill import machine, plan
 from distill.job import Job
+from distill.train import Training
 
 APART = ["seed=1", "model.width=9", "train.epochs=3", "data.jitter=1", "optim=sgd"]
 
@@ -133,3 +136,27 @@ def test_stacks_that_have_begun_stay_as_they_are() -> None:
     assert plan.stacks(jobs, 10, 1, begun=begun) == [*begun, plan.Stack((0, 2, 3, 5))]
     assert plan.stacks(jobs, 10, 3, begun=begun)[1:] == [plan.Stack((0, 2)), plan.Stack((3, 5))]
     assert plan.stacks(jobs[:2], 10, 4, begun=[plan.Stack((0, 1))]) == [plan.Stack((0, 1))]
+
+
+def test_the_planned_time_is_that_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    step = Training.step
+
+    def counted(training: Training, *rest: Any) -> Any:
+        clock[0] += training.stack.members  # seconds, for each step
+        return step(training, *rest)
+
+    monkeypatch.setattr(Training, "step", counted)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def planned(members: int, *overrides: str) -> float:
+        jobs = [make_job(f"loss.temperature={n + 1}", *overrides) for n in range(members)]
+        return plan.seconds(jobs)
+
+    # 256 examples in batches of 64 are 4 steps an epoch, of which there are 2.
+    assert planned(1) == pytest.approx(8)
+    assert planned(3) == pytest.approx(24)
+    assert planned(1, "train.epochs=50") == pytest.approx(200)
+    assert planned(2, "train.batch_size=16", "train.epochs=3") == pytest.approx(96)
+    jobs = [make_job(), make_job("train.epochs=3598")]
+    assert "about 4:00:00 and" in plan.described(plan.stacks(jobs, 10, 1), jobs, 1)

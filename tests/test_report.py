@@ -4,6 +4,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from conftest import SMALL, shell
 
 import distill
 from distill.report import reading
+from distill.report.__main__ import REFERENCE as PLACE
 from distill.report.__main__ import main
-from distill.report.check import compare
-from distill.report.claims import CLAIMS, findings
-from distill.report.findings import NOT, REPRODUCED, UNDECIDED, Sweep
+from distill.report.check import closest, compare
+from distill.report.claims import CLAIMS, Claim, findings
+from distill.report.findings import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
+from distill.report.numbers import text
 from distill.report.statistics import apart, equivalent, greater, holm, interval
 
 Rows = list[dict[str, Any]]
@@ -83,7 +86,7 @@ def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
 
 
 def temperatures(errors: Callable[[float], float], width: int, noise: float = 2.0) -> Rows:
-    grid = (1, 1.5, 2, 2.5, 3, 4, 6, 8, 10, 14, 20, 40)
+    grid = (1, 1.5, 2, 2.5, 3, 4, 6, 10, 14, 20, 40)
     return [r for t in grid for r in rows(5, errors(t), noise, temperature=t, width=width)]
 
 
@@ -124,7 +127,7 @@ def rates(hard: float, soft: float, hot: float = 0.01) -> Rows:
     return [
         r
         for alpha, temperature, most in ((0.0, 20.0, hard), (1.0, 1.0, soft), (1.0, 20.0, hot))
-        for lr in (0.01, 0.02, 0.04, 0.08, 0.16)
+        for lr in (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
         for r in rows(5, 100 if lr <= most else 300, alpha=alpha, temperature=temperature, lr=lr)
     ]
 
@@ -137,6 +140,7 @@ def mixed(one: Rows, other: Rows, seeds: int) -> Rows:
 def ensembles(single: float, together: float, distilled: float) -> Rows:
     made = rows(5, single, alpha=0.0) + rows(5, distilled, alpha=1.0)
     for row in made:
+        row["teacher_digest"] = str(row["seed"])
         row["teacher_test_errors"] = spread(together, 5)[row["seed"]]
     return made
 
@@ -150,12 +154,13 @@ def limits(kd: float, noise: float = 2.0) -> Rows:
 
 
 def identities(claim: str, deviation: float) -> Rows:
-    return [{"claim": claim, "temperature": 1e7, "examples": 9, "deviation": deviation}]
+    grid = (1e8,) if claim == "C11" else (1.0, 4.0)
+    return [{"claim": claim, "temperature": t, "examples": 9, "deviation": deviation} for t in grid]
 
 
 def posts(teacher: float, hard: float, soft: float, n: int = 3) -> Rows:
     made = networks(hard, soft, teacher, n)
-    return [r | {"alpha": 0.7 if r["alpha"] else 0.0} for r in made]
+    return [r | ({"alpha": 0.7, "epochs": 600} if r["alpha"] else {"epochs": 200}) for r in made]
 
 
 CASES: list[tuple[str, str, Rows]] = [
@@ -210,13 +215,26 @@ CASES: list[tuple[str, str, Rows]] = [
 ]
 
 
-def find(claim: str, made: Rows) -> Any:
-    sweep = next(c.sweep for c in CLAIMS if c.id == claim)
-    frame = pd.DataFrame(made).assign(version="1.2")
-    if "teacher_test_errors" not in frame:
-        frame = frame.assign(teacher_test_errors=np.nan, teacher_digest=np.nan)
-    found = findings([Sweep(sweep, Path(sweep), frame, ("distill experiment=x",))])
-    return next(f for f in found if f.id == claim)
+REFERENCE = {path.parent.name: reading.sweep(path.parent) for path in PLACE.glob("*/summary.csv")}
+
+
+def made_sweep(claim: str, made: Rows, name: str = "mine", **other: Any) -> Sweep:
+    """A sweep of rows like those of the claim's reference in all that they and ``other`` leave."""
+    whole = REFERENCE[next(c.sweep for c in CLAIMS if c.id == claim)].runs
+    base: dict[Any, Any] = whole.iloc[0].to_dict()
+    base |= {"version": "1.2", **other}
+    frame = pd.DataFrame(
+        [
+            {**base, "teacher.seed": r.get("seed", 0), "seed": 0, "run": f"run{n}", **r}
+            for n, r in enumerate(made)
+        ]
+    )
+    return Sweep(name, Path(name), frame, ("distill experiment=x",))
+
+
+def find(claim: str, made: Rows, name: str = "mine", **other: Any) -> Finding:
+    sweep = made_sweep(claim, made, name, **other)
+    return next(c for c in CLAIMS if c.id == claim).judge(sweep).finding
 
 
 @pytest.mark.parametrize(
@@ -226,7 +244,7 @@ def test_a_claim_is_decided_by_its_test(claim: str, verdict: str, made: Rows) ->
     found = find(claim, made)
     assert found.verdict == verdict, found.outcome
     assert found.outcome
-    assert (found.command, found.version) == ("distill experiment=x", "1.2")
+    assert (found.sweep, found.command, found.version) == ("mine", "distill experiment=x", "1.2")
 
 
 def test_every_claim_is_tried_both_ways() -> None:
@@ -234,11 +252,105 @@ def test_every_claim_is_tried_both_ways() -> None:
     assert tried == {(claim.id, way) for claim in CLAIMS for way in (True, False)}
 
 
-@pytest.mark.parametrize("claim", sorted({claim.id for claim in CLAIMS}))
-def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: str) -> None:
-    found = find(claim, [{"seed": 0, "test_errors": 5, "alpha": 0.3, "width": 3, "loss": "kd"}])
-    assert found.verdict == UNDECIDED
-    assert "lacks runs" in found.outcome
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> None:
+    reference = REFERENCE[claim.sweep]
+    for key, values in claim.covers.items():
+        left = reference.runs[reference.runs[key] != values[0]]
+        [found] = [f for f in findings([replace(reference, runs=left)]) if f.id == claim.id]
+        assert found.verdict == UNDECIDED
+        assert "lacks runs" in found.outcome
+    only = reference.runs.iloc[:1]
+    found = next(f for f in findings([replace(reference, runs=only)]) if f.id == claim.id)
+    assert found.verdict == UNDECIDED or claim.seeds == 1
+
+
+OTHER: dict[str, Any] = {  # what no run of these claims has
+    "data": "synthetic", "data.validation": 0.1, "model": "cnn", "model.depth": 3, "width": 799,
+    "temperature": 3.5, "alpha": 0.4, "transfer": "x", "transfer_classes": "1 2", "data.jitter": 1,
+    "transfer_examples": 59_999, "epochs": 1, "test": False, "model.dropout": 0.1, "loss": "hard",
+    "weight_decay": 0.1, "teacher.model.width": 800, "teacher.model.depth": 3, "teacher.jitter": 0,
+    "teacher.train.epochs": 1, "teacher.members": 3, "teacher.model.dropout": 0.05,
+    "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
+    "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x",
+}  # fmt: skip
+ITS: dict[tuple[str, str], Any] = {("C9", "temperature"): 0.5, ("C4", "width"): 100}
+CONDITIONS = sorted({(c.id, key) for c in CLAIMS for part in c.parts for key in part})
+
+
+@pytest.mark.parametrize(("claim", "key"), CONDITIONS)
+def test_runs_that_miss_a_precondition_do_not_count(claim: str, key: str) -> None:
+    one = next(c for c in CLAIMS if c.id == claim)
+    reference = REFERENCE[one.sweep]
+    known = one.judge(reference)
+    runs = reference.runs[reference.runs[one.evidence].isin(known.evidence)]
+    value = ITS.get((claim, key), OTHER[key])
+    judged = one.judge(replace(reference, runs=runs.assign(**{key: value})))
+    assert known.suffices and not judged.suffices and judged.suggested
+    assert judged.finding.verdict == UNDECIDED
+    assert f" has {key}={value}, wanted is " in judged.finding.outcome
+    gone = one.judge(replace(reference, runs=runs.drop(columns=key)))
+    assert gone.finding.verdict == UNDECIDED
+    assert f" has no column {key}, wanted is " in gone.finding.outcome
+
+
+def test_a_folders_name_decides_nothing() -> None:
+    bars = find("C2", networks(140, 75, 60), "paper_networks", data="synthetic", temperature=4.0)
+    assert (bars.verdict, bars.estimates) == (UNDECIDED, ())
+    assert bars.outcome == "run0 has data=synthetic, wanted is mnist"
+    assert not findings([made_sweep("C2", networks(140, 75, 60), data="synthetic")])
+    # In a folder of any name runs count that meet the preconditions, whatever lies beside them.
+    both = networks(140, 70, 60)
+    both += [r | {"temperature": 4.0, "test_errors": 9, "data": "synthetic"} for r in both]
+    found = {f.id: f.verdict for f in findings([made_sweep("C3", both)])}
+    assert found == {"C1": REPRODUCED, "C2": REPRODUCED, "C3": REPRODUCED}
+
+
+def test_a_sweep_that_looks_like_a_claims_says_what_it_misses() -> None:
+    cool = find("C3", networks(140, 70, 60), temperature=4.0)
+    assert cool.verdict == UNDECIDED
+    assert cool.outcome == "the sweep lacks runs (alpha=1); run10 has temperature=4, wanted is 20"
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("lr", (0.003, 0.001)), ("precision", ("bf16", "fp32")),
+                        ("device", ("cpu", "cuda")), ("batch_size", (256, 64))]
+)  # fmt: skip
+@pytest.mark.parametrize("apart", ["seeds", "arms", "twice"])
+def test_runs_of_several_settings_are_not_pooled(
+    key: str, values: tuple[Any, Any], apart: str
+) -> None:
+    made = networks(140, 70, 60)
+    sides = {"seeds": lambda r: r["seed"] > 4, "arms": lambda r: r["alpha"] > 0}
+    if apart == "twice":
+        made = [r | {key: value} for value in values for r in made]
+    else:
+        made = [r | {key: values[sides[apart](r)]} for r in made]
+    found = find("C3", made)
+    assert (found.verdict, found.estimates) == (UNDECIDED, ())
+    assert f"not of one setting: {key}={', '.join(map(text, values))}" in found.outcome
+
+
+def test_an_ensemble_is_of_each_seeds_own() -> None:
+    shared = [r | {"teacher_digest": "one"} for r in ensembles(140, 110, 115)]
+    assert "an ensemble of its own" in find("C10", shared, "ensemble").outcome
+
+
+def test_of_several_sweeps_none_is_chosen_in_silence() -> None:
+    one = made_sweep("C2", networks(140, 70, 60), "one")
+    other = made_sweep(
+        "C2",
+        [
+            r | {"run": f"x{r['seed']}{r['alpha']}", "teacher_digest": f"x{r['seed']}"}
+            for r in networks(160, 70, 60)
+        ],
+        "other",
+    )
+    found = [(f.id, f.sweep, f.verdict) for f in findings([one, other]) if f.id == "C2"]
+    assert found == [("C2", "one", REPRODUCED), ("C2", "other", NOT)]
+    copy, more = replace(one, name="copy"), replace(one, name="more")
+    more = replace(more, runs=pd.concat([more.runs, other.runs.assign(width=30)]))
+    assert [f.sweep for f in findings([more, copy]) if f.id == "C2"] == ["copy"]
 
 
 def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
@@ -283,6 +395,7 @@ def test_a_sweep_is_read_with_its_commands_curves_and_digits(real: Path) -> None
     assert found.curves is not None
     assert (found.curves.groupby("run")["epoch"].max() == 2).all()
     assert set(found.curves["run"]) == set(found.runs["run"])
+    assert found.digits
     assert {digit.label for digit in found.digits} <= {0, 1, 2, 3}
     for digit in found.digits:
         assert digit.pixels.shape == (12, 12)
@@ -296,16 +409,33 @@ def test_the_summary_alone_is_enough(real: Path, home: Path) -> None:
     assert found.runs["test_errors"].tolist() == reading.sweep(real).runs["test_errors"].tolist()
 
 
+def test_a_copy_of_a_run_is_no_other_seed(real: Path, home: Path) -> None:
+    frame = pd.read_csv(real / "summary.csv")
+    copy = frame.iloc[:1].assign(directory="copy", seconds=9.0)
+    pd.concat([frame, copy]).to_csv(home / "summary.csv", index=False)
+    assert len(reading.sweep(home).runs) == 4
+    pd.concat([frame, copy.assign(test_errors=-1)]).to_csv(home / "summary.csv", index=False)
+    with pytest.raises(reading.ReportError, match=r"stands in it twice, with other figures"):
+        reading.sweep(home)
+
+
 def test_the_command_writes_a_page_beside_the_sweep(
     real: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = shutil.copytree(real, home / "copy")
     assert report(monkeypatch, copy) == 0
-    assert "<h2" in (copy / "report.html").read_text()
+    shown = (copy / "report.html").read_text()
+    assert "<h2" in shown
+    assert "what the teacher says of a digit" in shown
+    assert list((copy / "figures").glob("*soft-targets.svg"))
     assert not (copy / "report.md").exists()  # no claim is decided on such a sweep
     shutil.copytree(real, home / "post")
     assert report(monkeypatch, copy, home / "post", "--out", home / "both") == 0
     assert "C13" in (home / "both" / "report.md").read_text()
+    for path in copy.rglob("digits*.json"):
+        path.unlink()
+    assert report(monkeypatch, copy) == 0
+    assert "what the teacher says of a digit" not in (copy / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -351,11 +481,7 @@ def test_a_check_tells_a_fresh_sweep_from_its_reference(
 
 def test_a_check_compares_verdicts() -> None:
     made = [
-        Sweep(
-            "two_digits",
-            Path(),
-            pd.DataFrame(shifted(4730, errors, 12)).assign(run=[f"{errors}-{k}" for k in range(5)]),
-        )
+        made_sweep("C7", [{"run": f"{errors}-{r['seed']}", **r} for r in shifted(4730, errors, 12)])
         for errors in (1300, 1310, 1400)
     ]
     assert compare(made[1], made[0]).verdicts == ()
@@ -363,13 +489,30 @@ def test_a_check_compares_verdicts() -> None:
     assert differs.startswith("C7: not reproduced against reproduced")
 
 
+def test_a_check_compares_what_is_alike_in_all_settings() -> None:
+    made = made_sweep("C2", networks(140, 70, 60))
+    same = compare(made, replace(made, name="reference"))
+    assert (same.name, same.settings, same.agrees) == ("mine (with reference)", 2, True)
+    longer = replace(made, runs=made.runs.assign(epochs=90))
+    found = compare(longer, made)
+    assert (found.settings, found.agrees) == (0, False)
+    assert found.notes == ("epochs is 90, in the reference 60",)
+    other = replace(made, runs=made.runs.assign(precision="fp32"))  # of another machine
+    assert compare(other, made).agrees
+    assert compare(other, made).notes == ("precision is fp32, in the reference bf16",)
+    assert closest(longer, [made, replace(longer, name="mine too")]) == replace(
+        longer, name="mine too"
+    )
+    assert closest(made, [made_sweep("C5", temperatures(valley, 30), "mine too")]) is None
+
+
 def test_the_identities_are_reported_and_checked_like_a_sweep(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "identities").mkdir()
     made = [
-        {"run": f"{claim}-{t}", "status": "complete", "temperature": t, "version": "1"} | row
-        for claim, t, deviation in (("C11", 1e8, 5e-8), ("C12", 1.0, 1e-15), ("C12", 4.0, 2e-15))
+        {"run": f"{claim}-{row['temperature']}", "status": "complete", "version": "1"} | row
+        for claim, deviation in (("C11", 5e-8), ("C12", 2e-15))
         for row in identities(claim, deviation)
     ]
     pd.DataFrame(made).to_csv(home / "identities" / "summary.csv", index=False)

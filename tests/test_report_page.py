@@ -88,6 +88,33 @@ def test_settings_are_those_that_vary_and_follow_from_no_other() -> None:
     assert varying(sweep(*crossed).runs) == ["teacher.seed"]
 
 
+@pytest.mark.parametrize("key", ["device", "precision", "teacher_digest", "version", "lr", "new"])
+def test_a_mean_is_over_seeds_alone(key: str) -> None:
+    rows = [{key: v, "seed": s, "temperature": t, "test_errors": 10 * v + s}
+            for v in (1, 2) for s in (0, 1) for t in (1.0, 4.0)]  # fmt: skip
+    both = sweep(*rows)
+    keys, found = table(both.runs)
+    assert set(keys) == {"temperature", key}
+    assert {(mean.n, mean.mean) for _, mean in found} == {(2, 10.5), (2, 20.5)}
+    figures = plots.temperature(both)
+    assert {line.y[0].mean for figure in figures for line in figure.lines} == {10.5, 20.5}
+    # What nothing in the summary tells apart is not pooled either.
+    assert {
+        mean.n for _, mean in table(pd.concat([SMALL.runs, SMALL.runs.assign(run="x")]))[1]
+    } <= {
+        1,
+        3,
+    }
+
+
+def test_all_data_and_a_share_of_1_are_not_two_seeds() -> None:
+    rows = [{"transfer": "fraction", "transfer_fraction": f, "transfer_examples": int(60000 * f),
+             "seed": s, "test_errors": 50} for f in (0.1, 1.0) for s in (0, 1)]  # fmt: skip
+    rows += [{"transfer": "all", "seed": s, "test_errors": 10} for s in (0, 1)]
+    [found] = plots.data(sweep(*rows))
+    assert [(y.n, y.mean) for y in found.lines[0].y] == [(2, 50), (2, 50)]
+
+
 def test_the_table_has_a_row_a_setting() -> None:
     keys, rows = table(SMALL.runs)
     assert keys == ["width", "temperature"]

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.report import page, reading
-from distill.report.check import Comparison, compare
+from distill.report.check import Comparison, closest, compare
 from distill.report.claims import findings
 from distill.report.decisions import told
 from distill.report.findings import Finding, Sweep
+from distill.results import SUMMARY
 from distill.store import told as told_of
 from distill.store import write_text
 
@@ -41,7 +42,7 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         nargs="?",
         const=REFERENCE,
-        help="compare with the sweeps of the same names in DIR, by default the reference sweeps",
+        help="compare with the sweeps of the same settings in DIR, by default the reference sweeps",
     )
     return parser.parse_args()
 
@@ -58,14 +59,17 @@ def _show(found: list[Finding], console: Console) -> None:
 
 
 def _check(sweeps: list[Sweep], folder: Path, console: Console) -> bool:
-    """Compare each sweep with the reference of its name, and print how they stand."""
+    """Compare each sweep with the reference that has its settings, and print how they stand."""
     agree = []
+    references = [reading.sweep(path.parent) for path in sorted(folder.glob(f"*/{SUMMARY}"))]
     for sweep in sweeps:
-        if not (folder / sweep.name).is_dir():
-            names = ", ".join(sorted(path.name for path in folder.glob("*/")))
+        reference = closest(sweep, references)
+        if reference is None:
+            names = ", ".join(other.name for other in references)
             others = f"; it holds {names}" if names else ""
-            raise reading.ReportError(f"--check={folder}: it holds no sweep {sweep.name}{others}")
-        found = compare(sweep, reading.sweep(folder / sweep.name))
+            message = f"it holds no sweep {sweep.name}, nor one that shares a setting with it"
+            raise reading.ReportError(f"--check={folder}: {message}{others}")
+        found = compare(sweep, reference)
         agree.append(found.agrees)
         for line in _lines(found):
             console.print(line, markup=False, soft_wrap=True)
@@ -77,7 +81,7 @@ def _lines(found: Comparison) -> list[str]:
     return [
         f"{found.name} {state}: {found.settings} settings compared, {len(found.differ)} differ; "
         f"{found.same} of {found.runs} runs that both hold have the same figures",
-        *(f"  {text}" for text in (*found.differ, *found.verdicts)),
+        *(f"  {text}" for text in (*found.differ, *found.verdicts, *found.notes)),
     ]
 
 

@@ -7,22 +7,41 @@ twice the rate is "not reproduced" after both. "The paper" is Hinton, Vinyals an
 1503.02531.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import pandas as pd
 
 from distill.report import decisions
 from distill.report.decisions import Decision
 from distill.report.findings import UNDECIDED, Finding, Sweep
+from distill.report.preconditions import (
+    HARD,
+    LARGE,
+    MNIST,
+    POST,
+    SINGLE,
+    SOFT,
+    TAUGHT,
+    TEACHER,
+    WHOLE,
+    Conditions,
+    From,
+    apart,
+    check,
+    lacking,
+)
 
 
 @dataclass(frozen=True)
 class Claim:
     """A sentence of the paper or the post, and the test that decides it on a sweep's runs.
 
-    ``test`` says in words what ``decide`` does.
+    ``test`` says in words what ``decide`` does. Its preconditions: only runs count that meet one of
+    the ``parts``; they have all values of ``covers``, and differ in nothing but their seeds and
+    what is ``compared``, of the settings that begin with one ``of`` these; fewer than ``seeds``
+    decide nothing. ``evidence`` is the column of what counts once. ``sweep`` is the experiment's
+    name, by which a sweep that cannot decide the claim is still told of.
     """
 
     id: str
@@ -31,14 +50,39 @@ class Claim:
     source: str
     test: str
     decide: Callable[[pd.DataFrame], Decision]
+    parts: tuple[Conditions, ...]
+    compared: tuple[str, ...] = ()
+    covers: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    seeds: int = 5
+    of: tuple[str, ...] = ()
+    evidence: str = "run"
 
-    def find(self, sweep: Sweep) -> Finding:
-        """The finding on ``sweep``; not decided where runs are missing."""
-        try:
-            decision = self.decide(sweep.runs)
-        except (KeyError, ValueError) as error:
-            decision = Decision((), UNDECIDED, f"the sweep lacks runs ({error})")
-        versions = sorted({str(v) for v in sweep.runs.get("version", ())})
+    def judge(self, sweep: Sweep) -> "Judged":
+        """What becomes of the claim on ``sweep``."""
+        checked = check(sweep.runs, self.parts, self.compared)
+        counted, told = checked.counted, sweep.name == self.sweep
+        alike = 2 * len(checked.near) > len(sweep.runs) and not lacking(checked.near, self.covers)
+        reason = checked.missed if counted.empty else ""
+        if not reason and (value := lacking(counted, self.covers)):
+            reason = f"the sweep lacks runs ({value})" + f"; {checked.missed}" * bool(
+                checked.missed
+            )
+        if not reason and (setting := apart(counted, self.compared, self.of)):
+            reason = f"its runs are not of one setting: {setting}; report on one of them"
+        decision = Decision((), UNDECIDED, reason)
+        if not reason:
+            try:
+                decision = self.decide(counted)
+            except (KeyError, ValueError) as error:
+                reason = f"the sweep lacks runs ({error})"
+                decision = Decision((), UNDECIDED, reason)
+        if (n := min((e.n for e in decision.estimates), default=self.seeds)) < self.seeds:
+            reason = f"{decision.outcome}; n = {n}, at least {self.seeds} are wanted"
+            decision = Decision(decision.estimates, UNDECIDED, reason)
+        known = frozenset(map(str, counted.get(self.evidence, counted.index)))
+        return Judged(self._finding(sweep, decision), sweep, not reason, told or alike, known)
+
+    def _finding(self, sweep: Sweep, decision: Decision) -> Finding:
         return Finding(
             self.id,
             self.claim,
@@ -49,15 +93,47 @@ class Claim:
             decision.outcome,
             sweep.name,
             "; ".join(sweep.commands),
-            ", ".join(versions),
+            ", ".join(sorted({str(v) for v in sweep.runs.get("version", ())})),
+            sweep.folder,
         )
 
 
-def findings(sweeps: Iterable[Sweep]) -> list[Finding]:
-    """What became of each claim whose sweep is among ``sweeps``, in the order of the claims."""
-    found = {sweep.name: sweep for sweep in sweeps}
-    return [claim.find(found[claim.sweep]) for claim in CLAIMS if claim.sweep in found]
+@dataclass(frozen=True)
+class Judged:
+    """A finding on a sweep: whether the runs sufficed, or only suggest it; and which runs."""
 
+    finding: Finding
+    sweep: Sweep
+    suffices: bool
+    suggested: bool
+    evidence: frozenset[str]
+
+
+def findings(sweeps: Iterable[Sweep]) -> list[Finding]:
+    """What became of each claim, in their order, on the sweeps whose runs can decide it.
+
+    Several sweeps with runs of their own are a finding each; of those that hold the same runs the
+    smallest is named. A sweep that seems to be made for a claim, but cannot decide it, says why.
+    """
+    found = list(sweeps)
+    return [finding for claim in CLAIMS for finding in _found(claim, found)]
+
+
+def _found(claim: Claim, sweeps: list[Sweep]) -> Iterator[Finding]:
+    judged = [claim.judge(sweep) for sweep in sweeps]
+    whole = [j for j in judged if j.suffices]
+    whole.sort(key=lambda j: (-len(j.evidence), len(j.sweep.runs)))
+    kept: list[Judged] = []
+    for one in whole:
+        if not any(one.evidence <= other.evidence for other in kept):
+            kept.append(one)
+    for one in judged:
+        named = one.sweep.name == claim.sweep
+        if one in kept or (not one.suffices and one.suggested and (named or not kept)):
+            yield one.finding
+
+
+RATES = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 
 CLAIMS = (
     Claim(
@@ -69,6 +145,10 @@ CLAIMS = (
         "n >= 5 teachers; reproduced if the 95 % interval of their mean errors holds 67 or lies "
         "below it.",
         decisions.teachers,
+        ({**MNIST, **TEACHER},),
+        compared=("data.jitter",),
+        of=("data", "teacher", "precision", "device"),
+        evidence="teacher_digest",
     ),
     Claim(
         "C2",
@@ -78,6 +158,8 @@ CLAIMS = (
         "146",
         "n >= 10; reproduced if the interval holds 146 or lies below it.",
         decisions.hard_student,
+        (HARD,),
+        seeds=10,
     ),
     Claim(
         "C3",
@@ -87,6 +169,10 @@ CLAIMS = (
         "n >= 10; reproduced if the interval holds 74 or lies below it, and the student has fewer "
         "errors than the hard one (paired one-sided t test, p < 0.05).",
         decisions.distilled_student,
+        (HARD, {**SOFT, **WHOLE}),
+        ("alpha",),
+        {"alpha": (0, 1)},
+        seeds=10,
     ),
     Claim(
         "C4",
@@ -98,6 +184,14 @@ CLAIMS = (
         "paired within seeds: equivalent within a tenth of that mean (two one-sided t tests, each "
         "p < 0.05).",
         decisions.similar_temperatures,
+        (
+            {
+                **{**LARGE, "width": From(300), "epochs": From(60)},
+                "temperature": From(8, itself=False),
+            },
+        ),
+        ("width", "temperature"),
+        {"temperature": (10, 20, 40)},
     ),
     Claim(
         "C5",
@@ -109,6 +203,9 @@ CLAIMS = (
         "temperatures, paired within seeds: fewer than both (one-sided t tests, Holm, p < 0.05); "
         "not reproduced if they are significantly more than one of them.",
         decisions.best_temperatures,
+        ({**LARGE, "width": (30,), "epochs": From(60)},),
+        ("temperature",),
+        {"temperature": (1, 1.5, 2, 2.5, 3, 4, 6, 10, 20, 40)},
     ),
     Claim(
         "C6",
@@ -120,6 +217,7 @@ CLAIMS = (
         "the errors after it holds 109 or lies below it, and that of the threes right 98.6 % or "
         "above.",
         decisions.omitted_three,
+        ({**SOFT, "transfer": ("omit",), "transfer_classes": (3,)},),
     ),
     Claim(
         "C7",
@@ -130,6 +228,7 @@ CLAIMS = (
         "n >= 5, the shift chosen on the test set, as in the paper: reproduced if the interval of "
         "the errors after it holds 13.2 % or lies below it.",
         decisions.two_digits,
+        ({**SOFT, "transfer": ("only",), "transfer_classes": ("7 8", "8 7")},),
     ),
     Claim(
         "C8",
@@ -141,6 +240,15 @@ CLAIMS = (
         "what hard loses against hard on all data (p < 0.05); not reproduced if it loses "
         "significantly more.",
         decisions.less_data,
+        tuple(
+            {
+                **{**TAUGHT, "alpha": (alpha,), "width": (300,), "transfer": ("fraction",)},
+                **{"temperature": (20,), "epochs": From(60)},
+            }
+            for alpha in (0, 1)
+        ),
+        ("alpha", "transfer_fraction"),
+        {"alpha": (0, 1), "transfer_fraction": (0.03, 1)},
     ),
     Claim(
         "C9",
@@ -154,6 +262,15 @@ CLAIMS = (
         "others, so that the same rate is another step. (Written down afterwards: this "
         "temperature after a sweep at T = 20, the 2 of the second sentence after that at T = 1.)",
         decisions.learning_rate,
+        tuple(
+            {
+                **{**LARGE, "alpha": (alpha,), "optimizer": ("sgd",)},
+                **{"temperature": From(1), "epochs": From(20)},
+            }
+            for alpha in (0, 1)
+        ),
+        ("alpha", "temperature", "lr"),
+        {"alpha": (0, 1), "temperature": (1,), "lr": RATES},
     ),
     Claim(
         "C10",
@@ -164,6 +281,9 @@ CLAIMS = (
         "a single model, and the distilled one keeps more than half of that (one-sided t tests, "
         "p < 0.05); not reproduced if significantly less.",
         decisions.ensemble_gain,
+        ({**SINGLE, "alpha": (0,)}, {**SINGLE, "alpha": (1,)}),
+        ("alpha",),
+        {"alpha": (0, 1)},
     ),
     Claim(
         "C11",
@@ -172,7 +292,10 @@ CLAIMS = (
         "matching logits",
         "an identity",
         "The gradients of kd at T = 1e8 and of logits, float64: equal to 1e-6 of their largest.",
-        partial(decisions.identity, claim="C11"),
+        decisions.identity,
+        ({"claim": ("C11",), "temperature": From(1e8)},),
+        ("temperature", "examples", "deviation"),
+        seeds=1,
     ),
     Claim(
         "C11 (students)",
@@ -182,6 +305,9 @@ CLAIMS = (
         "Each T of 100 or more against logit matching, paired within seeds: equivalent within a "
         "twentieth of the errors (two one-sided t tests, p < 0.05).",
         decisions.logit_limit,
+        ({**LARGE, "epochs": From(40)}, {**LARGE, "loss": ("logits",), "epochs": From(40)}),
+        ("loss", "temperature"),
+        {"loss": ("kd", "logits"), "temperature": (100,)},
     ),
     Claim(
         "C12",
@@ -189,7 +315,11 @@ CLAIMS = (
         "Soft gradients scale as 1 / T^2, so that a factor T^2 keeps their weight",
         "an identity",
         "The gradient of kd over that of KL alone at each T, float64: T^2 to 1e-6.",
-        partial(decisions.identity, claim="C12"),
+        decisions.identity,
+        ({"claim": ("C12",)},),
+        ("temperature", "examples", "deviation"),
+        {"temperature": (1, 4)},
+        seeds=1,
     ),
     Claim(
         "C13",
@@ -198,5 +328,12 @@ CLAIMS = (
         "99.01 %, 98.81 %, 98.91 % accuracy (99, 119, 109 errors)",
         "n >= 3 each: reproduced if each interval holds the post's errors or lies below them.",
         decisions.post,
+        (
+            {**POST, "alpha": (0,), "epochs": (200,)},
+            {**POST, "alpha": (0.7,), "epochs": (600,)},
+        ),
+        ("alpha", "epochs"),
+        {"alpha": (0, 0.7)},
+        seeds=3,
     ),
 )

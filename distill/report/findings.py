@@ -64,3 +64,4 @@ class Finding:
     sweep: str
     command: str
     version: str
+    folder: Path = Path()

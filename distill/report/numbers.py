@@ -13,7 +13,7 @@ from distill.report.statistics import Interval, interval
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 _KNOWN = {
     *_MEASURED,
-    *("run", "status", "reason", "parameters", "multiply_adds", "seed", "device"),
+    *("run", "status", "reason", "parameters", "multiply_adds", "seed"),
     *("teacher_digest", "teacher_test_errors", "transfer_examples"),
 }
 
@@ -111,18 +111,30 @@ def errors(runs: pd.DataFrame) -> str | None:
     return next((c for c in columns if c in runs and runs[c].notna().any()), None)
 
 
-def varying(runs: pd.DataFrame, *first: str) -> list[str]:
-    """The settings in which ``runs`` differ, those of ``first`` ahead.
+def settings(runs: pd.DataFrame, *first: str) -> list[str]:
+    """The columns that are settings, those of ``first`` ahead.
 
-    One that follows from those before it, as alpha may from the loss, is none of its own.
+    A teacher of its own for each seed is none, as the order of the examples is none.
     """
     names = [c for c in map(str, runs.columns) if c not in _KNOWN]
     names = list(dict.fromkeys([*(c for c in first if c in runs), *names]))
     if "teacher.seed" in names and (runs.groupby("seed")["teacher.seed"].nunique() <= 1).all():
-        names.remove("teacher.seed")  # each seed has a teacher of its own, as it has its own order
+        names.remove("teacher.seed")
+    return names
+
+
+def varying(runs: pd.DataFrame, *first: str) -> list[str]:
+    """The settings in which ``runs`` differ, those of ``first`` ahead.
+
+    One that follows from those before it, as alpha may from the loss, is none of its own. Where
+    runs of one seed differ in no setting, what else tells them apart is one: a mean is over seeds.
+    """
     kept: list[str] = []
-    for name in (n for n in names if runs[n].nunique(dropna=False) > 1):
+    for name in (n for n in settings(runs, *first) if runs[n].nunique(dropna=False) > 1):
         if not _follows(runs, name, kept):
+            kept.append(name)
+    for name in (n for n in ("teacher_digest", "version", "run") if n in runs):
+        if "seed" in runs and runs.duplicated([*kept, "seed"]).any() and runs[name].nunique() > 1:
             kept.append(name)
     return kept
 

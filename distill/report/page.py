@@ -128,7 +128,7 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
         lstrip_blocks=True,
     )  # fmt: skip
     html = environment.get_template("report.html.j2").render(
-        findings=findings, parts=parts, anchors={p.sweep.name: p.anchor for p in parts},
+        findings=findings, parts=parts, anchors={p.sweep.folder: p.anchor for p in parts},
         colours=COLOURS, marks=MARKS, span=span, strips=_strips,
         counts=Counter(f.verdict for f in findings),
         versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),

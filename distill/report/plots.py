@@ -155,13 +155,18 @@ def data(sweep: Sweep) -> tuple[Lines, ...]:
     runs = sweep.runs
     if "transfer" not in runs or not runs["transfer"].eq("fraction").any():
         return ()
-    runs = runs[runs["transfer"].isin(["all", "fraction"])]
-    alike = runs.drop(columns=["transfer", "transfer_fraction"], errors="ignore")
-    return _over(alike, "data", "transfer_examples", ["loss", "temperature", "alpha"])
+    runs = runs[runs["transfer"].isin(["all", "fraction"])].drop(columns="transfer_fraction")
+    # All of the data and a share of 1 are the same examples, but not another seed of them.
+    alike = runs.drop(columns="transfer")
+    whole = alike["transfer_examples"] == alike["transfer_examples"].max()
+    both = runs.loc[whole, "transfer"].nunique() > 1
+    return _over(
+        runs if both else alike, "data", "transfer_examples", ["loss", "temperature", "alpha"]
+    )
 
 
 def _holding(runs: pd.DataFrame, key: str, value: object) -> pd.DataFrame:
-    return next(rows for values, rows in groups(runs, [key]) if text(values[0]) == text(value))
+    return runs[runs[key].isna() if pd.isna(value) else runs[key] == value]  # type: ignore[call-overload]
 
 
 def _few(runs: pd.DataFrame, column: str) -> tuple[list[str], str, pd.DataFrame]:

@@ -28,7 +28,7 @@ def sweep(folder: Path) -> Sweep:
     try:
         # Where none could be written, the results speak for themselves.
         frame = read_summary(path if path.exists() else folder)
-        runs = frame[frame["status"].eq("complete").fillna(value=False)].reset_index(drop=True)
+        runs = _once(frame[frame["status"].eq("complete").fillna(value=False)])
     except FileNotFoundError as error:
         hint = "give the directory of a sweep, or rebuild it with distill-summary"
         raise ReportError(f"DIR={folder}: there is no {SUMMARY} in it; {hint}") from error
@@ -45,6 +45,20 @@ def sweep(folder: Path) -> Sweep:
         _curves(folder, runs),
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
     )
+
+
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each run once: a copy of its directory is no other seed.
+
+    Raises:
+        ValueError: copies have not the same figures.
+    """
+    how = [c for c in ("run", "precision", "device") if c in runs]
+    apart = runs.drop_duplicates([*how, *(c for c in ("test_errors", "val_errors") if c in runs)])
+    again = apart["run"][apart.duplicated(how)]
+    if not again.empty:
+        raise ValueError(f"{again.iloc[0]} stands in it twice, with other figures")
+    return apart.reset_index(drop=True)
 
 
 def _commands(folder: Path) -> tuple[str, ...]:

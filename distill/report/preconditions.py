@@ -1,0 +1,145 @@
+"""What the runs of a claim must be: conditions on the columns of a summary, checked row by row."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from distill.report.numbers import settings, text
+
+
+@dataclass(frozen=True)
+class From:
+    """Numbers from ``least`` on, or, without ``itself``, above it."""
+
+    least: float
+    itself: bool = True
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.itself else 'above'} {self.least:g}"
+
+
+Conditions = Mapping[
+    str, From | tuple[object, ...]
+]  # by column: a range, or the values it may have
+
+
+MNIST: Conditions = {"data": ("mnist",), "data.validation": (0,), "test": (True,)}
+WHOLE: Conditions = {"transfer": ("all",), "transfer_examples": (60_000,)}
+TEACHER: Conditions = {  # strongly regularised, on jittered images
+    "teacher.members": (1,),
+    "teacher.model.width": (1200,),
+    "teacher.model.depth": (2,),
+    "teacher.model.dropout": From(0.4),
+    "teacher.jitter": (2,),
+    "teacher.train.epochs": From(60),
+}
+PLAIN: Conditions = {  # a student without regularisation
+    **MNIST,
+    "model": ("mlp",),
+    "model.depth": (2,),
+    "model.dropout": (0,),
+    "model.input_dropout": (0,),
+    "model.max_norm": (None,),
+    "weight_decay": (0,),
+    "data.jitter": (0,),
+    "loss": ("kd",),
+}
+TAUGHT: Conditions = {**PLAIN, **TEACHER, "alpha": (1,)}
+WIDE: Conditions = {"width": (800,), "epochs": From(60)}
+HARD: Conditions = {**PLAIN, **WHOLE, **WIDE, "alpha": (0,)}
+SOFT: Conditions = {**TAUGHT, **WIDE, "temperature": (20,)}
+LARGE: Conditions = {**TAUGHT, **WHOLE, "width": (300,)}
+POST: Conditions = {
+    **MNIST,
+    **WHOLE,
+    **{"model": ("mlp",), "model.depth": (2,), "width": (800,), "loss": ("kd",)},
+    **{"data.jitter": (2,), "data.mean": (0.5,), "data.std": (0.5,), "temperature": (20,)},
+    **{"optimizer": ("adamw",), "lr": (0.001,), "batch_size": (8192,)},
+    **{"optim.schedule": ("constant",), "teacher.members": (1,), "teacher.jitter": (2,)},
+    **{"teacher.model.width": (1200,), "teacher.model.depth": (2,)},
+    **{"teacher.model.dropout": (0.5,), "teacher.train.epochs": (300,)},
+}
+SINGLE: Conditions = {
+    **MNIST,
+    **WHOLE,
+    **{"model": ("mlp",), "model.depth": (2,), "width": (300,), "data.jitter": (2,)},
+    **{"loss": ("kd",), "temperature": (2,), "epochs": From(40), "teacher.members": (10,)},
+    **{"teacher.model.width": (300,), "teacher.model.depth": (2,), "teacher.jitter": (2,)},
+    **{"teacher.train.epochs": From(40)},
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The runs that meet the conditions, those that miss at most one, and what the first misses."""
+
+    counted: pd.DataFrame
+    near: pd.DataFrame
+    missed: str
+
+
+def _misses(runs: pd.DataFrame, key: str, wanted: From | tuple[object, ...]) -> Sequence[bool]:
+    """Whether each run misses a condition; one on a column that is missing is missed."""
+    if key not in runs:
+        return [True] * len(runs)
+    if isinstance(wanted, From):
+        numbers = pd.to_numeric(runs[key], errors="coerce").to_numpy(dtype=float)
+        held = numbers >= wanted.least if wanted.itself else numbers > wanted.least
+        return [not holds for holds in held]
+    allowed = {*map(text, wanted)}
+    return [text(value) not in allowed for value in runs[key].tolist()]
+
+
+def _words(wanted: From | tuple[object, ...]) -> str:
+    return str(wanted) if isinstance(wanted, From) else " or ".join(text(v) or "-" for v in wanted)
+
+
+def check(runs: pd.DataFrame, parts: Sequence[Conditions], compared: Collection[str]) -> Checked:
+    """Which ``runs`` meet all conditions of one of the ``parts`` of a claim.
+
+    A run is held against the part of which it misses the least, and least of what is ``compared``.
+    """
+    tables = [np.array([_misses(runs, k, w) for k, w in part.items()]) for part in parts]
+    counts = np.stack([table.sum(axis=0) for table in tables])  # (parts, runs)
+    own = [[key in compared for key in part] for part in parts]
+    others = np.stack([table[rows].sum(axis=0) for table, rows in zip(tables, own, strict=True)])
+    part = (counts + others / 100).argmin(axis=0)
+    missed = np.take_along_axis(counts, part[None], axis=0)[0]
+    keys = [[*parts[n]][int(tables[n][:, run].argmax())] for run, n in enumerate(part)]
+    first = ""
+    for place in np.flatnonzero(missed)[:1]:
+        run, key = runs.iloc[place], keys[place]
+        given = f"{key}={text(run[key]) or '-'}" if key in runs else f"no column {key}"
+        wanted = _words(parts[part[place]][key])
+        first = f"{run.get('run', 'the first run')} has {given}, wanted is {wanted}"
+    # One that misses the data set, or the claim of an identity, is of something else.
+    near = [
+        n == 0 or (n == 1 and k not in ("data", "claim")) for n, k in zip(missed, keys, strict=True)
+    ]
+    return Checked(runs[missed == 0], runs[near], first)
+
+
+def lacking(runs: pd.DataFrame, covers: Mapping[str, tuple[object, ...]]) -> str:
+    """The first value of the design that no run has, as "temperature=40"; "" if all are there."""
+    for key, values in covers.items():
+        held = set(map(text, runs[key])) if key in runs else set()
+        for value in values:
+            if text(value) not in held:
+                return f"{key}={text(value)}"
+    return ""
+
+
+def apart(runs: pd.DataFrame, compared: Collection[str], of: tuple[str, ...]) -> str:
+    """The first setting, beside those ``compared``, in which ``runs`` differ, and its values.
+
+    Only settings whose names begin with one ``of`` these count, if any are given.
+    """
+    for key in settings(runs):
+        if key in compared or not key.startswith(of or ""):
+            continue
+        values = list(dict.fromkeys(text(value) or "-" for value in runs[key]))
+        if len(values) > 1:
+            return f"{key}={', '.join(values[:4])}"
+    return ""
