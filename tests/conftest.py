@@ -11,6 +11,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # of which there is one a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -19,7 +22,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from distill import fit, job, plan, run
+from distill import fit, job, machine, plan, run
 from distill.__main__ import main
 from distill.config import GROUPS, _schema, parse, targets
 from distill.job import Job
@@ -51,8 +54,21 @@ needs_mnist = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: tests of endurance in the sizes that they speak for, minutes instead of seconds."""
-    parser.addoption("--full", action="store_true", help="tests of endurance in full size")
+    """`--full`: slow tests too, and those of endurance in the sizes that they speak for."""
+    parser.addoption("--full", action="store_true", help="slow tests, and endurance in full size")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many processes as cores, but no more than a few, since each loads torch."""
+    return min(4, machine.cores())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow tests out, which pytest then tells of, unless all are asked for."""
+    if not config.getoption("--full"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def forget() -> None:

@@ -173,7 +173,11 @@ def test_a_file_that_is_being_written_is_waited_for(home: Path, mirror: Path) ->
     writer.join()
 
 
-@pytest.mark.parametrize("content", [b"", gzip.compress(CONTENTS[2])[:-99], gzip.compress(b"x")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", gzip.compress(CONTENTS[2])[:-99], gzip.compress(b"x")],
+    ids=["empty", "cut", "other"],
+)
 def test_a_download_that_fails_leaves_nothing(content: bytes, home: Path, mirror: Path) -> None:
     (mirror / f"{downloaded.FILES[2]}-ubyte.gz").write_bytes(content)
     raw = home / "data" / "MNIST" / "raw"
