@@ -18,8 +18,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from distill import results, run
+from distill.best import REPORT
 from distill.train import Training
-from distill.tune import REPORT, STUDY
+from distill.tune import STUDY
 
 TUNE = (
     *("experiment=tune", *SMALL, "precision=fp32", "train.epochs=9", "data.examples=64"),
