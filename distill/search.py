@@ -1,6 +1,7 @@
 """What Optuna is asked with: the space that overrides span, and samplers of one trial."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,6 +113,17 @@ def whole(space: Space) -> Space:
         else d
         for key, d in space.items()
     }
+
+
+def whole_needed(error: ConfigError, space: Space) -> ConfigError | None:
+    """What to say if ``error`` is of an interval of a key that takes whole numbers."""
+    for key, found in space.items():
+        refused = str(error).startswith(f"{key}=") and "valid integer" in str(error)
+        if refused and isinstance(found, FloatDistribution):
+            given = f"{key}=interval({found.low:g},{found.high:g})"
+            way = f"interval({math.ceil(found.low)},{math.floor(found.high)})"
+            return ConfigError(f"{given}: it takes whole numbers; write {way}")
+    return None
 
 
 def ends(distribution: BaseDistribution) -> Sequence[Any]:

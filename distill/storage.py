@@ -126,7 +126,7 @@ def opened(url: str) -> BaseStorage:
     arguments: dict[str, Any] = {"timeout": STEP, "factory": kind}
     if path.exists():
         with closing(sqlite3.connect(path, **arguments)) as connection:
-            [[found]] = connection.execute("PRAGMA integrity_check(1)")
+            [[found]] = connection.cursor().execute("PRAGMA integrity_check(1)")
         if found != "ok":
             raise DamagedError(f"{path} is damaged: {found}")
     return _made(url, {"connect_args": arguments})
@@ -234,7 +234,8 @@ def explained(url: str, key: str, own: Path | None, folder: Path) -> Iterator[No
 def _said(error: BaseException, own: Path | None, folder: Path) -> str:
     causes = list(_chain(error))
     found = next((cause for cause in causes if isinstance(cause, sqlite3.Error)), None)
-    reason = f"it cannot be used ({line(found or causes[-1])})"
+    told = error if isinstance(error, DamagedError) else found or causes[-1]
+    reason = f"it cannot be used ({line(told)})"
     if found is not None and _locked(found):
         return (
             f"{reason}; another process has locked it, and nothing is lost: once that has ended, "

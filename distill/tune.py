@@ -136,7 +136,10 @@ class Tuner:
         """
         whole = search.whole(space)
         lowest = {key: search.ends(distribution)[0] for key, distribution in whole.items()}
-        first = self._job(search.overrides(lowest, space, fixed))
+        try:
+            first = self._job(search.overrides(lowest, space, fixed))
+        except ConfigError as error:
+            raise search.whole_needed(error, space) or error from None
         given = dict(results.leaves(first.run.model_dump(by_alias=True)))
         space = {
             key: whole[key] if isinstance(given.get(key), int) else d for key, d in space.items()
