@@ -102,28 +102,30 @@ def _distribution(override: Override, text: str) -> BaseDistribution:
     return found
 
 
-def whole(space: Space) -> Space:
-    """``space`` with whole numbers where an interval between two may be meant so."""
-    return {
-        key: IntDistribution(int(d.low), int(d.high), log=d.log)
-        if isinstance(d, FloatDistribution)
-        and d.step is None
-        and d.low.is_integer()
-        and d.high.is_integer()
-        else d
-        for key, d in space.items()
-    }
+def whole(space: Space, error: ConfigError) -> Space:
+    """``space`` with whole numbers for the keys that take no others, as ``error`` says.
 
-
-def whole_needed(error: ConfigError, space: Space) -> ConfigError | None:
-    """What to say if ``error`` is of an interval of a key that takes whole numbers."""
+    Raises:
+        ConfigError: it says something else, or an interval does not begin and end in whole numbers.
+    """
+    changed: Space = {}
     for key, found in space.items():
-        refused = str(error).startswith(f"{key}=") and "valid integer" in str(error)
-        if refused and isinstance(found, FloatDistribution):
+        refused = f"\n{key}=" in f"\n{error}" and "valid integer" in str(error)
+        if not refused or not isinstance(found, FloatDistribution) or found.step is not None:
+            continue
+        low, high = math.ceil(found.low), math.floor(found.high)
+        if (low, high) != (found.low, found.high):
             given = f"{key}=interval({found.low:g},{found.high:g})"
-            way = f"interval({math.ceil(found.low)},{math.floor(found.high)})"
-            return ConfigError(f"{given}: it takes whole numbers; write {way}")
-    return None
+            raise ConfigError(f"{given}: it takes whole numbers; write interval({low},{high})")
+        changed[key] = IntDistribution(low, high, log=found.log)
+    if not changed:
+        raise error
+    return space | changed
+
+
+def lowest(space: Space) -> dict[str, Any]:
+    """A trial's values at the lower ends."""
+    return {key: ends(distribution)[0] for key, distribution in space.items()}
 
 
 def ends(distribution: BaseDistribution) -> Sequence[Any]:

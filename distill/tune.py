@@ -85,9 +85,9 @@ class Tuner:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            identity, space = self._checked(space, fixed)
             choice = self.config.hydra.runtime.choices["hydra/sweeper/sampler"]
             search.rehearse(self.sampler, choice, space, len(self.objectives))
-            identity, space = self._checked(space, fixed)
             self.folder.mkdir(parents=True, exist_ok=True)
             optuna.logging.set_verbosity(optuna.logging.WARNING)
             own = self.folder / STUDY if self.storage is None else None
@@ -134,16 +134,12 @@ class Tuner:
         Returns:
             A digest of all that decides a trial, and the space, in whole numbers where keys are.
         """
-        whole = search.whole(space)
-        lowest = {key: search.ends(distribution)[0] for key, distribution in whole.items()}
         try:
-            first = self._job(search.overrides(lowest, space, fixed))
+            self._job(search.overrides(search.lowest(space), space, fixed))
         except ConfigError as error:
-            raise search.whole_needed(error, space) or error from None
-        given = dict(results.leaves(first.run.model_dump(by_alias=True)))
-        space = {
-            key: whole[key] if isinstance(given.get(key), int) else d for key, d in space.items()
-        }
+            space = search.whole(space, error)
+        lowest = search.lowest(space)
+        first = self._job(search.overrides(lowest, space, fixed))
         for key, distribution in space.items():
             for value in search.ends(distribution):
                 self._job(search.overrides({**lowest, key: value}, space, fixed))

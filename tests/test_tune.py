@@ -259,8 +259,8 @@ REFUSED = {
     "hydra/sweeper/sampler=cmaes hydra.sweeper.objectives=[val_errors,parameters]": (
         "hydra/sweeper/sampler=cmaes: "
     ),
-    "loss=logits": "loss.temperature=1: loss=logits has no such key; loss=kd has; not to",
-    "loss=kd,logits": "loss.temperature=1: loss=logits has no such key; loss=kd has",
+    "loss=logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has; not to",
+    "loss=kd,logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has",
     "model.width=8,ten": "model.width=ten: Input should be a valid integer",
     "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp",
     "loss.tempratur=interval(1.0,2.0)": "loss.tempratur=1.0: there is no such key; did you mean",
