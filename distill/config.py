@@ -350,7 +350,8 @@ def _shown(value: Any) -> str:
 
 def unknown(key: str, given: str, known: list[str]) -> str:
     """The message for a ``key`` that does not exist, which stood in the override ``given``."""
-    known = [name for name in known if not name.endswith("._target_")]
+    if "._" not in key:  # else it may be meant
+        known = [name for name in known if not name.endswith("._target_")]
     if not known:
         return f"{given}: there is no such key; {key.rpartition('.')[0]} has none"
     close = difflib.get_close_matches(key, known, 1)
