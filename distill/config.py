@@ -122,6 +122,14 @@ class Teacher(Strict):
     optim: Optim | None = None
     train: Train | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trained(cls, values: Any) -> Any:
+        """What an experiment says of the training of one that is not trained falls away."""
+        if isinstance(values, dict) and "optim" not in values:
+            return {key: value for key, value in values.items() if key != "train"}
+        return values
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
         recipe = (self.jitter, self.seed, self.optim, self.train)
@@ -353,7 +361,10 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
                 section = section.model_fields[str(parent)].annotation  # type: ignore[assignment]
             known = [f.alias or name for name, f in section.model_fields.items()]
             given = f"{key}={_shown(problem['input'])}"
-            yield unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
+            line = unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
+            # It may be another option's, from a yaml that was written for that.
+            way = f"; '~{given}' leaves it out" if parents and "did you mean" not in line else ""
+            yield line + way
         elif problem["type"] == "missing":
             yield f"{key}: this key is missing"
         elif problem["type"] == "value_error":
@@ -370,6 +381,8 @@ def _shown(value: Any) -> str:
 
 def unknown(key: str, given: str, known: list[str]) -> str:
     """The message for a ``key`` that does not exist, which stood in the override ``given``."""
+    if "._" not in key:  # else it may be meant
+        known = [name for name in known if not name.endswith("._target_")]
     if not known:
         return f"{given}: there is no such key; {key.rpartition('.')[0]} has none"
     close = difflib.get_close_matches(key, known, 1)

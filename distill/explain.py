@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from distill.config import ConfigError, unknown
+from distill.options import lacking
 from distill.store import told
 
 
@@ -91,9 +92,13 @@ def _local(error: BaseException, name: str, function: str) -> Any:
 
     Hydra's own text leaves out which override or yaml it was at.
     """
+    return (_frame(error, function) or {}).get(name)
+
+
+def _frame(error: BaseException, function: str) -> dict[str, Any] | None:
+    """The variables of the ``function`` that ``error`` came through."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    found = [f for f in frames if f.f_code.co_name == function and name in f.f_locals]
-    return found[-1].f_locals[name] if found else None
+    return next((f.f_locals for f in reversed(frames) if f.f_code.co_name == function), None)
 
 
 def _argument(value: str) -> str:
@@ -111,5 +116,8 @@ def _no_key(error: BaseException, cause: OmegaConfBaseException) -> str:
     prefix = key.rpartition(".")[0] + "." if "." in key else ""
     siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
     given = re.search(r"\+(\S+=.*)", str(error))
+    composing = _frame(error, "_load_configuration_impl")
+    if given and composing and (line := lacking(key, given[1], composing)):
+        return line
     known = [f"{prefix}{name!s}" for name in siblings if name != "hydra"]
     return unknown(key, given[1] if given else key, known)

@@ -21,6 +21,8 @@ class TuneConf:
     n_jobs: int = 16  # trials in a batch, which train together
     storage: str | None = None  # a URL of Optuna's, or a journal file; null: study.db in the sweep
     study_name: str | None = None  # null: it follows from all that decides a trial's value
+    take: bool = False  # take up the trials that others hold, too
+    grace: float = 60.0  # seconds without a sign of life after which a holder is at an end
     params: dict[str, Any] = field(default_factory=dict)  # what is searched
 
 

@@ -6,7 +6,9 @@ stopped goes on as if it had not been, and one that was lost is made again from 
 """
 
 import logging
-import platform
+import math
+import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,21 +19,25 @@ import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.distributions import distribution_to_json
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from distill import results, search, store
+from distill import best, results, search, storage, store
 from distill.compose import task_config
 from distill.config import ConfigError, parse
 from distill.fit import RunError
+from distill.holders import Holder
 from distill.job import Job
 from distill.search import Space
 
 log = logging.getLogger(__name__)
 
 OBJECTIVES = ("val_errors", "val_loss", "parameters", "multiply_adds")
-STUDY, REPORT, EXPERIMENT = "study.db", "optimization_results.yaml", "experiment"
+STUDY = "study.db"
+SURPLUS = "surplus"  # marks a trial that was one too many
+POLL = 1.0  # seconds between looks at a study that waits for others
 
 # How the best are trained: on all data, and then tested.
 WHOLE = {"data.validation": "0.0", "test": "true", "halving.rungs": "0"}
@@ -50,11 +56,12 @@ class Tuner:
     ) -> None:
         self.config, self.loader, self.launcher = config, loader, launcher
         self.folder = Path(config.hydra.sweep.dir)
-        self.here = f"{platform.node()}:{self.folder.absolute()}"
         self.objectives = [str(name) for name in options["objectives"]]
         self.trials, self.batch = int(options["n_trials"]), int(options["n_jobs"])
         self.sampler, self.params = options["sampler"], options["params"]
         self.storage, self.name = options["storage"], options["study_name"]
+        self.url = self.storage or f"sqlite:///{self.folder / STUDY}"
+        self.take, self.grace = options["take"], options["grace"]
         for key in ("n_trials", "n_jobs"):
             if options[key] < 1:
                 raise ConfigError(f"hydra.sweeper.{key}={options[key]}: it must be at least 1")
@@ -65,6 +72,8 @@ class Tuner:
             raise ConfigError(
                 "hydra/sweeper/sampler=grid: a grid is a plain sweep; give its values with -m"
             )
+        if not self.grace > 0:
+            raise ConfigError(f"hydra.sweeper.grace={self.grace}: it must be above 0")
 
     def run(self, arguments: Sequence[str]) -> None:
         """Run the trials that are missing, then the best configurations on all data.
@@ -73,32 +82,63 @@ class Tuner:
             RunError: trials failed, other than by diverging.
         """
         space, fixed = search.parse(self.params, arguments, self.loader)
-        search.sampler(self.sampler, 0)  # which a wrong option stops here
-        identity = self._checked(space, fixed)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with warnings.catch_warnings(), store.locked(self.folder):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study, lost = self._study(identity)
-            failed = self._mended(lost, space, fixed)
-            while trials := self._batch(study, space):
+            identity, space = self._checked(space, fixed)
+            choice = self.config.hydra.runtime.choices["hydra/sweeper/sampler"]
+            search.rehearse(self.sampler, choice, space, len(self.objectives))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            optuna.logging.set_verbosity(optuna.logging.WARNING)
+            own = self.folder / STUDY if self.storage is None else None
+            key = f"hydra.sweeper.storage={self.url}"
+            with store.locked(self.folder), storage.explained(self.url, key, own, self.folder):
+                failed = self._run(identity, space, fixed)
+        if failed:
+            raise RunError(f"{len(failed)} trials failed; the first: {failed[0]}")
+
+    def _run(self, identity: str, space: Space, fixed: list[str]) -> list[str]:
+        """The study from what is left of it to its best; returns why trials failed."""
+        study = self._study(identity)
+        self.holder = Holder(
+            self.folder, owner=self.storage is None, take=self.take, grace=self.grace
+        )
+        with self.holder.alive(study):
+            failed = self._mended(self._lost(study), space, fixed)
+            while (trials := self._batch(study, space)) or self._awaited(study):
+                if not trials:
+                    continue
                 with self._failing(study, trials):
                     overrides = [search.overrides(trial.params, space, fixed) for trial in trials]
                     returns = self.launcher.launch(overrides, trials[0].number)
                 for trial, returned in zip(trials, returns, strict=True):
                     failed += self._tell(study, trial, returned)
                 log.info(self._state(study))
-            self._finish(study, space, fixed)
-        if failed:
-            raise RunError(f"{len(failed)} trials failed; the first: {failed[0]}")
+            self._finish(study, identity, space, fixed)
+        return failed
+
+    def _awaited(self, study: optuna.Study) -> bool:
+        """Whether the study is to be looked at again, since others are at work on trials."""
+        if not self.holder.waits(study, study.get_trials(deepcopy=False)):
+            return False
+        time.sleep(POLL)
+        return True
 
     def _job(self, overrides: Sequence[str]) -> Job:
         config = self.loader.load_sweep_config(self.config, list(overrides))
         return Job(parse(task_config(config)))
 
-    def _checked(self, space: Space, fixed: list[str]) -> str:
-        """Check the jobs at the ends of the space; returns a digest of all that decides a trial."""
-        lowest = {key: search.ends(distribution)[0] for key, distribution in space.items()}
+    def _checked(self, space: Space, fixed: list[str]) -> tuple[str, Space]:
+        """Check the jobs at the ends of the space.
+
+        Returns:
+            A digest of all that decides a trial, and the space, in whole numbers where keys are.
+        """
+        try:
+            self._job(search.overrides(search.lowest(space), space, fixed))
+        except ConfigError as error:
+            space = search.whole(space, error)
+        lowest = search.lowest(space)
         first = self._job(search.overrides(lowest, space, fixed))
         for key, distribution in space.items():
             for value in search.ends(distribution):
@@ -110,31 +150,28 @@ class Tuner:
         self._job(search.overrides(lowest, space, fixed, WHOLE))
         ranges = {key: distribution_to_json(d) for key, d in space.items()}
         halving = first.run.halving.model_dump()
-        return store.digest([first.digest, ranges, self.objectives, halving])
+        return store.digest([first.digest, ranges, self.objectives, halving]), space
 
-    def _study(self, identity: str) -> tuple[optuna.Study, list[FrozenTrial]]:
-        """The study, made or found, and those of its trials whose results were lost.
-
-        All others agree with the files of the runs.
+    def _study(self, identity: str) -> optuna.Study:
+        """The study, made or found.
 
         Raises:
             ConfigError: the storage cannot be used, or the study is another.
         """
-        own = self.folder / STUDY
-        url = self.storage or f"sqlite:///{own}"
-        remedy = f"; delete {own}, and the runs make it again" if self.storage is None else ""
-        name = self.name or f"{self.folder.name}-{identity[:8]}"
         try:
+            kept = storage.opened(self.url)
+            name = self.name or self._found(kept, identity)
             study = optuna.create_study(
                 study_name=name,
-                storage=search.storage(url),
+                storage=kept,
                 directions=["minimize"] * len(self.objectives),
                 load_if_exists=True,
             )
-            lost = [t for t in study.get_trials(deepcopy=False) if not self._agrees(t)]
+        except (storage.DamagedError, *storage.ERRORS):
+            raise
         except Exception as error:  # of any of the databases that Optuna can use
-            key = f"hydra.sweeper.storage={self.storage or url}"
-            raise ConfigError(f"{key}: it cannot be used ({search.line(error)}){remedy}") from error
+            key = f"hydra.sweeper.storage={self.url}"
+            raise ConfigError(f"{key}: it cannot be used ({storage.line(error)})") from error
         known = study.user_attrs.get("identity", identity)
         if known != identity or len(study.directions) != len(self.objectives):
             raise ConfigError(
@@ -143,27 +180,49 @@ class Tuner:
             )
         study.set_user_attr("identity", identity)
         study.set_metric_names(self.objectives)
-        log.info("study %s in %s", name, url)
+        log.info("study %s in %s", name, self.url)
         log.info(self._state(study))
-        return study, lost
+        return study
+
+    def _found(self, kept: BaseStorage, identity: str) -> str:
+        """The name of the study of ``identity``, which had its folder's in earlier versions."""
+        former = f"{self.folder.name}-{identity[:8]}"
+        names = [
+            study.study_name
+            for study in kept.get_all_studies()
+            if study.user_attrs.get("identity") == identity or study.study_name == former
+        ]
+        return former if former in names else next(iter(names), f"distill-{identity[:8]}")
+
+    def _lost(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Those of this folder's trials whose results were lost; all others agree with the files.
+
+        Raises:
+            DamagedError: a trial's values are not those of its result.
+        """
+        return [t for t in study.get_trials(deepcopy=False) if not self._agrees(t)]
 
     def _agrees(self, trial: FrozenTrial) -> bool:
         """Whether a trial has its result, where its run lies here; a lost one is named.
 
         Raises:
-            ValueError: the trial's values are not those of the result.
+            DamagedError: the trial's values are not those of the result.
         """
-        directory = trial.user_attrs.get("directory")
-        if directory is None or trial.user_attrs.get("sweep") != self.here:
+        if "directory" not in trial.user_attrs or not self.holder.holds(trial):
             return True
+        # Earlier versions wrote it whole, below the folder where the sweep lay then.
+        before = str(trial.user_attrs.get("sweep")).partition(":")[2]
+        directory = Path(trial.user_attrs["directory"])
+        if directory.is_relative_to(before):
+            directory = directory.relative_to(before)
         try:
-            result = results.read(Path(directory) / results.RESULT)
+            result = results.read(self.folder / directory / results.RESULT)
         except (OSError, ValueError) as error:
             log.warning("trial %d: %s", trial.number, error)
             return not trial.state.is_finished()
         both = (trial.state, result["status"]) == (TrialState.COMPLETE, "complete")
         if both and trial.values != self._values(result):
-            raise ValueError(f"trial {trial.number} is not what {result['run']} came to")
+            raise storage.DamagedError(f"trial {trial.number} is not what {result['run']} came to")
         return True
 
     def _mended(self, lost: list[FrozenTrial], space: Space, fixed: list[str]) -> list[str]:
@@ -180,35 +239,51 @@ class Tuner:
         return [f"trial {t.number} lost its result; its value is kept in the study" for t in rest]
 
     def _values(self, result: dict[str, Any]) -> list[float]:
-        return [float(result[name]) for name in self.objectives]
+        given = [result[name] for name in self.objectives]
+        return [math.nan if value is None else float(value) for value in given]
 
     def _state(self, study: optuna.Study) -> str:
         """How many trials ended, and how."""
-        trials = study.get_trials(deepcopy=False)
+        trials = self._counted(study)
         counts = {s: sum(t.state == s for t in trials) for s in TrialState}
         texts = [f"{n} {s.name.lower()}" for s, n in counts.items() if n]
         return f"{len(trials)} of {self.trials} trials: {', '.join(texts) or 'none yet'}"
 
+    def _counted(self, study: optuna.Study) -> list[FrozenTrial]:
+        """The trials but for those that were one too many."""
+        return [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
+
     def _batch(self, study: optuna.Study, space: Space) -> list[Trial]:
         """The trials to run next: those that an earlier try left, then new ones."""
-        trials = study.get_trials(deepcopy=False)
-        mine = self.here if self.storage is None else None  # one without a mark
-        left = [
-            t
-            for t in trials
-            if t.state == TrialState.RUNNING and t.user_attrs.get("sweep", mine) == self.here
-        ]
-        batch = [Trial(study, trial._trial_id) for trial in left]
+        with storage.turn(self.url):
+            left = self.holder.left(study, study.get_trials(deepcopy=False))[: self.batch]
+            batch = [Trial(study, trial._trial_id) for trial in left]
+            for trial in batch:
+                self.holder.hold(trial)
         for trial in batch:
             self._suggest(study, trial, space)
-        for _ in range(min(self.batch - len(batch), self.trials - len(trials))):
-            study.sampler = search.sampler(self.sampler, len(study.get_trials(deepcopy=False)))
-            batch.append(study.ask())
-            self._suggest(study, batch[-1], space)
+        while len(batch) < self.batch and (asked := self._asked(study)) is not None:
+            batch.append(asked)
+            self._suggest(study, asked, space)
         return batch
 
+    def _asked(self, study: optuna.Study) -> Trial | None:
+        """A new trial; None if there are all that there are to be, whoever asked for them."""
+        with storage.turn(self.url):
+            known = self._counted(study)
+            if len(known) >= self.trials:
+                return None
+            study.sampler = search.sampler(self.sampler, len(known))
+            trial = study.ask()
+            self.holder.hold(trial)
+        # On a server, or for other programs, there are no turns.
+        if sum(t.number < trial.number for t in self._counted(study)) < self.trials:
+            return trial
+        trial.set_user_attr(SURPLUS, f"one more than the {self.trials} trials; not run")
+        study.tell(trial, state=TrialState.FAIL)
+        return None
+
     def _suggest(self, study: optuna.Study, trial: Trial, space: Space) -> None:
-        trial.set_user_attr("sweep", self.here)
         study.sampler = search.sampler(self.sampler, trial.number)
         for key, distribution in space.items():
             trial._suggest(key, distribution)
@@ -231,14 +306,26 @@ class Tuner:
             result = results.read(directory / results.RESULT)
         except (OSError, ValueError) as error:
             result = {"run": directory.name, "status": "failed", "reason": str(error)}
+        try:
+            return self._told(study, trial, directory, result)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            log.warning("trial %d: another took it up, and was the first to end it", trial.number)
+            return []
+
+    def _told(
+        self, study: optuna.Study, trial: Trial, directory: Path, result: dict[str, Any]
+    ) -> list[str]:
         trial.set_user_attr("run", result["run"])
-        trial.set_user_attr("directory", str(directory.absolute()))
+        trial.set_user_attr("directory", os.path.relpath(directory, self.folder))
         status = result["status"]
         if len(self.objectives) == 1 and status in ("complete", "stopped"):
             known = study.get_trials(deepcopy=False)[trial.number].intermediate_values
             for epoch, value in results.rungs(directory, self.objectives[0], result):
                 if epoch not in known:
                     trial.report(value, epoch)
+        if status == "complete" and not all(map(math.isfinite, self._values(result))):
+            names = ", ".join(self.objectives)
+            status, result = "diverged", {**result, "reason": f"no finite number in {names}"}
         if status == "complete":
             trial.set_user_attr("val_loss", result["val_loss"])
             study.tell(trial, self._values(result))
@@ -247,65 +334,10 @@ class Tuner:
         study.tell(trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
         return [result["reason"]] if status == "failed" else []
 
-    def _finish(self, study: optuna.Study, space: Space, fixed: list[str]) -> None:
+    def _finish(self, study: optuna.Study, identity: str, space: Space, fixed: list[str]) -> None:
         """Train the best configurations on all data, and write each as an experiment."""
-        best = self._best(study)
+        chosen = best.of(study)
         log.info("the best of the study, now trained on all data:")
-        overrides = [search.overrides(trial.params, space, fixed, WHOLE) for trial in best]
+        overrides = [search.overrides(trial.params, space, fixed, WHOLE) for trial in chosen]
         returns = self.launcher.launch(overrides, len(study.get_trials(deepcopy=False)))
-        lines = []
-        for number, (trial, returned) in enumerate(zip(best, returns, strict=True), 1):
-            _ = returned.return_value  # raises what ended it
-            name = "best" if len(best) == 1 else f"best-{number}"
-            assert returned.hydra_cfg is not None
-            result = results.read(
-                Path(returned.hydra_cfg.hydra.runtime.output_dir) / results.RESULT
-            )
-            values = ", ".join(
-                f"{value:g} {objective}"
-                for value, objective in zip(trial.values, self.objectives, strict=True)
-            )
-            about = (
-                f"trial {trial.number} of {study.study_name}: {values}; "
-                f"trained on all data {result['test_errors']} test errors"
-            )
-            command = f"distill --config-dir {self.folder} experiment={name}"
-            text = _experiment(returned.hydra_cfg, returned.cfg, command, about)
-            (self.folder / EXPERIMENT).mkdir(exist_ok=True)
-            store.write_text(self.folder / EXPERIMENT / f"{name}.yaml", text)
-            lines.append(f"{about}\n  {command}")
-        report: dict[str, Any] = {"name": "optuna", "study": study.study_name}
-        if len(self.objectives) == 1:
-            report |= {"best_params": best[0].params, "best_value": best[0].value}
-        else:
-            report["solutions"] = [{"params": t.params, "values": t.values} for t in best]
-        store.write_text(self.folder / REPORT, OmegaConf.to_yaml(OmegaConf.create(report)))
-        log.info("\n".join(lines))
-
-    def _best(self, study: optuna.Study) -> list[FrozenTrial]:
-        """The best trial, or those of the Pareto front from small to large.
-
-        Raises:
-            RunError: no trial completed.
-        """
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not complete:
-            reasons = [str(t.user_attrs.get("reason")) for t in study.get_trials(deepcopy=False)]
-            raise RunError(f"none of {len(reasons)} trials completed; the first {reasons[0]}")
-        if len(self.objectives) == 1:
-            return [min(complete, key=lambda t: (t.values, t.user_attrs["val_loss"], t.number))]
-        front = {str(t.params): t for t in reversed(study.best_trials)}
-        return sorted(front.values(), key=lambda t: (t.values[::-1], t.number))
-
-
-def _experiment(hydra: DictConfig, config: DictConfig | None, command: str, about: str) -> str:
-    """The yaml of an experiment that composes ``config``."""
-    assert config is not None
-    groups = {
-        group: option
-        for group, option in sorted(hydra.hydra.runtime.choices.items())
-        if option is not None and group != EXPERIMENT and not str(group).startswith("hydra/")
-    }
-    defaults = "".join(f"  - override /{group}: {option}\n" for group, option in groups.items())
-    body = OmegaConf.to_yaml(config)
-    return f"# @package _global_\n# {command}\n# {about}\ndefaults:\n{defaults}\n{body}"
+        log.info(best.write(self.folder, study, identity, self.objectives, chosen, returns))

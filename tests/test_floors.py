@@ -14,22 +14,24 @@ PACKAGE = Path(distill.__file__).parent
 FLOORS = [
     {"machine"},
     {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory", "interrupt"}
-    | {"logs", "columns"}
+    | {"logs", "columns", "options"}
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
     {"data", "stack", "optim", "contracts"},
     {"train", "evaluate", "gallery"},
     {"teacher", "checkpoint"},
-    {"config", "results"},
-    {"job", "tables"},
+    {"config", "results", "holders"},
+    {"job", "tables", "storage"},
     {"fit"},
-    {"run", "plan", "compose", "explain", "search"},
+    {"run", "plan", "compose", "explain", "search", "best"},
     {"workers", "naming"},
     {"launcher", "tune"},
     {"rescore", "sweeper", "__main__"},
 ]
 HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"} | {
     "search",
+    "options",
+    "best",
     "tune",
     "sweeper",
 }

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sqlite3
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -18,8 +19,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from distill import results, run
+from distill.best import REPORT
 from distill.train import Training
-from distill.tune import REPORT, STUDY
+from distill.tune import STUDY
 
 TUNE = (
     *("experiment=tune", *SMALL, "precision=fp32", "train.epochs=9", "data.examples=64"),
@@ -248,6 +250,17 @@ REFUSED = {
     "loss.temperature=interval(4.0,1.0)": "loss.temperature=interval(4.0,1.0): no search space",
     "loss.temperature=interval(a,b)": "loss.temperature=interval(a,b): ",
     "loss.temperature=range(1,2,0)": "loss.temperature=range(1,2,0): no search space",
+    "loss.temperature=tag(logg,interval(1,4))": "loss.temperature=tag(logg,interval(1,4)): no sea",
+    "loss.alpha=tag(log,range(1,3))": "loss.alpha=tag(log,range(1,3)): no search space (tag log)",
+    "loss.alpha=range(0,0.9)": "loss.alpha=range(0,0.9): no search space (it holds the one value 0",
+    "loss.alpha=interval(1,1)": "loss.alpha=interval(1,1): no search space (it holds the one value",
+    "loss.alpha=0.5,0.5,1": "loss.alpha=0.5,0.5,1: no search space (0.5 stands there twice)",
+    "model.width=interval(4.5,8)": "model.width=interval(4.5,8): it takes whole numbers; write",
+    "hydra/sweeper/sampler=cmaes hydra.sweeper.objectives=[val_errors,parameters]": (
+        "hydra/sweeper/sampler=cmaes: "
+    ),
+    "loss=logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has; not to",
+    "loss=kd,logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has",
     "model.width=8,ten": "model.width=ten: Input should be a valid integer",
     "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp",
     "loss.tempratur=interval(1.0,2.0)": "loss.tempratur=1.0: there is no such key; did you mean",
@@ -307,3 +320,39 @@ def test_hydras_own_sweeper_does_not_choose_on_the_test_set(cli: Cli, home: Path
     assert done.code == 1
     assert done.err.startswith("data.validation=0.0: Optuna chooses on a validation split")
     assert not list(home.rglob(results.RESULT))
+
+
+def test_an_interval_of_a_whole_number_is_searched_in_whole_numbers(cli: Cli) -> None:
+    small = ("hydra.sweeper.n_trials=3", "halving.rungs=0", "loss.alpha=interval(0,1)")
+    done = cli(*TUNE, *small, "model.width=interval(4,8)")
+    assert done.code == 0, done.err
+    for trial in study().trials:
+        assert isinstance(trial.params["model.width"], int)
+        assert 0 < trial.params["loss.alpha"] < 1
+
+
+def test_another_loss_and_a_teacher_that_is_read_go_with_a_ready_made_experiment(cli: Cli) -> None:
+    small = (*TUNE, "halving.rungs=0", "hydra.sweeper.n_trials=1")
+    done = cli(*small, "loss=logits", r"~hydra.sweeper.params.loss\.temperature")
+    assert done.code == 0, done.err
+    weights = next(Path("tune").rglob(results.WEIGHTS)).absolute()
+    rest = [a for a in small if not a.startswith(("teacher.train", "teacher.model"))]
+    read = (f"teacher.path={weights}", "teacher.model.width=8")
+    done = cli(*rest, "hydra.sweep.dir=read", "teacher=checkpoint", *read)
+    assert done.code == 0, done.err
+    assert len(list(Path("read").rglob(results.WEIGHTS))) == 2
+
+
+def test_a_missing_package_is_told_before_the_first_trial(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cmaes", None)
+    done = cli(*TUNE, "hydra/sweeper/sampler=cmaes")
+    assert done.code == 1
+    assert "hydra/sweeper/sampler=cmaes: it needs the package cmaes; `pip install" in done.err
+    assert not list(home.rglob(results.RESULT))
+    done = cli(*TUNE, "hydra/sweeper/sampler=cmaes", *CHOICES)
+    assert "hydra/sweeper/sampler=cmaes: it searches numbers, and loss.alpha, loss" in done.err
+
+
+CHOICES = ("loss.alpha=0.5,1", "loss.temperature=1,2", "optim.lr=0.01,0.02")
