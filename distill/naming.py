@@ -1,7 +1,6 @@
 """Where the yamls lie, how runs and sweeps are named, and the summary that ends a sweep."""
 
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from distill import __version__, store
-from distill.compose import task_config
+from distill.compose import command, override, task_config
 
 if TYPE_CHECKING:
     from distill.job import Job
@@ -28,9 +28,10 @@ CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yam
 ASIDE = {"resume", "checkpoint"}  # they change how a sweep is run, and not what it is
 LONGEST = 200  # characters of the name of a sweep's directory; file systems take 255 bytes
 
-REFUSED = HydraException | OmegaConfBaseException  # before any job
+REFUSED = HydraException | OmegaConfBaseException | SystemExit  # before any job
 
 named: ContextVar["Job | None"] = ContextVar("named", default=None)
+typed: ContextVar[Sequence[str]] = ContextVar("typed", default=())  # the command's arguments
 
 
 def run_name(*, _root_: DictConfig) -> str:
@@ -43,8 +44,27 @@ def run_name(*, _root_: DictConfig) -> str:
     from distill.job import Job
 
     check_names(_root_)
-    job = named.get() or Job(parse(task_config(_root_)))
+    job = named.get()
+    if job is None:
+        job = Job(parse(task_config(_root_)))
+        check_halving(_root_, job.run.halving.rungs)
     return job.name
+
+
+def check_halving(config: DictConfig, rungs: int) -> None:
+    """Refuse to halve jobs that each train alone.
+
+    Raises:
+        ConfigError: there are ``rungs``, and nothing that would halve.
+    """
+    from distill.config import ConfigError
+
+    stacks = OmegaConf.select(config, "hydra.launcher._target_") == "distill.launcher.StackLauncher"
+    if rungs and not (stacks and config.hydra.mode == RunMode.MULTIRUN):
+        raise ConfigError(
+            f"halving.rungs={rungs}: only a sweep's jobs that train as one stack are halved; "
+            "choose -m and hydra/launcher=stack, or halving.rungs=0"
+        )
 
 
 def check_names(config: DictConfig) -> None:
@@ -57,7 +77,7 @@ def check_names(config: DictConfig) -> None:
 
     for key in ("hydra.job.name", "hydra.output_subdir"):
         name = OmegaConf.select(config, key)
-        if name is not None and (Path(name).name != name or name == ".."):
+        if name is not None and (Path(name).name != name or name == ".." or name[0] == "~"):
             raise ConfigError(f"{key}={name}: it must be a name, not a path")
 
 
@@ -91,8 +111,22 @@ class Summary(Callback):
 
     new: Sequence[Path] = ()
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Let a ~ in the run's directory mean the home directory."""
+        _at_home(config, "run")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Keep which folders are not there yet."""
+        """Refuse what cannot be swept, and keep which folders are not there yet."""
+        from distill.config import ConfigError
+
+        _at_home(config, "sweep")
+        raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        if str(raw["subdir"]).startswith("~"):
+            sys.exit(f"hydra.sweep.subdir={raw['subdir']}: it must be a folder within hydra.sweep.dir")
+        try:
+            check_halving(config, OmegaConf.select(config, "halving.rungs", default=0))
+        except ConfigError as error:  # of which Hydra would make a warning
+            sys.exit(str(error))
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
 
@@ -134,7 +168,7 @@ def _record(config: DictConfig, folder: Path) -> None:
     from distill.results import SWEEP
 
     path = folder / SWEEP
-    command = shlex.join(["distill", *(a for a in sys.argv[1:] if a != "--multirun")])
+    line = command(*(typed.get() or sys.argv[1:]))
     try:
         before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
     except Exception:  # none, or damaged: each kind of damage has its own error
@@ -142,7 +176,7 @@ def _record(config: DictConfig, folder: Path) -> None:
     text = OmegaConf.to_yaml(
         OmegaConf.create(
             {
-                "commands": [*(c for c in before if c != command), command],
+                "commands": [*(c for c in before if c != line), line],
                 "version": __version__,
                 "params": OmegaConf.select(config, "hydra.sweeper.params"),
                 "config": task_config(config),
@@ -150,6 +184,23 @@ def _record(config: DictConfig, folder: Path) -> None:
         )
     )
     store.write_text(path, text)
+
+
+def _at_home(config: DictConfig, section: str) -> None:
+    """Put the home directory in place of a ~ in ``hydra.section.dir``, for its jobs too."""
+    hydra = config.hydra
+    raw: Any = OmegaConf.to_container(hydra[section], resolve=False)
+    given = str(raw["dir"])
+    if not given.startswith("~"):
+        return
+    key = f"hydra.{section}.dir"
+    try:
+        place = store.home(given)
+    except ValueError as error:  # of which Hydra would make a warning
+        sys.exit(f"{key}={error}")
+    with read_write(hydra), open_dict(hydra):
+        hydra[section].dir = place
+        hydra.overrides.hydra.append(override(key, place))
 
 
 def _name(error: BaseException | None, folder: Path) -> None:

@@ -21,6 +21,7 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
+from distill import store
 from distill.config import ConfigError
 from distill.seeds import derive
 
@@ -107,6 +108,8 @@ def storage(url: str) -> BaseStorage:
     Raises:
         ValueError: the file is damaged.
     """
+    place = url.rpartition(":///")[2]
+    url = url.removesuffix(place) + store.home(place)
     if "://" not in url:
         return JournalStorage(JournalFileBackend(url))
     path = Path(url.removeprefix("sqlite:///"))

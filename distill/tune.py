@@ -22,7 +22,7 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from distill import results, search, store
-from distill.compose import task_config
+from distill.compose import command, task_config
 from distill.config import ConfigError, parse
 from distill.fit import RunError
 from distill.job import Job
@@ -269,11 +269,11 @@ class Tuner:
                 f"trial {trial.number} of {study.study_name}: {values}; "
                 f"trained on all data {result['test_errors']} test errors"
             )
-            command = f"distill --config-dir {self.folder} experiment={name}"
-            text = _experiment(returned.hydra_cfg, returned.cfg, command, about)
+            line = command("--config-dir", str(self.folder), f"experiment={name}")
+            text = _experiment(returned.hydra_cfg, returned.cfg, line, about)
             (self.folder / EXPERIMENT).mkdir(exist_ok=True)
             store.write_text(self.folder / EXPERIMENT / f"{name}.yaml", text)
-            lines.append(f"{about}\n  {command}")
+            lines.append(f"{about}\n  {line}")
         report: dict[str, Any] = {"name": "optuna", "study": study.study_name}
         if len(self.objectives) == 1:
             report |= {"best_params": best[0].params, "best_value": best[0].value}

@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision import datasets
 
-from distill import rescore, results, tables
+from distill import commands, results, tables
 from distill.config import ConfigError, parse
 from distill.data.downloaded import FILES
 from distill.job import root
@@ -498,7 +498,7 @@ def summarise(folder: str) -> None:
     """`distill-summary` of a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["distill-summary", folder])
-        tables.main()
+        commands.summary()
 
 
 RESULTS: dict[str, bytes | dict[str, Any]] = {
@@ -588,7 +588,7 @@ def test_a_dir_without_results_is_refused(folder: str, kept: Path, home: Path) -
     (blocked / "summary.csv").mkdir()
     before = tree(home)
     name = "blocked/summary.csv" if folder == "blocked" else f"DIR={folder}"
-    assert command(tables.main, folder).startswith(f"{name}: {DIRS[folder]}")
+    assert command(commands.summary, folder).startswith(f"{name}: {DIRS[folder]}")
     after = tree(home)
     after.pop(home / folder / results.SUMMARY_LOCK, None)
     assert after == before
@@ -623,7 +623,7 @@ def test_a_damaged_run_is_not_evaluated(case: str, kept: Path, home: Path) -> No
     else:
         (kept / name).write_bytes(content)
     before = tree(home)
-    error = command(rescore.main, "kept")
+    error = command(commands.evaluate, "kept")
     assert error.startswith(f"RUN=kept: {message}")
     assert "\n" not in error
     assert tree(home) == before
@@ -644,13 +644,13 @@ def test_a_run_of_another_config_is_not_evaluated(
 ) -> None:
     text = (kept / CONFIG).read_text()
     (kept / CONFIG).write_text(text.replace(old, new, 1))
-    assert command(rescore.main, "kept").startswith(f"RUN=kept: {message}")
+    assert command(commands.evaluate, "kept").startswith(f"RUN=kept: {message}")
 
 
 def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
     weights = {name: value * torch.nan for name, value in load_file(kept / WEIGHTS).items()}
     save_file(weights, kept / WEIGHTS)
-    assert "not finite in float32" in command(rescore.main, "kept")
+    assert "not finite in float32" in command(commands.evaluate, "kept")
 
 
 @pytest.mark.parametrize(
@@ -670,5 +670,5 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
 def test_bad_arguments_of_evaluate(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(rescore.main, *arguments).startswith(message)
+    assert command(commands.evaluate, *arguments).startswith(message)
     assert capsys.readouterr().out == ""

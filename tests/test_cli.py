@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import distill
-from distill import rescore, results
+from distill import commands, rescore, results
 from distill.naming import CONF
 
 BIN = Path(sys.executable).parent
@@ -141,7 +141,7 @@ def test_evaluate_finds_the_figure_of_the_result(
     cli("-m", *SMALL, "seed=0,1")
     folders = runs(home)
     monkeypatch.setattr(sys, "argv", ["distill-evaluate", *map(str, folders)])
-    rescore.main()
+    commands.evaluate()
     printed = capfd.readouterr().out
     for folder in folders:
         result = json.loads((folder / "result.json").read_text())
@@ -153,7 +153,7 @@ def test_evaluate_finds_the_figure_of_the_result(
     changed = results.read(folders[0] / "result.json")
     results.write(folders[0], changed | {"test_errors": changed["test_errors"] + 1}, [])
     with pytest.raises(SystemExit, match="errors differ"):
-        rescore.main()
+        commands.evaluate()
     shutil.copy(folders[1] / "student.safetensors", folders[0])
     assert (
         not (rescore.rescore(folders[0])[0] == rescore.rescore(folders[1])[0]).logical_not().any()
@@ -173,7 +173,7 @@ def test_evaluate_on_another_data_set(
     assert 500 < int(errors.sum()) < 4000
     done = shell(str(BIN / "distill-evaluate"), str(folder), "--data", "synthetic")
     assert done.code == 1
-    assert "parameter layers.0.weight has shape [20, 784], the model wants [20, 144]" in done.err
+    assert "its model has 10 classes and reads images of 784 values, data=synthetic has 4" in done.err
 
 
 def test_summary_rebuilds_from_the_files(cli: Cli, home: Path) -> None:
