@@ -122,7 +122,8 @@ class Summary(Callback):
         _at_home(config, "sweep")
         raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         if str(raw["subdir"]).startswith("~"):
-            sys.exit(f"hydra.sweep.subdir={raw['subdir']}: it must be a folder within hydra.sweep.dir")
+            allowed = "it must be a folder within hydra.sweep.dir"
+            sys.exit(f"hydra.sweep.subdir={raw['subdir']}: {allowed}")
         try:
             check_halving(config, OmegaConf.select(config, "halving.rungs", default=0))
         except ConfigError as error:  # of which Hydra would make a warning

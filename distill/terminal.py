@@ -49,10 +49,11 @@ class Outlet:
     def _try(self, act: Callable[..., object], *arguments: str) -> None:
         try:
             act(*arguments)
-        except OSError as error:
-            self.error = error
+        except (OSError, ValueError) as error:
+            # A closed stream, a ValueError, is one that nobody reads.
+            self.error = error if isinstance(error, OSError) else BrokenPipeError()
             # What waits in the stream would fail again, at the latest as the process ends.
-            with suppress(OSError, AttributeError):
+            with suppress(OSError, ValueError, AttributeError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())
                 os.close(null)

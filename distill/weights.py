@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ def _rewrite(read: str, source: Path, target: Path) -> str:
         'save_file({n.replace("_orig_mod.", "").removeprefix("module."): v.clone().contiguous() '
         f"for n, v in w.items()}}, {after})"
     )
-    return shlex.join(["python", "-c", code])
+    return shlex.join([sys.executable, "-c", code])
 
 
 def pickled(path: Path) -> str | None:
