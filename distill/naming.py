@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -123,11 +123,11 @@ class Summary(Callback):
         raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
         if str(raw["subdir"]).startswith("~"):
             allowed = "it must be a folder within hydra.sweep.dir"
-            sys.exit(f"hydra.sweep.subdir={raw['subdir']}: {allowed}")
+            _end(f"hydra.sweep.subdir={raw['subdir']}: {allowed}")
         try:
             check_halving(config, OmegaConf.select(config, "halving.rungs", default=0))
-        except ConfigError as error:  # of which Hydra would make a warning
-            sys.exit(str(error))
+        except ConfigError as error:
+            _end(str(error))
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
 
@@ -187,6 +187,12 @@ def _record(config: DictConfig, folder: Path) -> None:
     store.write_text(path, text)
 
 
+def _end(line: str) -> NoReturn:
+    """End the command from a callback, of whose other errors Hydra makes warnings."""
+    print(line, file=sys.stderr)
+    sys.exit(1)
+
+
 def _at_home(config: DictConfig, section: str) -> None:
     """Put the home directory in place of a ~ in ``hydra.section.dir``, for its jobs too."""
     hydra = config.hydra
@@ -197,8 +203,8 @@ def _at_home(config: DictConfig, section: str) -> None:
     key = f"hydra.{section}.dir"
     try:
         place = store.home(given)
-    except ValueError as error:  # of which Hydra would make a warning
-        sys.exit(f"{key}={error}")
+    except ValueError as error:
+        _end(f"{key}={error}")
     with read_write(hydra), open_dict(hydra):
         hydra[section].dir = place
         hydra.overrides.hydra.append(override(key, place))
