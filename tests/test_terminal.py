@@ -36,8 +36,8 @@ def bash(command: str, redirect: str, **environment: str) -> subprocess.Complete
 def run(home: Path) -> Path:
     """The directory of a finished run, with a summary."""
     folder = home / "run"
+    (folder / ".hydra").mkdir(parents=True)
     execute([make_job("loss=hard")], [folder])
-    (folder / ".hydra").mkdir()
     OmegaConf.save(composed(*SMALL, "loss=hard"), folder / ".hydra" / "config.yaml")
     return folder
 
