@@ -4,6 +4,7 @@ A summary of relative deviations for distill-report: the largest difference of t
 the largest component of the second. z are the student's logits and v the teacher's.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from torch import Tensor
 from distill import __version__
 from distill.losses import kd, logits
 from distill.results import SUMMARY, SWEEP
-from distill.store import write_text
+from distill.store import home, told, write_text
+from distill.terminal import command
 
 EXAMPLES, CLASSES = 1000, 10
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 20.0, 40.0, 100.0)
@@ -47,10 +49,23 @@ def _relative(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
+@command
 def main() -> None:
     """Write the summary into DIR."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.identities", description="Write a summary of the identities into DIR."
+    )
+    parser.add_argument("directory", metavar="DIR", type=home, nargs="?", default=str(FOLDER))
+    folder = Path(parser.parse_args().directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder)
+    except OSError as error:
+        sys.exit(told(error) or str(error))
+    print(folder / SUMMARY)
+
+
+def _write(folder: Path) -> None:
     rows = [
         {
             "run": f"{claim}-T{t:g}",
@@ -65,7 +80,6 @@ def main() -> None:
     ]
     write_text(folder / SUMMARY, pd.DataFrame(rows).to_csv(index=False))
     write_text(folder / SWEEP, f"commands:\n- python -m bench.identities\nversion: {__version__}\n")
-    print(folder / SUMMARY)
 
 
 if __name__ == "__main__":

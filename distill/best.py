@@ -2,7 +2,6 @@
 
 import logging
 import math
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from distill import results, store
+from distill.compose import command
 from distill.fit import RunError
 
 log = logging.getLogger(__name__)
@@ -72,13 +72,13 @@ def write(
             f"trial {trial.number}{_mark(study.study_name)}{values}; "
             f"trained on all data {result['test_errors']} test errors"
         )
-        command = f"distill --config-dir {shlex.quote(str(folder))} experiment={name}"
-        text = _experiment(returned.hydra_cfg, returned.cfg, command, about)
+        line = command("--config-dir", str(folder), f"experiment={name}")
+        text = _experiment(returned.hydra_cfg, returned.cfg, line, about)
         path = folder / EXPERIMENT / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         store.write_text(path, text)
         written.add(path)
-        lines.append(f"{about}\n  {command}")
+        lines.append(f"{about}\n  {line}")
     for path in set((folder / EXPERIMENT).glob(f"{stem}*.yaml")) - written:
         if _holds(path, _mark(study.study_name)):
             path.unlink()  # what was the best before

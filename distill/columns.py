@@ -7,9 +7,10 @@ of its own name (`model.depth`, `teacher.model.width`, ...); where files lie is 
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Column(NamedTuple):
@@ -108,6 +109,8 @@ def _fits(values: Sequence[Any], kind: str) -> bool:
 
 def typed(name: str, values: Sequence[Any]) -> "pd.Series[Any]":
     """A column of the summary, in the type that it has, or that its values have."""
+    import pandas as pd
+
     known = [value for value in values if value is not None]
     own = [COLUMNS[name].type] if name in COLUMNS else []
     kinds = [*own, TRUTH, WHOLE, NUMBER, TEXT] if known else [*own, NUMBER]

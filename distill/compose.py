@@ -1,13 +1,18 @@
-"""Composing the configs of a sweep: Hydra composes one of a kind, the others are its copies."""
+"""Composing the configs of a sweep: Hydra composes one of a kind, the others are its copies.
+
+And how what composes a config is written, for Hydra and for a shell.
+"""
 
 import pickle
+import re
+import shlex
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 
@@ -64,6 +69,18 @@ class Composer:
         with open_dict(whole.hydra):
             whole.hydra.overrides.task = [o for o in sweep_overrides if not _for_hydra(o)]
         return whole, task
+
+
+def override(key: str, value: str) -> str:
+    """The override that gives the text ``value`` to ``key``, whatever signs it has."""
+    # Before a dollar and a brace, OmegaConf takes one of two backslashes.
+    text = re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", value)
+    return f"{key}={QuotedString(text, Quote.double).with_quotes()}"
+
+
+def command(*arguments: str) -> str:
+    """A line to be pasted into a shell, which runs `distill` with ``arguments``."""
+    return shlex.join(["distill", *arguments])
 
 
 def task_config(config: DictConfig) -> DictConfig:

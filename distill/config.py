@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -32,6 +33,7 @@ from distill import store
 Share = Annotated[float, Field(ge=0, lt=1)]
 Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Place = Annotated[str, AfterValidator(store.home)]
 
 
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of normal numbers in float32
@@ -73,7 +75,7 @@ class Component(Strict):
 class Data(Component):
     """A data set and how its images are read; ``validation`` is held out of each class."""
 
-    root: str | None
+    root: Place | None
     jitter: Jitter
     validation: Share
     mean: float
@@ -113,8 +115,8 @@ class Teacher(Strict):
     """
 
     name: str
-    path: str | None
-    cache: str | None
+    path: Place | None
+    cache: Place | None
     members: Annotated[int, Field(gt=0, le=1000)] = 1
     jitter: Jitter | None = None
     seed: Seed | None = None

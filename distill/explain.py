@@ -1,18 +1,37 @@
 """Errors for people: what went wrong in one line, the key, the value and what is allowed."""
 
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from distill.compose import override
 from distill.config import ConfigError, unknown
 from distill.options import lacking
 from distill.store import told
+
+# Hydra's flags that show something of one composed config instead of running it.
+LOOKS = re.compile(r"(-h|-i|-c(job|hydra|all)?|--(help|cfg|info|hydra-help)(=.*)?)$")
+
+
+def _quoted(given: str) -> str:
+    """How to quote a text, such as a path, that was ``given`` bare; nothing if it is no text."""
+    key, _, value = given.partition("=")
+    foreign = any(not c.isascii() and not c.isdigit() for c in value)
+    if not value or value[0] in "[{'\"=" or not (foreign or re.search(r"[/~\\\s=]", value)):
+        return ""
+    try:
+        OverridesParser.create().parse_override(override(key, value))
+    except HydraException:  # the key is wrong, too
+        return ""
+    return f"; a text with such signs is quoted: {shlex.quote(override(key, value))}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -37,7 +56,8 @@ def explain(error: BaseException) -> str:
                 f"{group}={option}: there is no such option; allowed are {', '.join(cause.options)}"
             )
         if isinstance(cause, OverrideParseException):
-            return f"{cause.override}: not of the form key=value ({_unparsed(cause)})"
+            given = cause.override
+            return f"{given}: not of the form key=value ({_unparsed(cause)}){_quoted(given)}"
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             return _no_key(error, cause)
         if isinstance(cause, OmegaConfBaseException):
@@ -64,7 +84,10 @@ def _unparsed(error: OverrideParseException) -> str:
 def _other(error: BaseException, text: str) -> str:
     """The line for an error that Hydra tells of by its ``text`` alone."""
     if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)' ?", text):
-        return f"{swept[1]}: several values are a sweep, which needs -m; a list is written [a,b]"
+        looks = next((a for a in sys.argv[1:] if LOOKS.match(a)), None)
+        needs = f"and {looks} shows one run" if looks else "which needs -m"
+        text = _quoted(swept[1]) or "; a list is written [a,b]"
+        return f"{swept[1]}: several values are a sweep, {needs}{text}"
     if "Config group override must be a string" in text:
         given = _local(error, "override", "__init__").input_line
         return f"{given}: a config group needs one of its options (teacher=none for no teacher)"
@@ -82,9 +105,17 @@ def _other(error: BaseException, text: str) -> str:
         return f"{_argument(str(error.filename))}: {error.strerror}"
     if not type(error).__module__.startswith("distill") and (disk := told(error)):
         return disk
-    name = "" if type(error).__module__.startswith(("hydra", "distill")) else type(error).__name__
+    said = (type(error).__module__, *[_raiser(error)] * isinstance(error, ValueError))
+    ours = any(module.startswith(("hydra.", "distill.")) for module in said)
+    name = "" if ours else type(error).__name__
     where = _local(error, "config_path", "load_config")
     return ": ".join(part for part in (where, name, text) if part)
+
+
+def _raiser(error: BaseException) -> str:
+    """The module that raised ``error``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals.get("__name__", "")) if frames else ""
 
 
 def _local(error: BaseException, name: str, function: str) -> Any:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill import machine, store
+from distill import machine, store, weights
 from distill.config import Component, ConfigError, Data, Run, Teacher, targets
 from distill.contracts import fault_of_forward, fault_of_loss, fault_of_parts
 from distill.data import Dataset, load
@@ -143,7 +143,7 @@ def _dtype(run: Run, device: torch.device) -> torch.dtype:
 
 def root(data: Data) -> Path:
     """The folder of a data set's files, and by default of the teachers trained on it."""
-    return Path(data.root).expanduser() if data.root else user_cache_path("distill")
+    return Path(data.root) if data.root else user_cache_path("distill")
 
 
 # Keyed by the target, since the schema of a section is made anew for each config.
@@ -184,7 +184,7 @@ def training_images(setting: Setting, jitter: int) -> Images:
 
 def teacher_cache(data: Data, teacher: Teacher) -> Path:
     """The folder of teachers and soft targets: the teacher's own, or one beside the data."""
-    return Path(teacher.cache).expanduser() if teacher.cache else root(data) / "teachers"
+    return Path(teacher.cache) if teacher.cache else root(data) / "teachers"
 
 
 def build(model: Component, data: Dataset, key: str) -> nn.Module:
@@ -282,13 +282,31 @@ def finite_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"there is no file {path}")
-    weights: dict[str, Tensor] = load_file(path)
-    for name, value in weights.items():
+    tensors: dict[str, Tensor] = load_file(path)
+    for name, value in tensors.items():
         if not value.is_floating_point():
             raise ValueError(f"parameter {name} has type {value.dtype}, not floating-point numbers")
         if not value.float().isfinite().all():
             raise ValueError(f"parameter {name} has values that are not finite in float32")
-    return weights
+    return tensors
+
+
+def take(stack: Stack, state: dict[str, Tensor], data: Data, remedy: str) -> None:
+    """Let a stack of one for ``data`` take the weights of a ``state``.
+
+    ``remedy`` ends the line about those of another architecture.
+
+    Raises:
+        ValueError: they are those of another architecture, or for other data.
+    """
+    try:
+        stack.load([state])
+    except ValueError as error:
+        wanted = {name: list(value.shape[1:]) for name, value in stack.parameters.items()}
+        found = {name: list(value.shape) for name, value in state.items()}
+        dataset = read(data)
+        why = weights.misfit(found, wanted, data.name, dataset.shape, dataset.classes)
+        raise ValueError(why or f"{error}{remedy}") from error
 
 
 def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
@@ -297,17 +315,19 @@ def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
     Raises:
         ConfigError: the file cannot be read, or holds the weights of another architecture.
     """
-    key = f"teacher.path={teacher.path}"
+    path, key = Path(str(teacher.path)), f"teacher.path={teacher.path}"
     try:
-        weights = finite_weights(Path(str(teacher.path)))
+        state = finite_weights(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{key}: not a readable safetensors file ({error})") from error
+        instead = f", {what}" if (what := weights.pickled(path)) else f" ({error})"
+        raise ConfigError(f"{key}: not a readable safetensors file{instead}") from error
     except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
     assert teacher.model is not None
     stack = fresh(teacher.model, read(data), "teacher.model", 1, 0, torch.device("cpu"))
     try:
-        stack.load([weights])
+        take(stack, state, data, "; set teacher.model to its architecture")
     except ValueError as error:
-        raise ConfigError(f"{key}: {error}; set teacher.model to its architecture") from error
-    return weights
+        why = weights.wrapped(path, [*state]) or str(error)
+        raise ConfigError(f"{key}: {why}") from error
+    return state

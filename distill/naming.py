@@ -1,23 +1,23 @@
 """Where the yamls lie, how runs and sweeps are named, and the summary that ends a sweep."""
 
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from distill import __version__, store
-from distill.compose import task_config
+from distill.compose import command, override, task_config
 
 if TYPE_CHECKING:
     from distill.job import Job
@@ -30,9 +30,10 @@ CONF = next(p for p in (HERE / "conf", HERE.parent / "conf") if (p / "config.yam
 ASIDE = {"resume", "checkpoint"}  # they change how a sweep is run, and not what it is
 LONGEST = 200  # characters of the name of a sweep's directory; file systems take 255 bytes
 
-REFUSED = HydraException | OmegaConfBaseException  # before any job
+REFUSED = HydraException | OmegaConfBaseException | SystemExit  # before any job
 
 named: ContextVar["Job | None"] = ContextVar("named", default=None)
+typed: ContextVar[Sequence[str]] = ContextVar("typed", default=())  # the command's arguments
 
 
 def run_name(*, _root_: DictConfig) -> str:
@@ -45,7 +46,10 @@ def run_name(*, _root_: DictConfig) -> str:
     from distill.job import Job
 
     check_names(_root_)
-    job = named.get() or Job(parse(task_config(_root_)))
+    job = named.get()
+    if job is None:
+        job = Job(parse(task_config(_root_)))
+        check_halving(_root_, job.run.halving.rungs)
     return job.name
 
 
@@ -91,6 +95,22 @@ def _release() -> None:
         _held.pop().release()
 
 
+def check_halving(config: DictConfig, rungs: int) -> None:
+    """Refuse to halve jobs that each train alone.
+
+    Raises:
+        ConfigError: there are ``rungs``, and nothing that would halve.
+    """
+    from distill.config import ConfigError
+
+    stacks = OmegaConf.select(config, "hydra.launcher._target_") == "distill.launcher.StackLauncher"
+    if rungs and not (stacks and config.hydra.mode == RunMode.MULTIRUN):
+        raise ConfigError(
+            f"halving.rungs={rungs}: only a sweep's jobs that train as one stack are halved; "
+            "choose -m and hydra/launcher=stack, or halving.rungs=0"
+        )
+
+
 def check_names(config: DictConfig) -> None:
     """Refuse names by which Hydra would write a job's files elsewhere than in its directory.
 
@@ -101,7 +121,7 @@ def check_names(config: DictConfig) -> None:
 
     for key in ("hydra.job.name", "hydra.output_subdir"):
         name = OmegaConf.select(config, key)
-        if name is not None and (Path(name).name != name or name == ".."):
+        if name is not None and (Path(name).name != name or name == ".." or name[0] == "~"):
             raise ConfigError(f"{key}={name}: it must be a name, not a path")
 
 
@@ -136,8 +156,23 @@ class Summary(Callback):
 
     new: Sequence[Path] = ()
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Let a ~ in the run's directory mean the home directory."""
+        _at_home(config, "run")
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Keep which folders are not there yet."""
+        """Refuse what cannot be swept, and keep which folders are not there yet."""
+        from distill.config import ConfigError
+
+        _at_home(config, "sweep")
+        raw: Any = OmegaConf.to_container(config.hydra.sweep, resolve=False)
+        if str(raw["subdir"]).startswith("~"):
+            allowed = "it must be a folder within hydra.sweep.dir"
+            _end(f"hydra.sweep.subdir={raw['subdir']}: {allowed}")
+        try:
+            check_halving(config, OmegaConf.select(config, "halving.rungs", default=0))
+        except ConfigError as error:
+            _end(str(error))
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
 
@@ -183,7 +218,7 @@ def _record(config: DictConfig, folder: Path) -> None:
     from distill.results import SWEEP
 
     path = folder / SWEEP
-    command = shlex.join(["distill", *(a for a in sys.argv[1:] if a != "--multirun")])
+    line = command(*(typed.get() or sys.argv[1:]))
     try:
         before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
     except Exception:  # none, or damaged: each kind of damage has its own error
@@ -191,7 +226,7 @@ def _record(config: DictConfig, folder: Path) -> None:
     text = OmegaConf.to_yaml(
         OmegaConf.create(
             {
-                "commands": [*(c for c in before if c != command), command],
+                "commands": [*(c for c in before if c != line), line],
                 "version": __version__,
                 "params": OmegaConf.select(config, "hydra.sweeper.params"),
                 "config": task_config(config),
@@ -199,6 +234,29 @@ def _record(config: DictConfig, folder: Path) -> None:
         )
     )
     store.write_text(path, text)
+
+
+def _end(line: str) -> NoReturn:
+    """End the command from a callback, of whose other errors Hydra makes warnings."""
+    print(line, file=sys.stderr)
+    sys.exit(1)
+
+
+def _at_home(config: DictConfig, section: str) -> None:
+    """Put the home directory in place of a ~ in ``hydra.section.dir``, for its jobs too."""
+    hydra = config.hydra
+    raw: Any = OmegaConf.to_container(hydra[section], resolve=False)
+    given = str(raw["dir"])
+    if not given.startswith("~"):
+        return
+    key = f"hydra.{section}.dir"
+    try:
+        place = store.home(given)
+    except ValueError as error:
+        _end(f"{key}={error}")
+    with read_write(hydra), open_dict(hydra):
+        hydra[section].dir = place
+        hydra.overrides.hydra.append(override(key, place))
 
 
 def _name(error: BaseException | None, folder: Path) -> None:

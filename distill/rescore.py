@@ -1,7 +1,7 @@
-"""`distill-evaluate RUN [RUN ...]`: evaluate the weights of runs again."""
+"""What `distill-evaluate RUN [RUN ...]` does: evaluate the weights of runs again."""
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +14,8 @@ from distill import results
 from distill.config import ConfigError, Run, parse
 from distill.data.views import Images
 from distill.evaluate import evaluate
-from distill.job import device_of, finite_weights, fresh, read
+from distill.explain import explain
+from distill.job import device_of, finite_weights, fresh, read, take
 from distill.naming import CONF
 
 
@@ -87,28 +88,24 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
     dataset, device = read(run.data), device_of(run)
     stack = fresh(run.model, dataset, "model", 1, 0, device)
     try:
-        stack.load([weights])
+        take(stack, weights, run.data, f" on data={run.data.name}")
     except ValueError as error:
-        raise ConfigError(f"RUN={directory}: {error} on data={run.data.name}") from error
+        raise ConfigError(f"RUN={directory}: {error}") from error
     images = dataset.test_images.to(device)
     reading = Images(images, jitter=0, mean=run.data.mean, std=run.data.std)
     return evaluate(stack, reading, dataset.test_labels.to(device))[0][0], len(images)
 
 
-def main() -> None:
-    """Print errors, accuracy and errors per class of each run; exit code 1 if one differs."""
-    parser = argparse.ArgumentParser(
-        prog="distill-evaluate", description="Evaluate the students of runs again on the test set."
-    )
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="a run's directory")
-    parser.add_argument("--data", metavar="NAME", help="another data set, as in data=NAME")
-    arguments = parser.parse_args()
-    from distill.explain import explain
+def show(runs: Sequence[Path], name: str | None) -> None:
+    """Print errors, accuracy and errors per class of each run, on data ``name`` or the run's own.
 
+    Raises:
+        SystemExit: a run cannot be evaluated, or its errors differ from those recorded.
+    """
     try:
-        data = None if arguments.data is None else _data(arguments.data)
-        scores = [(run, *rescore(run, data)) for run in arguments.runs]
-        recorded = {} if data is not None else {run: _recorded(run) for run in arguments.runs}
+        data = None if name is None else _data(name)
+        scores = [(run, *rescore(run, data)) for run in runs]
+        recorded = {} if data is not None else {run: _recorded(run) for run in runs}
     except Exception as error:
         sys.exit(explain(error))
     table = Table()

@@ -8,13 +8,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from filelock import FileLock
 
 from distill.columns import COLUMNS, SHOWN, parsed, typed
 from distill.store import digest, file_digest, naming, tidy, told, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd  # late elsewhere: a single run does without it
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,9 @@ def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float
 
     The result holds the digests of the history and the weights beside it, and its own.
     """
-    write_text(directory / HISTORY, pd.DataFrame(rows).to_csv(index=False) if rows else "epoch\n")
+    names = list(rows[0]) if rows else ["epoch"]
+    lines = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    write_text(directory / HISTORY, "".join(",".join(line) + "\n" for line in lines))
     paths = [directory / name for name in (HISTORY, WEIGHTS)]
     files = {path.name: file_digest(path) for path in paths if path.exists()}
     body = {**_finite(result), "files": files}
@@ -99,6 +103,8 @@ def finished(directory: Path, run: str) -> dict[str, Any] | None:
 
 def rungs(directory: Path, column: str, result: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
     """The epochs after which others of its stack were stopped, and the run's ``column`` then."""
+    import pandas as pd
+
     rows = pd.read_csv(directory / HISTORY, index_col="epoch")
     for epoch in result.get("rungs", []):
         if epoch in rows.index and column in rows.columns:
@@ -183,6 +189,11 @@ def counted(finished: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
+def _cell(value: float) -> str:
+    """A number in a CSV; nothing for one that is none."""
+    return "" if math.isnan(value) else repr(value)
+
+
 def _finite(value: Any) -> Any:
     """``value`` with None, which JSON has, for the numbers that it has not."""
     if isinstance(value, Mapping):
@@ -202,7 +213,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, text
 
 
-def _pareto(frame: pd.DataFrame) -> "pd.Series[Any]":
+def _pareto(frame: "pd.DataFrame") -> "pd.Series[Any]":
     """Whether each complete run is on the front of validation errors and parameters."""
     done = frame[frame["status"].eq("complete") & frame["val_errors"].notna()]
     figures = done[["parameters", "val_errors"]].astype(float)
@@ -234,8 +245,10 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     return {**config, **row, "directory": directory}
 
 
-def summary(folder: Path) -> pd.DataFrame:
+def summary(folder: Path) -> "pd.DataFrame":
     """A row for each result below ``folder``, in the order of their names."""
+    import pandas as pd
+
     rows = [_row(path, folder) for path in paths(folder)]
     others = sorted({key for row in rows for key in row} - set(COLUMNS))
     columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*COLUMNS, *others]}
@@ -244,7 +257,7 @@ def summary(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def read_summary(path: str | Path) -> pd.DataFrame:
+def read_summary(path: str | Path) -> "pd.DataFrame":
     """The summary of a sweep: a row a run, in the types of `distill.columns`.
 
     Args:
@@ -255,6 +268,8 @@ def read_summary(path: str | Path) -> pd.DataFrame:
         OSError: there is none, or it cannot be read.
         ValueError: it is not a CSV.
     """
+    import pandas as pd
+
     path = Path(path)
     if path.is_dir():
         if paths(path):
@@ -265,7 +280,7 @@ def read_summary(path: str | Path) -> pd.DataFrame:
     return pd.DataFrame({n: typed(n, parsed(n, column)) for n, column in lists.items()})
 
 
-def write_summary(folder: Path) -> pd.DataFrame:
+def write_summary(folder: Path) -> "pd.DataFrame":
     """Rebuild ``summary.csv`` in ``folder`` from the results below it; returns what it holds."""
     # Not the sweep's lock, which is held for as long as one trains. Those who write at once take
     # turns, each after it has read: the last summary is of all results.

@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
+from distill import store
 from distill.config import ConfigError
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,16 @@ def _locked(error: sqlite3.Error) -> bool:
 def _code(error: sqlite3.Error) -> int:
     """The primary result code; 0 for an error of Python's."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def at_home(url: str) -> str:
+    """``url``, with the home directory for a ~ at the start of its path.
+
+    Raises:
+        ValueError: the path begins with ~ and a name that is no user's.
+    """
+    place = url.rpartition(":///")[2]
+    return url.removesuffix(place) + store.home(place)
 
 
 def file(url: str) -> Path | None:

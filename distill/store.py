@@ -34,6 +34,18 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def home(path: str) -> str:
+    """``path`` with the home directory for a ~ at its start.
+
+    Raises:
+        ValueError: it begins with ~ and a name that is no user's.
+    """
+    whole = os.path.expanduser(path)  # noqa: PTH111
+    if whole.startswith("~"):
+        raise ValueError(f"{path}: there is no such user; a folder of that name is ./{path}")
+    return whole
+
+
 def _scratch(path: Path) -> Path:
     """A new name beside ``path``, hidden."""
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}")

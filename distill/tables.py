@@ -1,10 +1,7 @@
-"""The summary as people read it in a terminal, and `distill-summary`, which prints it."""
+"""The summary as people read it in a terminal."""
 
-import argparse
-import errno
 import itertools
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.columns import COLUMNS
-from distill.results import RESULT, SUMMARY, paths, summary, write_summary
-from distill.store import told
+from distill.results import SUMMARY
 
 FEW = 5  # runs in a listing; tables that are always few enough
 SHADES = " ░▒▓█"
@@ -212,28 +208,12 @@ def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "
         console.print(table)
     for line in _teachers(frame):
         say(line)
-    for _, row in frame[~frame.status.isin(["complete", "stopped"])].iterrows():
-        say(f"{row.run} {row.status}: {row.reason}", style="red")
+    lost = frame[~frame.status.isin(["complete", "stopped"])]
+    for (status, reason), runs in lost.groupby(["status", "reason"], sort=False, dropna=False)[
+        "run"
+    ]:
+        # What ended many at once, as a signal does, is one line.
+        who = runs.iloc[0] if len(runs) == 1 else f"{len(runs)} runs"
+        say(f"{who} {status}: {reason}", style="red")
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
     say(f"{len(frame)} run{'s' * (len(frame) > 1)} ({counts}): {unwritten or folder / SUMMARY}")
-
-
-def main() -> None:
-    """`distill-summary DIR`: rebuild summary.csv from the files, and print it."""
-    parser = argparse.ArgumentParser(
-        prog="distill-summary",
-        description="Rebuild summary.csv from the results below DIR, and print it.",
-    )
-    parser.add_argument("directory", metavar="DIR", type=Path, help="a sweep's directory")
-    folder: Path = parser.parse_args().directory
-    if not paths(folder):
-        sys.exit(f"DIR={folder}: no {RESULT} lies below it; give the directory of a sweep or a run")
-    unwritten = ""
-    try:
-        frame = write_summary(folder)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            sys.exit(told(error) or str(error))
-        # What one may only read is summarised all the same.
-        frame, unwritten = summary(folder), f"{SUMMARY} could not be written ({told(error)})"
-    show(frame, folder, Console(), unwritten)

@@ -60,7 +60,10 @@ class Tuner:
         self.trials, self.batch = int(options["n_trials"]), int(options["n_jobs"])
         self.sampler, self.params = options["sampler"], options["params"]
         self.storage, self.name = options["storage"], options["study_name"]
-        self.url = self.storage or f"sqlite:///{self.folder / STUDY}"
+        try:
+            self.url = storage.at_home(self.storage or f"sqlite:///{self.folder / STUDY}")
+        except ValueError as error:
+            raise ConfigError(f"hydra.sweeper.storage={error}") from error
         self.take, self.grace = options["take"], options["grace"]
         for key in ("n_trials", "n_jobs"):
             if options[key] < 1:

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import shlex
 import shutil
 import struct
 import sys
@@ -14,13 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Cli, composed, make_job
+from conftest import SMALL, Cli, composed, make_job, shell
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision import datasets
 
-from distill import rescore, results, tables
+from distill import commands, results, tables
 from distill.config import ConfigError, parse
 from distill.data import downloaded
 from distill.data.downloaded import FILES
@@ -140,6 +142,54 @@ OVERRIDES = {
     "--config-dir=nowhere": "Additional config directory",
     "--config-name=nowhere": "Cannot find primary config 'nowhere'",
 }
+
+
+# What Hydra cannot read bare, and how the line says that it is quoted.
+PASTED = {
+    "data.root=~/data": """'data.root="~/data"'""",
+    "teacher.path=ckpt/epoch=9.safetensors": """'teacher.path="ckpt/epoch=9.safetensors"'""",
+    "data.root=/mnt/my data (1)": """'data.root="/mnt/my data (1)"'""",
+    "data.root=/home/jürgen": """'data.root="/home/jürgen"'""",
+    "data.root=a/b,c": """'data.root="a/b,c"'""",
+    "data.root=it's/a\"b": """'data.root="it'"'"'s/a\\"b"'""",
+}
+
+
+@pytest.mark.parametrize("override", PASTED)
+def test_how_to_quote_is_said_with_ones_own_value(override: str, refused: Refused) -> None:
+    line = refused("data=synthetic", override)
+    assert line.endswith(f"; a text with such signs is quoted: {PASTED[override]}\n")
+    [pasted] = shlex.split(PASTED[override])
+    read = OverridesParser.create().parse_override(pasted)
+    assert f"{read.key_or_group}={read.value()}" == override
+
+
+@pytest.mark.parametrize("flags", ["--cfg job", "--info config", "--help"])
+def test_several_values_are_not_looked_at(flags: str, cli: Cli) -> None:
+    done = cli(*flags.split(), "experiment=quickstart", "seed=3,4")
+    line = f"seed=3,4: several values are a sweep, and {flags.split()[0]} shows one run; a list is"
+    assert (done.code, done.err) == (1, f"{line} written [a,b]\n")
+
+
+FLAGS = {
+    "--nope": (2, "unrecognized arguments: --nope; distill --help shows what can be given"),
+    "--cfg job -m": (1, "Only one of --run, --multirun, --cfg, --info and --shell_completion can"),
+    "--resolve": (1, "The --resolve flag can only be used in conjunction with --cfg or --help"),
+    "--config-dir kept/.hydra": (
+        1,
+        "--config-dir=kept/.hydra: it is the record of a run, which is",
+    ),
+    "--config-path kept/.hydra": (1, "--config-path=kept/.hydra: it is the record of a run, which"),
+}
+
+
+@pytest.mark.parametrize("flags", FLAGS)
+def test_wrong_flags_are_a_line(flags: str, cli: Cli, kept: Path) -> None:
+    for name in ("hydra", "overrides"):
+        (kept / ".hydra" / f"{name}.yaml").touch()
+    done = cli(*flags.split())
+    assert (done.code, done.out, done.err.count("\n")) == (FLAGS[flags][0], "", 1)
+    assert done.err.startswith(FLAGS[flags][1])
 
 
 # Without a bound these would run without end, and not fail, so they are only checked.
@@ -391,12 +441,7 @@ TAUGHT = ("data=synthetic", "model.width=8", "teacher=checkpoint", "teacher.mode
 
 
 def sixteen() -> Weights:
-    sizes = [(144, 16), (16, 16), (16, 4)]
-    return {
-        f"layers.{n}.{kind}": torch.zeros(*shape)
-        for n, (a, b) in enumerate(sizes)
-        for kind, shape in (("weight", (b, a)), ("bias", (b,)))
-    }
+    return built(144, 4)
 
 
 @pytest.mark.parametrize("case", FILE_CASES)
@@ -439,6 +484,41 @@ def test_a_file_of_torch_is_not_unpickled(refused: Refused, home: Path) -> None:
     assert not (home / "HARM").exists()
     pickle.loads(pickle.dumps(Payload()))  # so that the file above would have made it
     assert (home / "HARM").exists()
+
+
+def built(pixels: int, classes: int, prefix: str = "") -> Weights:
+    sizes = [(pixels, 16), (16, 16), (16, classes)]
+    return {
+        f"{prefix}layers.{n}.{kind}": torch.zeros(*shape)
+        for n, (a, b) in enumerate(sizes)
+        for kind, shape in (("weight", (b, a)), ("bias", (b,)))
+    }
+
+
+def test_weights_for_other_data_are_told_by_classes_and_images(
+    refused: Refused, home: Path
+) -> None:
+    images = "reads images of 784 values, data=synthetic has images of 1 x 12 x 12"
+    for pixels, classes, said in (
+        (144, 10, "has 10 classes, data=synthetic has 4 classes"),
+        (784, 4, images),
+    ):
+        save_file(built(pixels, classes), home / "teacher")
+        error = refused(*TAUGHT, "teacher.path=teacher")
+        wanted = f"its model {said}; choose the data that it was trained on\n"
+        assert error == f"teacher.path=teacher: {wanted}"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_a_teacher_of_torch_is_converted_by_the_line(prefix: str, cli: Cli, home: Path) -> None:
+    name, target = ("my t.pth", "my t.safetensors") if not prefix else ("t", "t-plain.safetensors")
+    write = save_file if prefix else torch.save
+    write(built(144, 4, prefix), home / name)
+    error = cli(*TAUGHT, f'teacher.path="{name}"').err
+    said = f"all names in it begin with {prefix} (of" if prefix else "but one of torch.save"
+    assert said in error and error.count("\n") == 1
+    assert shell("bash", "-c", error[error.index(sys.executable) :]).code == 0
+    assert cli(*TAUGHT, "train.epochs=1", f'teacher.path="{target}"').code == 0
 
 
 LACKS = "lacks files of MNIST, and they could not be downloaded"
@@ -500,7 +580,7 @@ def summarise(folder: str) -> None:
     """`distill-summary` of a folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["distill-summary", folder])
-        tables.main()
+        commands.summary()
 
 
 RESULTS: dict[str, bytes | dict[str, Any]] = {
@@ -590,7 +670,7 @@ def test_a_dir_without_results_is_refused(folder: str, kept: Path, home: Path) -
     (blocked / "summary.csv").mkdir()
     before = tree(home)
     name = "blocked/summary.csv" if folder == "blocked" else f"DIR={folder}"
-    assert command(tables.main, folder).startswith(f"{name}: {DIRS[folder]}")
+    assert command(commands.summary, folder).startswith(f"{name}: {DIRS[folder]}")
     after = tree(home)
     after.pop(home / folder / results.SUMMARY_LOCK, None)
     assert after == before
@@ -625,7 +705,7 @@ def test_a_damaged_run_is_not_evaluated(case: str, kept: Path, home: Path) -> No
     else:
         (kept / name).write_bytes(content)
     before = tree(home)
-    error = command(rescore.main, "kept")
+    error = command(commands.evaluate, "kept")
     assert error.startswith(f"RUN=kept: {message}")
     assert "\n" not in error
     assert tree(home) == before
@@ -646,13 +726,13 @@ def test_a_run_of_another_config_is_not_evaluated(
 ) -> None:
     text = (kept / CONFIG).read_text()
     (kept / CONFIG).write_text(text.replace(old, new, 1))
-    assert command(rescore.main, "kept").startswith(f"RUN=kept: {message}")
+    assert command(commands.evaluate, "kept").startswith(f"RUN=kept: {message}")
 
 
 def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
     weights = {name: value * torch.nan for name, value in load_file(kept / WEIGHTS).items()}
     save_file(weights, kept / WEIGHTS)
-    assert "not finite in float32" in command(rescore.main, "kept")
+    assert "not finite in float32" in command(commands.evaluate, "kept")
 
 
 @pytest.mark.parametrize(
@@ -672,5 +752,5 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
 def test_bad_arguments_of_evaluate(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(rescore.main, *arguments).startswith(message)
+    assert command(commands.evaluate, *arguments).startswith(message)
     assert capsys.readouterr().out == ""

@@ -13,10 +13,12 @@ import pytest
 from conftest import FULL, SMALL, Cli, needs_mnist, options, shell
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from rich.console import Console
 from safetensors.torch import load_file
 
 import distill
-from distill import rescore, results
+from distill import commands, rescore, results, tables
+from distill.__main__ import main
 from distill.naming import CONF
 
 BIN = Path(sys.executable).parent
@@ -141,7 +143,7 @@ def test_evaluate_finds_the_figure_of_the_result(
     cli("-m", *SMALL, "seed=0,1")
     folders = runs(home)
     monkeypatch.setattr(sys, "argv", ["distill-evaluate", *map(str, folders)])
-    rescore.main()
+    commands.evaluate()
     printed = capfd.readouterr().out
     for folder in folders:
         result = json.loads((folder / "result.json").read_text())
@@ -153,7 +155,7 @@ def test_evaluate_finds_the_figure_of_the_result(
     changed = results.read(folders[0] / "result.json")
     results.write(folders[0], changed | {"test_errors": changed["test_errors"] + 1}, [])
     with pytest.raises(SystemExit, match="errors differ"):
-        rescore.main()
+        commands.evaluate()
     shutil.copy(folders[1] / "student.safetensors", folders[0])
     assert (
         not (rescore.rescore(folders[0])[0] == rescore.rescore(folders[1])[0]).logical_not().any()
@@ -173,7 +175,7 @@ def test_evaluate_on_another_data_set(
     assert 500 < int(errors.sum()) < 4000
     done = shell(str(BIN / "distill-evaluate"), str(folder), "--data", "synthetic")
     assert done.code == 1
-    assert "parameter layers.0.weight has shape [20, 784], the model wants [20, 144]" in done.err
+    assert "its model has 10 classes and reads images of 784 values, data=" in done.err
 
 
 def test_summary_rebuilds_from_the_files(cli: Cli, home: Path) -> None:
@@ -262,3 +264,95 @@ def test_a_refused_run_says_one_line_and_warns_of_nothing() -> None:
         done = shell(sys.executable, "-m", "distill", *SMALL, bad)
         assert (done.code, done.out) == (1, "")
         assert len(done.err.splitlines()) == 1, done.err
+
+
+def own(home: Path, name: str, text: str) -> tuple[str, str]:
+    """Arguments that choose an experiment of one's own."""
+    (home / "own" / "experiment").mkdir(parents=True, exist_ok=True)
+    body = f"# @package _global_\n{text}hydra:\n  mode: MULTIRUN\n"
+    (home / "own" / "experiment" / f"{name}.yaml").write_text(body)
+    return "--config-dir=own", f"experiment={name}"
+
+
+def test_an_experiment_of_ones_own_chooses_its_launcher(cli: Cli, home: Path) -> None:
+    line = "defaults:\n  - override /hydra/launcher: {}\n"
+    done = cli(*own(home, "mine", line.format("basic")), *SMALL, "seed=2,3")
+    assert done.code == 0, done.err
+    assert "Launching 2 jobs locally" in done.out  # Hydra's basic launcher says that
+    stacked = cli("--config-dir=own", "experiment=mine", *SMALL, "seed=2,3", "hydra/launcher=stack")
+    assert "2 of 2 jobs were finished before" in stacked.out
+    done = cli(*own(home, "mine", line.format("nope")), *SMALL, "seed=2,3")
+    assert done.err.startswith("hydra/launcher=nope: there is no such option; allowed are basic")
+
+
+def test_a_yaml_that_ours_hides_is_told_of(cli: Cli, home: Path) -> None:
+    given = own(home, "quickstart", "")
+    done = cli(*given, "--cfg", "job")
+    path = Path("own", "experiment", "quickstart.yaml")
+    told = f"{path} is not read: distill has one of that name; rename it\n"
+    assert (done.code, done.err) == (0, told)
+
+
+@pytest.mark.parametrize("how", ["-m hydra/launcher=basic", "-m hydra/launcher=joblib", ""])
+def test_what_no_stack_would_halve_is_refused(how: str, cli: Cli, home: Path) -> None:
+    rungs = ("train.epochs=9", "data.validation=0.25", "halving.rungs=1")
+    done = cli(*how.split(), *SMALL, *rungs)
+    assert done.code == 1 and done.out == ""
+    assert done.err == (
+        "halving.rungs=1: only a sweep's jobs that train as one stack are halved; "
+        "choose -m and hydra/launcher=stack, or halving.rungs=0\n"
+    )
+    assert not (home / "multirun").exists()
+
+
+def test_a_second_main_in_a_process_says_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["distill", "data=synthetic", "loss.temperature=0"])
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="1"):
+            main()
+    assert capfd.readouterr().err == 2 * "loss.temperature=0: Input should be greater than 0\n"
+
+
+def test_what_ends_many_runs_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(24):
+        body = {"run": f"run{n}", "status": "interrupted", "reason": "by SIGINT", "config": {}}
+        (home / "sweep" / f"{n}").mkdir(parents=True)
+        results.write(home / "sweep" / f"{n}", body, [])
+    tables.show(results.summary(home / "sweep"), home / "sweep", Console())
+    assert capsys.readouterr().out == (
+        f"24 runs interrupted: by SIGINT\n24 runs (24 interrupted): {home}/sweep/summary.csv\n"
+    )
+
+
+def test_an_error_of_a_job_has_no_line_before_it(cli: Cli) -> None:
+    done = cli(*SMALL, "train.epochs=5", "optim.lr=1e30")
+    assert done.code == 1
+    assert done.err.count("\n") == 1 and " diverged: " in done.err
+
+
+def test_a_tilde_is_the_home_directory(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(home / "me"))
+    assert cli(*SMALL, 'hydra.run.dir="~/run"', 'teacher.cache="~/cache"').code == 0
+    for launcher in ("stack", "basic"):
+        where = f'hydra.sweep.dir="~/{launcher}"'
+        assert cli("-m", *SMALL, "seed=0", where, f"hydra/launcher={launcher}").code == 0
+        assert len(runs(home / "me" / launcher)) == 1
+    assert runs(home / "me" / "run") and any((home / "me" / "cache").iterdir())
+    subdir = cli("-m", *SMALL, "hydra.sweep.dir=s", 'hydra.sweep.subdir="~/x"')
+    assert "hydra.sweep.subdir=~/x: it must be a folder within hydra.sweep.dir" in subdir.err
+    for key in ("hydra.run.dir", "data.root"):
+        refused = cli(*SMALL, f'{key}="~nobody9/x"').err
+        assert "~nobody9/x: there is no such user; a folder of that name is ./~nobody9/x" in refused
+    assert not list(home.rglob("~*"))
+
+
+def test_a_recorded_command_is_the_one_that_was_typed(cli: Cli, home: Path) -> None:
+    folder = "my tune (1)"
+    given = ("--multirun", *SMALL, "seed=0", f'hydra.sweep.dir="{folder}"')
+    assert cli(*given).code == 0
+    [command] = OmegaConf.load(home / folder / "sweep.yaml").commands
+    assert shlex.split(command) == ["distill", *given]

@@ -1,4 +1,24 @@
-"""Composed configs: a copy equals what Hydra composes."""
+"""Composed configs: a copy equals what Hydra composes; texts are quoted so that they come back."""
+
+import shlex
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+ODD = st.text(st.sampled_from("ab~/ =,'\"\\$\u007b}[]()#:%@üη数🎉!*?&|;<>`"), max_size=12)
+
+
+@given(ODD)
+def test_a_quoted_text_comes_back_from_a_shell_and_hydra(value: str) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    from distill.compose import command, override
+
+    program, line = shlex.split(command(override("data.root", value)))
+    parsed = OverridesParser.create().parse_override(line)
+    config = OmegaConf.create({"data": {"root": parsed.value()}})
+    assert (program, parsed.key_or_group, config.data.root) == ("distill", "data.root", value)
 
 
 def test_composing_a_copy_equals_composing_anew() -> None:

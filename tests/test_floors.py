@@ -14,7 +14,7 @@ PACKAGE = Path(distill.__file__).parent
 FLOORS = [
     {"machine"},
     {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory", "interrupt"}
-    | {"logs", "columns", "options"}
+    | {"logs", "columns", "options", "terminal", "weights"}
     | {"data.views"}
     | {"data.downloaded", "data.embedded", "data.generated"},
     {"data", "stack", "optim", "contracts"},
@@ -23,10 +23,11 @@ FLOORS = [
     {"config", "results", "holders"},
     {"job", "tables", "storage"},
     {"fit"},
-    {"run", "plan", "compose", "explain", "search", "best"},
-    {"workers", "naming"},
+    {"run", "plan", "compose", "search"},
+    {"workers", "naming", "explain", "best"},
     {"launcher", "tune"},
     {"rescore", "sweeper", "__main__"},
+    {"commands"},
 ]
 HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"} | {
     "search",
@@ -52,6 +53,17 @@ LIGHT = {
     "store",
     "progress",
     "report.__main__",
+    "terminal",
+    "weights",
+    "commands",
+}
+# What a command's --help loads none of.
+LARGE = ("torch", "optuna", "pandas", "scipy", "matplotlib", "statsmodels", "rich.table")
+COMMANDS = {
+    "distill": "from distill.__main__ import main",
+    "distill-evaluate": "from distill.commands import evaluate as main",
+    "distill-summary": "from distill.commands import summary as main",
+    "distill-report": "from distill.report.__main__ import main",
 }
 
 
@@ -76,7 +88,7 @@ def imports(path: Path, inner: bool = True) -> Iterator[str]:
 
 REPORT = {module for module in MODULES if module.partition(".")[0] == "report"}
 # What it reads files with; it stands beside the house, and nothing in the house imports it.
-READS = {"", "results", "columns", "store"}
+READS = {"", "results", "columns", "store", "terminal"}
 
 
 def test_every_file_has_a_floor() -> None:
@@ -110,3 +122,16 @@ def test_light_modules_import_without_torch(module: str) -> None:
     code = f"import sys, distill.{module}" if module else "import sys, distill"
     code += "; sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_loads_nothing_large(name: str) -> None:
+    code = (
+        f"{COMMANDS[name]}\nimport atexit, sys\n"
+        f"atexit.register(lambda: print(*[m for m in {LARGE} if m in sys.modules]))\n"
+        f"sys.argv = ['{name}', '--help']\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n\n"), done.stdout.splitlines()[-1]
+    assert name in done.stdout

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import distill
-from distill import results, tables
+from distill import commands, results, tables
 from distill.columns import COLUMNS
 from distill.report import reading
 from distill.results import leaves, summary, write, write_summary
@@ -276,9 +276,9 @@ def test_a_folder_that_one_may_only_read_is_summarised(
 ) -> None:
     put(home, "a")
     closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(home / ".summary.lock"))
-    monkeypatch.setattr(tables, "write_summary", MagicMock(side_effect=closed))
+    monkeypatch.setattr(results, "write_summary", MagicMock(side_effect=closed))
     monkeypatch.setattr(sys, "argv", ["distill-summary", str(home)])
-    tables.main()
+    commands.summary()
     out = capsys.readouterr().out
     assert "test errors, mean over 1 seed" in out
     assert f"summary.csv could not be written ({home}/.summary.lock: Permission denied)" in out

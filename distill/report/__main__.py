@@ -4,18 +4,18 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from distill.report import page, reading
-from distill.report.check import Comparison, closest, compare
-from distill.report.claims import findings
-from distill.report.decisions import told
-from distill.report.findings import Finding, Sweep
 from distill.results import SUMMARY
+from distill.store import home, write_text
 from distill.store import told as told_of
-from distill.store import write_text
+from distill.terminal import command
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distill.report.check import Comparison
+    from distill.report.findings import Finding, Sweep
 
 MARKDOWN = "report.md"
 PACKAGE = Path(__file__).resolve().parent
@@ -24,22 +24,26 @@ PLACES = (PACKAGE / "reference", PACKAGE.parents[1] / "multirun" / "reference")
 REFERENCE = next((place for place in PLACES if place.is_dir()), PLACES[0])
 
 
+def _folder(argument: str) -> Path:
+    return Path(home(argument))
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="distill-report",
         description="Write figures, verdicts and one page of what the sweeps in DIR found.",
     )
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a sweep")
+    parser.add_argument("directories", metavar="DIR", nargs="+", type=_folder, help="a sweep")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         help="where to write; by default the sweep's directory, or that which holds them all",
     )
     parser.add_argument(
         "--check",
         metavar="DIR",
-        type=Path,
+        type=_folder,
         nargs="?",
         const=REFERENCE,
         help="compare with the sweeps of the same settings in DIR, by default the reference sweeps",
@@ -47,8 +51,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _show(found: list[Finding], console: Console) -> None:
+def _show(found: "list[Finding]", console: "Console") -> None:
     """The verdicts, as a table."""
+    from rich.table import Table
+
+    from distill.report.decisions import told
+
     table = Table(title="claims")
     for column in ("claim", "source", "ours", "verdict"):
         table.add_column(column, overflow="fold")
@@ -58,8 +66,11 @@ def _show(found: list[Finding], console: Console) -> None:
     console.print(table)
 
 
-def _check(sweeps: list[Sweep], folder: Path, console: Console) -> bool:
+def _check(sweeps: "list[Sweep]", folder: Path, console: "Console") -> bool:
     """Compare each sweep with the reference that has its settings, and print how they stand."""
+    from distill.report import reading
+    from distill.report.check import closest, compare
+
     agree = []
     references = [reading.sweep(path.parent) for path in sorted(folder.glob(f"*/{SUMMARY}"))]
     for sweep in sweeps:
@@ -76,7 +87,7 @@ def _check(sweeps: list[Sweep], folder: Path, console: Console) -> bool:
     return all(agree)
 
 
-def _lines(found: Comparison) -> list[str]:
+def _lines(found: "Comparison") -> list[str]:
     state = "agrees with the reference" if found.agrees else "differs from the reference"
     return [
         f"{found.name} {state}: {found.settings} settings compared, {len(found.differ)} differ; "
@@ -85,9 +96,17 @@ def _lines(found: Comparison) -> list[str]:
     ]
 
 
+@command
 def main() -> None:
     """Write the report; exit code 1 where a sweep cannot be read, or differs from its reference."""
     arguments = _arguments()
+
+    # After the arguments, since --help needs none of it.
+    from rich.console import Console
+
+    from distill.report import page, reading
+    from distill.report.claims import findings
+
     console = Console() if sys.stdout.isatty() else Console(width=160)
     folders: list[Path] = arguments.directories
     try:
