@@ -228,7 +228,7 @@ class StackLauncher(Launcher):
         )
         log.info(plan.described(stacks, jobs))
         schedule = plan.schedule(stacks, jobs, self.workers)
-        log.info(schedule)
+        log.info(str(schedule))
         finished: Results = []
         self._started: dict[Stack, list[_Member]] = {}
         with progress() as bars:

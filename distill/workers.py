@@ -157,12 +157,13 @@ def teach(
 ) -> Callable[[Stack], Task]:
     """Make the teacher that all stacks share with all threads, since side by side they would wait.
 
-    Returns ``start``, but for the first stack, which was started so that its log tells of it.
+    Returns ``start``, but for the stack of the first job, which was started so that its log tells
+    of it.
     """
     teachers = {(job.setting, job.run.teacher) for job in jobs if job.run.distils}
     if len(teachers) != 1:
         return start
-    first = next(stack for stack in stacks if jobs[stack.jobs[0]].run.distils)
+    first = min((s for s in stacks if jobs[s.jobs[0]].run.distils), key=lambda stack: stack.jobs)
     started: dict[Stack, Task] = {}
     with suppress(Exception):  # the stacks will meet the same, and say it
         started[first] = start(first)

@@ -1,7 +1,6 @@
 """What the tests share: a home of their own, the command line in this process, small configs."""
 
 import importlib
-import math
 import os
 import subprocess
 import sys
@@ -54,8 +53,9 @@ needs_mnist = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: slow tests too, and those of endurance in the sizes that they speak for."""
-    parser.addoption("--full", action="store_true", help="slow tests, and endurance in full size")
+    """`--full`: slow tests too; `--endurance`: those of endurance in the sizes they speak for."""
+    parser.addoption("--full", action="store_true", help="slow tests, too")
+    parser.addoption("--endurance", action="store_true", help="endurance in full size: --full, too")
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -65,7 +65,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave slow tests out, which pytest then tells of, unless all are asked for."""
-    if not config.getoption("--full"):
+    if not (config.getoption("--full") or config.getoption("--endurance")):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if item not in slow]
@@ -85,7 +85,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     # Stacks train in this process, unless a test asks for workers, however busy the machine is.
-    monkeypatch.setattr(plan, "START", math.inf)
+    monkeypatch.setattr(plan, "START", 1e6)
     yield tmp_path
     GlobalHydra.instance().clear()
     forget()

@@ -155,7 +155,8 @@ def test_trials_that_fail_are_told_and_the_exit_code_says_so(
         return fit(jobs, *rest)
 
     monkeypatch.setattr(run, "_fit", broken)
-    done = cli(*TUNE, "model.width=8,10", "loss.alpha=0.1,1", "hydra/launcher=basic")
+    alone = ("hydra/launcher=basic", "halving.rungs=0")
+    done = cli(*TUNE, "model.width=8,10", "loss.alpha=0.1,1", *alone)
     assert done.code == 1
     assert "No space left on device" in done.err
     assert all((t.state.name == "FAIL") == (t.params["loss.alpha"] == 1) for t in study().trials)
