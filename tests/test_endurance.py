@@ -1,6 +1,6 @@
 """Sweeps that are killed at any moment, started many times at once, or very long.
 
-Small sizes by default; with ``--endurance`` those that a promise needs, and the figures are printed.
+Small sizes by default; with ``--endurance`` those that a promise needs, and figures are printed.
 """
 
 import json
