@@ -35,17 +35,13 @@ def _within(temperature: float) -> float:
 Temperature = Annotated[PositiveFloat, AfterValidator(_within)]
 
 
-def _weighted(weight: Tensor | float, term: Tensor) -> Tensor:
-    """``weight * term`` of a number and (B,); 0 where the weight is 0, whatever the term is."""
-    weight = torch.as_tensor(weight, dtype=term.dtype, device=term.device)
-    # The largest number in place of inf and nan, so that the derivative by the weight stays huge.
-    bounded = term.nan_to_num(nan=torch.finfo(term.dtype).max)
-    return weight * torch.where(weight == 0, bounded, term)
-
-
 def _mixed(alpha: Tensor | float, soft: Tensor, hard: Tensor) -> Tensor:
-    """``alpha * soft + (1 - alpha) * hard``, where a term of weight 0 spoils nothing."""
-    return _weighted(alpha, soft) + _weighted(1 - alpha, hard)
+    """``alpha * soft + (1 - alpha) * hard``, which a soft term of weight 0 does not spoil.
+
+    Where it overflows, the largest number takes its place, so that its product with 0 is 0.
+    """
+    bounded = soft.nan_to_num(nan=torch.finfo(soft.dtype).max)
+    return alpha * bounded + (1 - alpha) * hard
 
 
 class _Divergence(torch.autograd.Function):
