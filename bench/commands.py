@@ -12,9 +12,7 @@ from pathlib import Path
 # What was the default once: threads that spin at each barrier, in one process.
 BEFORE = {"GOMP_SPINCOUNT": "300000"}  # the default of GNU OpenMP
 WAYS: dict[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
-    "one process, threads that spin": (BEFORE, ("hydra.launcher.workers=1",)),
-    "one process, threads that wait": ({}, ("hydra.launcher.workers=1",)),
-    "two processes of one thread": ({}, ("hydra.launcher.workers=2",)),
+    "before: one process, threads that spin": (BEFORE, ("hydra.launcher.workers=1",)),
     "the default": ({}, ()),
 }
 SPIN = "while True: pass"
@@ -70,15 +68,16 @@ def busy(repeats: int) -> Iterator[tuple[str, ...]]:
 
 def start(repeats: int) -> Iterator[tuple[str, ...]]:
     """Commands that do little, against `import torch`, one after the other."""
-    module = [sys.executable, "-m"]
+    module, code = [sys.executable, "-m"], [sys.executable, "-c"]
+    light = "from distill import commands; commands"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = {
             "the smallest run": [*module, "distill", *SMALLEST, "resume=false"],
             "the same again, finished before": [*module, "distill", *SMALLEST],
             "distill --help": [*module, "distill", "--help"],
-            "distill-evaluate --help": [*module, "distill.rescore", "--help"],
-            "distill-summary --help": [*module, "distill.tables", "--help"],
+            "distill-evaluate --help": [*code, f"{light}.evaluate()", "--help"],
+            "distill-summary --help": [*code, f"{light}.summary()", "--help"],
             "distill-report --help": [*module, "distill.report", "--help"],
         }
         times: dict[str, list[float]] = {what: [] for what in commands}
