@@ -230,11 +230,13 @@ SWEEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", SWEEPS)
 def test_a_bad_sweep_is_refused_as_a_whole(override: str, refused: Refused) -> None:
     assert refused("-m", *LEAST, override).startswith(SWEEPS[override])
 
 
+@pytest.mark.slow
 def test_a_bad_sweep_leaves_a_finished_one_as_it_was(cli: Cli, home: Path) -> None:
     command = ("-m", *LEAST, "hydra.sweep.dir=sweep")
     assert cli(*command, "seed=0,1").code == 0
@@ -368,6 +370,7 @@ NAMES = {
 SUBDIRS = ("../x", "../../x", "{home}/x", "x/../..")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
 @pytest.mark.parametrize("override", NAMES)
 def test_a_name_is_no_path(override: str, mode: list[str], refused: Refused, home: Path) -> None:
@@ -375,6 +378,7 @@ def test_a_name_is_no_path(override: str, mode: list[str], refused: Refused, hom
     assert refused(*mode, *LEAST, override).startswith(NAMES[override])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subdir", SUBDIRS)
 def test_a_job_stays_in_its_sweep(subdir: str, refused: Refused, home: Path) -> None:
     given = subdir.format(home=home)
@@ -509,6 +513,7 @@ def test_weights_for_other_data_are_told_by_classes_and_images(
         assert error == f"teacher.path=teacher: {wanted}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
 def test_a_teacher_of_torch_is_converted_by_the_line(prefix: str, cli: Cli, home: Path) -> None:
     name, target = ("my t.pth", "my t.safetensors") if not prefix else ("t", "t-plain.safetensors")

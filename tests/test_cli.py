@@ -54,6 +54,7 @@ def test_a_run_leaves_its_config_result_history_and_weights(cli: Cli, home: Path
     assert sum(result["test_errors_by_class"]) == result["test_errors"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_tidy_csv_and_a_table(cli: Cli, home: Path) -> None:
     done = cli("-m", *SMALL, "loss.temperature=1,4", "model.width=8,10", "seed=0,1")
     assert done.code == 0, done.err
@@ -72,6 +73,7 @@ def test_a_sweep_is_a_tidy_csv_and_a_table(cli: Cli, home: Path) -> None:
     assert all((folder / d / "student.safetensors").is_file() for d in frame["directory"])
 
 
+@pytest.mark.slow
 def test_the_same_command_has_the_same_directory_and_result(cli: Cli, home: Path) -> None:
     command = ("-m", *SMALL, "loss.temperature=1,4")
     first = cli(*command).out.splitlines()[-1]
@@ -100,12 +102,14 @@ def test_a_sweep_is_checked_before_its_first_job(cli: Cli, home: Path) -> None:
     assert not list(home.glob("multirun/*"))
 
 
+@pytest.mark.slow
 def test_hydra_full_error_shows_the_traceback() -> None:
     command = (sys.executable, "-m", "distill", *SMALL, "loss.temperature=0")
     assert "Traceback" not in shell(*command).err
     assert "Traceback" in shell(*command, HYDRA_FULL_ERROR="1").err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_runs_in_a_reduced_form(name: str, cli: Cli, home: Path) -> None:
     """Its sweep, cut down to the first values, or its study, to two trials, on synthetic data."""
@@ -129,6 +133,7 @@ def test_every_experiment_runs_in_a_reduced_form(name: str, cli: Cli, home: Path
     assert set(frame["status"]) <= {"complete", "stopped"}
 
 
+@pytest.mark.slow
 def test_an_experiment_that_sweeps_takes_several_values(cli: Cli, home: Path) -> None:
     one = ("loss.temperature=1", "loss.alpha=1", "model.width=8")
     done = cli("experiment=quickstart", *SMALL, *one, "seed=3,4")
@@ -137,6 +142,7 @@ def test_an_experiment_that_sweeps_takes_several_values(cli: Cli, home: Path) ->
     assert frame["seed"].tolist() == [3, 4]
 
 
+@pytest.mark.slow
 def test_evaluate_finds_the_figure_of_the_result(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +168,7 @@ def test_evaluate_finds_the_figure_of_the_result(
     )
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_evaluate_on_another_data_set(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,6 +185,7 @@ def test_evaluate_on_another_data_set(
     assert "its model has 10 classes and reads images of 784 values, data=" in done.err
 
 
+@pytest.mark.slow
 def test_summary_rebuilds_from_the_files(cli: Cli, home: Path) -> None:
     cli("-m", *SMALL, "seed=0,1")
     [folder] = (home / "multirun").iterdir()
@@ -190,6 +198,7 @@ def test_summary_rebuilds_from_the_files(cli: Cli, home: Path) -> None:
     assert shell(str(BIN / "distill-summary"), str(home / "nowhere")).code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--cfg", "job"], ["-sc", "query=bash"]], ids=lambda a: a[0]
 )
@@ -207,6 +216,7 @@ def test_what_only_looks_at_configs_is_quick_and_without_torch(arguments: list[s
     assert "kd" in done.out
 
 
+@pytest.mark.slow
 def test_the_wheel_works_from_another_directory(home: Path) -> None:
     """Built, installed into a fresh environment, run with the dependencies of this one."""
     root = Path(__file__).parents[1]
@@ -239,6 +249,7 @@ def test_the_wheel_works_from_another_directory(home: Path) -> None:
     assert checked.code == 0 and "identities agrees with the reference" in checked.out
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path) -> None:
     first = ("-m", *SMALL, "loss.temperature=1,2", "hydra.sweep.dir=sweep")
     second = ("-m", *SMALL, "seed=1 ", "hydra.sweep.dir=sweep")
@@ -259,6 +270,7 @@ def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path)
     assert "oc.env:DISTILL_DATA" in (home / "sweep" / "sweep.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_refused_run_says_one_line_and_warns_of_nothing() -> None:
     for bad in ("loss.temperature=0", "teacher.members=0"):
         done = shell(sys.executable, "-m", "distill", *SMALL, bad)
@@ -274,6 +286,7 @@ def own(home: Path, name: str, text: str) -> tuple[str, str]:
     return "--config-dir=own", f"experiment={name}"
 
 
+@pytest.mark.slow
 def test_an_experiment_of_ones_own_chooses_its_launcher(cli: Cli, home: Path) -> None:
     line = "defaults:\n  - override /hydra/launcher: {}\n"
     done = cli(*own(home, "mine", line.format("basic")), *SMALL, "seed=2,3")
@@ -332,6 +345,7 @@ def test_an_error_of_a_job_has_no_line_before_it(cli: Cli) -> None:
     assert done.err.count("\n") == 1 and " diverged: " in done.err
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_directory(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ def test_a_quoted_text_comes_back_from_a_shell_and_hydra(value: str) -> None:
     assert (program, parsed.key_or_group, config.data.root) == ("distill", "data.root", value)
 
 
+@pytest.mark.slow
 def test_composing_a_copy_equals_composing_anew() -> None:
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path

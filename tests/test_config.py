@@ -13,6 +13,7 @@ from distill.naming import CONF
 from distill.results import leaves
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g in GROUPS for n in options(g)])
 def test_every_yaml_says_all_that_its_target_takes(group: str, name: str) -> None:
     section = OmegaConf.to_container(composed(f"{group}={name}")[group])
@@ -25,6 +26,7 @@ def test_every_yaml_says_all_that_its_target_takes(group: str, name: str) -> Non
     parse(composed(f"{group}={name}", "loss=hard") if group != "loss" else composed(f"loss={name}"))
 
 
+@pytest.mark.slow
 def test_every_target_has_a_yaml() -> None:
     for group in GROUPS:
         named = {composed(f"{group}={name}")[group]["_target_"] for name in options(group)}
@@ -128,6 +130,7 @@ def changed(value: Any) -> Any:
     return {"cosine": "linear", "auto": "fp32"}.get(value)
 
 
+@pytest.mark.slow
 def test_all_that_decides_a_student_is_in_its_name_and_nothing_else() -> None:
     """Every key of the config, one after another, is changed."""
     split = "data.validation=0.25"  # without which test=false and halving are refused

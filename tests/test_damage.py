@@ -38,6 +38,7 @@ def damage(path: Path, fault: str) -> None:
     path.write_bytes(FAULTS[fault](path.read_bytes()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_damaged_file_is_named_or_made_again_and_no_figure_is_wrong(
     fault: str, cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +76,7 @@ def test_a_damaged_file_is_named_or_made_again_and_no_figure_is_wrong(
     assert len(tried) >= 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_study_with_damaged_files_ends_in_the_same_figures(fault: str, cli: Cli) -> None:
     cli(*TUNE)

@@ -128,6 +128,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_of_processes_that_download_at_once_one_does(home: Path, mirror: Path) -> None:  # noqa: ARG001
     command = [sys.executable, "-c", READ, datasets.MNIST.mirrors[0], SHA, str(home / "data")]
     env = {**os.environ, "PYTHONPATH": str(Path(distill.__file__).parents[1])}
@@ -285,6 +286,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
         cached.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", UNLIKE)
 def test_a_source_of_something_else_is_refused_in_a_line(
     case: str, source: Callable[[Any], None], cli: Cli
@@ -297,6 +299,7 @@ def test_a_source_of_something_else_is_refused_in_a_line(
     assert re.match(rf"data=synthetic: .*{message}", line), line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "overrides", "message"),
     [

@@ -193,6 +193,7 @@ def disk(place: Place) -> Iterator[Path]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sweep", "single"])
 def test_a_disk_with_more_and_more_room(
     kind: str, place: Place, disk: Path, undisturbed: Figures
@@ -231,6 +232,7 @@ def test_a_disk_with_more_and_more_room(
         clean(disk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "what"),
     [
@@ -263,6 +265,7 @@ def test_a_folder_that_is_closed_from_the_start(
     clean(disk)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "workers", "reason"),
     [

@@ -232,6 +232,7 @@ def ahead(home: Path, jobs: int) -> set[str]:
     return {"start-up", "summary", *(["students", "results"] if len(runs(home)) < jobs else [])}
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_change_nothing(
     home: Path, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +285,7 @@ def test_kills_at_any_moment_change_nothing(
     assert [r for r in runs(disturbed) if not (r / "distill.log").exists()] == []
 
 
+@pytest.mark.slow
 def test_a_stack_stopped_between_its_results_goes_on(
     home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +316,7 @@ def test_a_stack_stopped_between_its_results_goes_on(
     assert not list(home.rglob(FILE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_many_commands_at_once_share_the_work(same: bool, home: Path, full: bool) -> None:
     count = 8 if full else 3
@@ -343,6 +346,7 @@ def test_many_commands_at_once_share_the_work(same: bool, home: Path, full: bool
     assert scratch(together) == []
 
 
+@pytest.mark.slow
 def test_a_long_sweep_needs_no_more_and_more(
     home: Path, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

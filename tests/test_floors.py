@@ -117,6 +117,7 @@ def test_only_the_upper_floors_know_hydra(module: str) -> None:
     assert module in HYDRA or not used & {"hydra", "omegaconf"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", sorted(LIGHT))
 def test_light_modules_import_without_torch(module: str) -> None:
     code = f"import sys, distill.{module}" if module else "import sys, distill"

@@ -30,6 +30,7 @@ def histories(folder: str) -> dict[str, pd.DataFrame]:
     }
 
 
+@pytest.mark.slow
 def test_the_best_on_the_validation_split_go_on_as_if_alone(cli: Cli) -> None:
     plain = cli(*SWEEP, "hydra.sweep.dir=plain")
     halved = cli(*HALVED)
@@ -52,6 +53,7 @@ def test_the_best_on_the_validation_split_go_on_as_if_alone(cli: Cli) -> None:
     assert "after epoch" not in halved.out  # a stopped run is no failure to speak of
 
 
+@pytest.mark.slow
 def test_a_stopped_run_is_kept_by_the_same_halving_alone(cli: Cli, trained: list[str]) -> None:
     cli(*HALVED)
     before = summary("halved")
@@ -64,6 +66,7 @@ def test_a_stopped_run_is_kept_by_the_same_halving_alone(cli: Cli, trained: list
     assert set(summary("halved")["status"]) == {"complete"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("results_written", [0, 1, 7, 12])
 def test_a_stack_killed_while_its_results_are_written_stops_the_same(
     results_written: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +94,7 @@ def test_a_stack_killed_while_its_results_are_written_stops_the_same(
         pd.testing.assert_frame_equal(history, whole[name])
 
 
+@pytest.mark.slow
 def test_members_that_diverge_count_among_the_losers(cli: Cli) -> None:
     diverging = [part.replace("0.0001,0.0003", "1e30,2e30") for part in HALVED]
     cli(*diverging, "train.batch_size=8")  # so that they diverge before the first rung

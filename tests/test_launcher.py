@@ -33,6 +33,7 @@ class TestInBatches(BatchedSweeperTestSuite):
     """Hydra's suite for launchers below a sweeper that works in batches."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task_launcher_cfg", "extra_flags"), [({}, ["-m", "hydra/launcher=stack"])]
 )
@@ -60,6 +61,7 @@ def sweep(cli: Cli, *arguments: str, code: int = 0) -> tuple[pd.DataFrame, str]:
     return frame, done.out
 
 
+@pytest.mark.slow
 def test_stacks_and_single_runs_give_the_same_results(cli: Cli) -> None:
     stacked, out = sweep(cli, *MIXED)
     alone, _ = sweep(cli, *MIXED, "hydra/launcher=basic")
@@ -101,6 +103,7 @@ def test_a_sweep_of_one_job(cli: Cli) -> None:
     assert frame["seed"].tolist() == [3]
 
 
+@pytest.mark.slow
 def test_optuna_trains_a_batch_of_trials_as_a_stack(cli: Cli) -> None:
     frame, out = sweep(
         cli,
@@ -116,6 +119,7 @@ def test_optuna_trains_a_batch_of_trials_as_a_stack(cli: Cli) -> None:
     assert frame["temperature"].between(1, 20).all()
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_results(cli: Cli) -> None:
     one, _ = sweep(cli, "model.width=4,8", "loss.temperature=1,4")
     two, _ = sweep(cli, "model.width=4,8", "loss.temperature=1,4", "hydra.launcher.workers=2")
@@ -123,6 +127,7 @@ def test_workers_give_the_same_results(cli: Cli) -> None:
     pd.testing.assert_frame_equal(one.drop(columns=TIMES), two.drop(columns=TIMES), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_packages_launcher_gives_the_same_results(cli: Cli) -> None:
     ours, _ = sweep(cli, "loss.temperature=1,4", "model.width=4,8")
     joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
@@ -131,6 +136,7 @@ def test_another_packages_launcher_gives_the_same_results(cli: Cli) -> None:
     pd.testing.assert_frame_equal(ours.drop(columns=TIMES), theirs.drop(columns=TIMES), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_fails_its_own_stack_alone(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +170,7 @@ def test_a_worker_that_is_killed_fails_its_own_stack_alone(
     assert dead["reason"].tolist() == ["its worker process died"] * 2
 
 
+@pytest.mark.slow
 def test_each_job_resolves_its_own_config(cli: Cli) -> None:
     frame, _ = sweep(
         cli,
@@ -176,12 +183,14 @@ def test_each_job_resolves_its_own_config(cli: Cli) -> None:
     assert frame["seed"].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_jobs_that_are_equal_are_trained_once(cli: Cli) -> None:
     frame, out = sweep(cli, "seed=0,1,0", "loss.temperature=1,2")
     assert "4 jobs in 2 stacks of 2" in out
     assert len(frame) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -202,6 +211,7 @@ def test_what_jobs_that_train_together_cannot_have(cli: Cli, override: str, mess
     assert not Path("multirun").exists() or not any(Path("multirun").iterdir())
 
 
+@pytest.mark.slow
 def test_files_are_those_of_the_basic_launcher(cli: Cli) -> None:
     Path("elsewhere").mkdir()
     Path("multirun").symlink_to("elsewhere")
@@ -228,6 +238,7 @@ def test_a_sweep_in_which_all_diverge(cli: Cli) -> None:
     assert "2 jobs in 2 stacks of 1: " in out
 
 
+@pytest.mark.slow
 def test_an_error_fails_its_stack_alone_and_its_log_tells_where(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

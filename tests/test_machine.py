@@ -101,6 +101,7 @@ def test_what_the_user_set_for_threads_stays(
     assert os.environ.get("OMP_WAIT_POLICY") in (None, "ACTIVE")
 
 
+@pytest.mark.slow
 def test_threads_wait_without_spinning_and_are_as_many_as_the_cores_to_use() -> None:
     [first, *_] = sorted(os.sched_getaffinity(0))
     code = (

@@ -17,6 +17,7 @@ from distill.train import Training
 APART = ["seed=1", "model.width=9", "train.epochs=3", "data.jitter=1", "optim=sgd"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", APART)
 def test_what_must_be_equal(override: str) -> None:
     jobs = [make_job(), make_job(override)]
@@ -138,6 +139,7 @@ def test_stacks_that_have_begun_stay_as_they_are() -> None:
     assert plan.stacks(jobs[:2], 10, 4, begun=[plan.Stack((0, 1))]) == [plan.Stack((0, 1))]
 
 
+@pytest.mark.slow
 def test_the_planned_time_is_that_of_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     step = Training.step

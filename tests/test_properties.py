@@ -122,6 +122,7 @@ def sweeps(draw: st.DrawFn) -> tuple[list[Job], dict[str, Hashable], list[list[J
     return jobs, apart, [own for own in begun if own]
 
 
+@pytest.mark.slow
 @many
 @given(sweeps(), st.integers(1, 8), st.integers(1, 6), orders)
 def test_stacks_are_a_partition_that_is_as_coarse_as_it_may_be(
@@ -225,6 +226,7 @@ def integers(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+@pytest.mark.slow
 @many
 @given(some(DECIDES | DECIDES_KD), orders)
 def test_equal_configs_have_equal_digests(values: Values, order: random.Random) -> None:
@@ -235,6 +237,7 @@ def test_equal_configs_have_equal_digests(values: Values, order: random.Random) 
     assert first.run.digest({"a": "1", "b": "2"}) == second.run.digest({"b": "2", "a": "1"})
 
 
+@pytest.mark.slow
 @many
 @given(some(DECIDES | DECIDES_KD), some(DECIDES | DECIDES_KD, 1, 1))
 def test_a_change_of_what_decides_a_student_changes_its_digest_and_name(
@@ -249,6 +252,7 @@ def test_a_change_of_what_decides_a_student_changes_its_digest_and_name(
     assert first.run.digest({}) != first.run.digest({"teacher": "1"})
 
 
+@pytest.mark.slow
 @many
 @given(some(DECIDES), some(ASIDE, 1), some(DECIDES_KD), st.booleans())
 def test_what_says_nothing_of_a_student_changes_neither_digest_nor_name(
@@ -308,6 +312,7 @@ wide = {
 }
 
 
+@pytest.mark.slow
 @many
 @given(some(wide), some(wide | {"optim.lr": positive}))
 def test_names_of_runs_are_safe_and_equal_exactly_when_their_digests_are(
@@ -370,6 +375,7 @@ run_differently = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(many, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(overrides, overrides, run_differently, orders)
 def test_names_of_sweeps_are_safe_and_equal_exactly_when_what_is_swept_is(
@@ -475,6 +481,7 @@ def put(folder: Path, tree: Mapping[tuple[str, ...], dict[str, Any]]) -> None:
         results.write(directory, result, [{"epoch": 1, "train_loss": 0.5}])
 
 
+@pytest.mark.slow
 @many
 @given(trees)
 def test_any_results_make_a_summary_that_reads_back(
@@ -514,6 +521,7 @@ damages = (
 )
 
 
+@pytest.mark.slow
 @many
 @given(damages)
 def test_no_damage_of_a_result_stops_a_summary_or_gives_a_number(damage: bytes | float) -> None:

@@ -47,12 +47,14 @@ def test_every_claim_has_its_sweep() -> None:
     assert {sweep.name for sweep in SWEEPS} == {claim.sweep for claim in CLAIMS}
 
 
+@pytest.mark.slow
 def test_verdicts_in_the_report_and_the_readme_are_those_of_the_summaries() -> None:
     table = markdown(findings(SWEEPS))
     assert table == (REFERENCE / "report.md").read_text(encoding="utf-8")
     assert table in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sweep", [s for s in SWEEPS if s.name != "identities"], ids=lambda sweep: sweep.name
 )

@@ -237,6 +237,7 @@ def find(claim: str, made: Rows, name: str = "mine", **other: Any) -> Finding:
     return next(c for c in CLAIMS if c.id == claim).judge(sweep).finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("claim", "verdict", "made"), CASES, ids=lambda v: v if type(v) is str else ""
 )
@@ -278,6 +279,7 @@ ITS: dict[tuple[str, str], Any] = {("C9", "temperature"): 0.5, ("C4", "width"): 
 CONDITIONS = sorted({(c.id, key) for c in CLAIMS for part in c.parts for key in part})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("claim", "key"), CONDITIONS)
 def test_runs_that_miss_a_precondition_do_not_count(claim: str, key: str) -> None:
     one = next(c for c in CLAIMS if c.id == claim)
@@ -387,6 +389,7 @@ def report(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_a_sweep_is_read_with_its_commands_curves_and_digits(real: Path) -> None:
     found = reading.sweep(real)
     assert (found.name, len(found.runs)) == ("sweep", 4)
@@ -419,6 +422,7 @@ def test_a_copy_of_a_run_is_no_other_seed(real: Path, home: Path) -> None:
         reading.sweep(home)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_page_beside_the_sweep(
     real: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -462,6 +466,7 @@ def test_what_is_no_sweep_is_refused_in_a_line(
     assert not list(home.rglob("report.html"))
 
 
+@pytest.mark.slow
 def test_a_check_tells_a_fresh_sweep_from_its_reference(
     real: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -489,6 +494,7 @@ def test_a_check_compares_verdicts() -> None:
     assert differs.startswith("C7: not reproduced against reproduced")
 
 
+@pytest.mark.slow
 def test_a_check_compares_what_is_alike_in_all_settings() -> None:
     made = made_sweep("C2", networks(140, 70, 60))
     same = compare(made, replace(made, name="reference"))

@@ -289,6 +289,7 @@ FAR = grid(lambda t, w, s: (1000 if w == 30 else 100) * (1 + t / 40) + 40 * s, c
 ALL = [*plots.every(FAR), *plots.every(shifted()), *plots.every(taught()), *plots.every(SMALL)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plot", ALL, ids=lambda plot: plot.kind)
 def test_figures_are_files_with_their_values(plot: Plot, tmp_path: Path) -> None:
     svg = figures.save(plot, tmp_path, "one")
@@ -367,6 +368,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page.write(tmp_path_factory.mktemp("report"), FINDINGS, sweeps)
 
 
+@pytest.mark.slow
 def test_sweeps_of_one_name_keep_their_own_figures(tmp_path: Path) -> None:
     text = page.write(tmp_path, [], [SMALL, FAR]).read_text()
     for name in ("sweep-temperature", "sweep-2-temperature"):
@@ -391,6 +393,7 @@ class Links(HTMLParser):
         (self.linked if tag == "a" else self.loaded).extend(found)
 
 
+@pytest.mark.slow
 def test_the_page_needs_nothing_else_and_escapes_everything(report: Path) -> None:
     text = report.read_text()
     links = Links()

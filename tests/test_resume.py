@@ -54,6 +54,7 @@ def test_the_same_command_again_keeps_what_is_finished(
     assert len(trained) == 7
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_tried_again(
     cli: Cli, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_failed_run_is_tried_again(
     assert len(trained) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("single", [True, False])
 def test_without_resume_all_is_trained_again_and_the_old_put_aside(
     single: bool, cli: Cli, trained: list[str]
@@ -83,6 +85,7 @@ def test_without_resume_all_is_trained_again_and_the_old_put_aside(
     assert "resume" not in results.summary(folder).columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [results.RESULT, results.HISTORY, WEIGHTS])
 @pytest.mark.parametrize("fault", ["truncated", "empty", "noise", "gone"])
 def test_a_damaged_run_is_named_and_trained_again(
@@ -161,6 +164,7 @@ def test_a_second_signal_leaves_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatc
     assert not list(Path("sweep").rglob(FILE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"noise" * 100])
 def test_a_damaged_checkpoint_is_not_used(
     content: bytes, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -183,6 +187,7 @@ LONG = (
 COMMAND = [sys.executable, "-m", "distill", *LONG]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
     cli(*LONG)
     undisturbed, students = summary(), weights()
@@ -211,6 +216,7 @@ def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
     assert same(weights(), students)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [True, False])
 def test_workers_write_checkpoints_when_a_signal_comes(group: bool, cli: Cli) -> None:
     command = [part for part in LONG if "checkpoint" not in part]
@@ -231,6 +237,7 @@ def test_workers_write_checkpoints_when_a_signal_comes(group: bool, cli: Cli) ->
     assert summary()["status"].tolist() == ["complete"] * 4
 
 
+@pytest.mark.slow
 def test_of_two_of_the_same_command_at_once_the_second_waits(home: Path) -> None:
     sweep = Path("sweep")
     sweep.mkdir()
@@ -250,6 +257,7 @@ def test_of_two_of_the_same_command_at_once_the_second_waits(home: Path) -> None
     assert all(log.count("epoch 400 of 400") == 1 for log in logs)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_extended_goes_on_with_the_stack_that_had_begun(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +303,7 @@ def test_a_signal_after_the_last_check_is_not_lost() -> None:
     assert not interrupt.asked()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [None, "stack", "basic"])
 def test_the_result_of_another_run_is_refused_or_put_aside(
     launcher: str | None, cli: Cli, home: Path, trained: list[str]
@@ -318,6 +327,7 @@ def test_the_result_of_another_run_is_refused_or_put_aside(
     assert results.read(folder / results.RESULT)["seed"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [results.RESULT, results.HISTORY, WEIGHTS])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
 def test_what_cannot_be_read_is_not_damaged(
@@ -362,6 +372,7 @@ def test_an_error_after_a_result_leaves_it(home: Path) -> None:
     assert results.read(home / results.RESULT)["test_errors"] == 3
 
 
+@pytest.mark.slow
 def test_kept_runs_of_another_kind_of_machine_are_told_of(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -375,6 +386,7 @@ def test_kept_runs_of_another_kind_of_machine_are_told_of(
     assert "mean over 3 seeds" not in done.out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_kind_is_not_used(
     home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -48,6 +48,7 @@ def locked(path: Path, seconds: float) -> Iterator[None]:
     thread.join()
 
 
+@pytest.mark.slow
 def test_a_locked_file_is_waited_for_at_the_start_and_in_the_middle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_locked_file_is_waited_for_at_the_start_and_in_the_middle(
     assert "locked by another process: waiting for it" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_file_that_stays_locked_is_not_to_be_deleted() -> None:
     study()
     url, began = f"{URL}?timeout=0.5", time.monotonic()
@@ -87,6 +89,7 @@ def test_a_schema_of_another_version_is_upgraded_not_deleted(url: str) -> None:
     assert "delete" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_storages_that_are_made_at_once_are_one() -> None:
     code = "import sys; from distill import storage; sys.stdin.read(1); storage.opened(sys.argv[1])"
     made = [
@@ -151,6 +154,7 @@ def test_a_trial_is_its_folders_wherever_that_lies(monkeypatch: pytest.MonkeyPat
     assert len(holder("two", take=True).left(shared, shared.trials)) == 2
 
 
+@pytest.mark.slow
 def test_a_holder_is_waited_for_while_it_gives_signs_of_life(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -192,6 +196,7 @@ def test_a_best_without_a_loss_comes_last() -> None:
     assert [t.number for t in best.of(shared)] == [1]
 
 
+@pytest.mark.slow
 def test_a_best_belongs_to_its_study(cli: Cli) -> None:
     assert cli(*TUNE, "hydra.sweep.dir='my tune (1)'").code == 0
     folder = Path("my tune (1)")
@@ -205,6 +210,7 @@ def test_a_best_belongs_to_its_study(cli: Cli) -> None:
     assert len(list((folder / "experiment").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_folders_of_other_names_share_a_study_up_to_its_total(cli: Cli) -> None:
     shared = f"hydra.sweeper.storage=sqlite:///{Path.cwd()}/study.db"
     assert cli(*TUNE, shared, "hydra.sweep.dir=one").code == 0
@@ -234,6 +240,7 @@ def test_one_too_many_is_not_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert [t.state for t in trials] == [TrialState.RUNNING, TrialState.FAIL]
 
 
+@pytest.mark.slow
 def test_a_moved_study_that_was_stopped_goes_on(cli: Cli, trained: list[str]) -> None:
     assert cli(*TUNE, "hydra.sweep.dir=one").code == 0
     with closing(sqlite3.connect("one/study.db")) as connection, connection:

@@ -46,6 +46,7 @@ def test_is_trained_once_and_then_found(trainings: list[str]) -> None:
         assert torch.equal(value, again.stack.state(0)[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -42,6 +42,7 @@ def run(home: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_stands_what_becomes_of_its_output(name: str, run: Path, home: Path) -> None:
     assert run.is_dir()

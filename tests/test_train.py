@@ -82,6 +82,7 @@ def test_the_terms_of_the_loss_are_those_of_its_ends(home: Any) -> None:
     assert hard["train_loss"] != pytest.approx(soft["train_loss"], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_norm", ["null", "0.5"])
 def test_leaves_in_bf16_stay_equal_to_the_parameters(max_norm: str, home: Any) -> None:  # noqa: ARG001
     common = ("precision=bf16", f"model.max_norm={max_norm}", "train.epochs=2")
@@ -96,6 +97,7 @@ def test_leaves_in_bf16_stay_equal_to_the_parameters(max_norm: str, home: Any) -
         assert not torch.equal(leaf, start[name][:2].bfloat16())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", options("model"))
 def test_every_model_learns_in_every_precision(model: str, precision: str, home: Any) -> None:

@@ -79,6 +79,7 @@ def test_a_study_ends_in_an_experiment_trained_on_all_data(cli: Cli, home: Path)
     assert "experiment=best" in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", [None, "tune/study.log"])
 def test_the_same_command_goes_on_up_to_the_trials_in_total(
     storage: str | None, cli: Cli, trained: list[str]
@@ -96,6 +97,7 @@ def test_the_same_command_goes_on_up_to_the_trials_in_total(
     assert len(trained) - first in (2, 3)  # with a new best, which is trained on all data
 
 
+@pytest.mark.slow
 def test_a_study_that_is_lost_is_made_again_from_the_runs(cli: Cli, trained: list[str]) -> None:
     cli(*TUNE)
     whole, first = summary(), [t.params for t in study().trials]
@@ -109,6 +111,7 @@ def test_a_study_that_is_lost_is_made_again_from_the_runs(cli: Cli, trained: lis
     pd.testing.assert_frame_equal(summary(), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 5, 12])
 def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(
     step: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +138,7 @@ def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(
     pd.testing.assert_frame_equal(summary(), whole)
 
 
+@pytest.mark.slow
 def test_a_diverged_trial_is_a_failed_trial_and_nothing_more(cli: Cli) -> None:
     done = cli(*TUNE, "optim.lr=0.001,1e30", "train.batch_size=8")
     assert done.code == 0, done.err
@@ -144,6 +148,7 @@ def test_a_diverged_trial_is_a_failed_trial_and_nothing_more(cli: Cli) -> None:
     assert {"FAIL", "COMPLETE"} <= set(states())
 
 
+@pytest.mark.slow
 def test_trials_that_fail_are_told_and_the_exit_code_says_so(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +167,7 @@ def test_trials_that_fail_are_told_and_the_exit_code_says_so(
     assert all((t.state.name == "FAIL") == (t.params["loss.alpha"] == 1) for t in study().trials)
 
 
+@pytest.mark.slow
 def test_two_objectives_have_a_front_in_the_summary(cli: Cli) -> None:
     space = ("model.width=2,4,8,16", "hydra.sweeper.objectives=[val_errors,parameters]")
     done = cli(*TUNE, *space, "halving.rungs=0")
@@ -185,6 +191,7 @@ def test_two_objectives_have_a_front_in_the_summary(cli: Cli) -> None:
     assert len(list((Path("tune") / "experiment").glob("best*.yaml"))) == len(best)
 
 
+@pytest.mark.slow
 def test_several_machines_join_one_study(cli: Cli) -> None:
     shared = f"hydra.sweeper.storage=sqlite:///{Path.cwd()}/shared.db"
     name = "hydra.sweeper.study_name=together"
@@ -202,6 +209,7 @@ def test_several_machines_join_one_study(cli: Cli) -> None:
     assert json.loads(json.dumps(own.user_attrs))["identity"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["truncated", "noise", "empty", "changed", "folder"])
 def test_a_damaged_study_is_refused_or_made_again(fault: str, cli: Cli, trained: list[str]) -> None:
     cli(*TUNE)
@@ -230,6 +238,7 @@ def test_a_damaged_study_is_refused_or_made_again(fault: str, cli: Cli, trained:
     pd.testing.assert_frame_equal(summary(), whole)
 
 
+@pytest.mark.slow
 def test_another_sampler_and_the_report_of_hydras_own_sweeper(cli: Cli) -> None:
     assert cli(*TUNE, "halving.rungs=0", "hydra/sweeper/sampler=random").code == 0
     text = (Path("tune") / REPORT).read_text()
@@ -290,6 +299,7 @@ class Harm:
         return Path.touch, (Path("HARM"),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", REFUSED)
 def test_a_wrong_search_is_one_line_and_leaves_nothing(
     arguments: str, cli: Cli, home: Path
@@ -305,6 +315,7 @@ def test_a_wrong_search_is_one_line_and_leaves_nothing(
     assert not list(home.rglob(results.RESULT))
 
 
+@pytest.mark.slow
 def test_a_name_of_another_study_is_refused_and_nothing_is_lost(cli: Cli) -> None:
     named = (*TUNE, "hydra.sweeper.study_name=mine")
     cli(*named)
@@ -323,6 +334,7 @@ def test_hydras_own_sweeper_does_not_choose_on_the_test_set(cli: Cli, home: Path
     assert not list(home.rglob(results.RESULT))
 
 
+@pytest.mark.slow
 def test_an_interval_of_a_whole_number_is_searched_in_whole_numbers(cli: Cli) -> None:
     small = ("hydra.sweeper.n_trials=3", "halving.rungs=0", "loss.alpha=interval(0,1)")
     done = cli(*TUNE, *small, "model.width=interval(4,8)")
@@ -332,6 +344,7 @@ def test_an_interval_of_a_whole_number_is_searched_in_whole_numbers(cli: Cli) ->
         assert 0 < trial.params["loss.alpha"] < 1
 
 
+@pytest.mark.slow
 def test_another_loss_and_a_teacher_that_is_read_go_with_a_ready_made_experiment(cli: Cli) -> None:
     small = (*TUNE, "halving.rungs=0", "hydra.sweeper.n_trials=1")
     done = cli(*small, "loss=logits", r"~hydra.sweeper.params.loss\.temperature")
@@ -344,6 +357,7 @@ def test_another_loss_and_a_teacher_that_is_read_go_with_a_ready_made_experiment
     assert len(list(Path("read").rglob(results.WEIGHTS))) == 2
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_told_before_the_first_trial(
     cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

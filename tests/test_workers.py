@@ -26,6 +26,7 @@ def summary() -> pd.DataFrame:
     return pd.read_csv(Path("sweep") / results.SUMMARY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_other_signals_that_announce_an_end_leave_a_checkpoint_too(
     number: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
@@ -53,6 +54,7 @@ def test_a_hangup_that_is_ignored_from_the_start_stays_ignored(home: Path) -> No
     assert done.stdout == "True\n", home
 
 
+@pytest.mark.slow
 def test_workers_whose_parent_dies_write_checkpoints_and_end(cli: Cli) -> None:
     command = (*SWEEP, "train.epochs=400", "model.width=4,8", "loss.temperature=1,2")
     call = [sys.executable, "-m", "distill", *command, "hydra.launcher.workers=2"]
@@ -76,6 +78,7 @@ def test_workers_whose_parent_dies_write_checkpoints_and_end(cli: Cli) -> None:
     assert summary()["status"].tolist() == ["complete"] * 4
 
 
+@pytest.mark.slow
 def test_a_stack_that_memory_is_short_for_is_tried_in_halves(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
