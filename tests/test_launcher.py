@@ -266,9 +266,10 @@ def test_an_interrupt_ends_workers_and_leaves_rows(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("distill.workers.wait", interrupted)
-    frame, _ = sweep(cli, "model.width=8,9,10", "hydra.launcher.workers=2", code=130)
-    assert frame["width"].nunique() == 2  # the third was not started
-    assert frame["status"].tolist() == ["interrupted"] * 2
+    frame, _ = sweep(cli, "model.width=8,9,10,11", "hydra.launcher.workers=2", code=130)
+    # Two were started, and the first job's, whose log tells of the teacher, if it is a third.
+    assert frame["width"].nunique() in (2, 3)
+    assert set(frame["status"]) == {"interrupted"}
 
 
 def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
