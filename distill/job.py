@@ -20,7 +20,7 @@ from distill.config import Component, ConfigError, Data, Run, Teacher, targets
 from distill.contracts import fault_of_forward, fault_of_loss, fault_of_parts
 from distill.data import Dataset, load
 from distill.data.views import Images
-from distill.seeds import generator
+from distill.seeds import generator, seeded
 from distill.stack import Stack
 
 # Part of every run's digest: raise it when the same configuration would make another student.
@@ -256,7 +256,7 @@ def multiply_adds(model: Component, data: Data) -> int:
         assert isinstance(weight, Tensor)
         counts.append(weight.numel() * (out.numel() // len(weight)))  # each is used at each place
 
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0, torch.device("cpu")):
         module = build(model, read(data), "model").eval()
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):

@@ -210,18 +210,26 @@ def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) 
     batches of each stack say that this takes no longer than one after another with all threads.
     """
     threads = torch.get_num_threads()
-    in_turn = Schedule(list(stacks), 1, sum(_seconds(stacks, jobs, threads)))
     count = min(len(stacks), workers or _room(stacks, jobs))
-    if count == 1:
-        return in_turn
+    if count > 1:
+        beside = _side_by_side(stacks, jobs, count, threads)
+        if workers:
+            return beside
+    in_turn = Schedule(list(stacks), 1, sum(_seconds(stacks, jobs, threads)))
+    return beside if count > 1 and beside.seconds <= in_turn.seconds else in_turn
+
+
+def _side_by_side(
+    stacks: Sequence[Stack], jobs: Sequence[Job], count: int, threads: int
+) -> Schedule:
+    """The longest stacks first, in ``count`` processes that share the threads, or the GPUs."""
     times = _seconds(stacks, jobs, max(1, threads // count))
     longest = sorted(zip(times, stacks, strict=True), key=lambda pair: -pair[0])
     cuda = jobs[0].setting.device.type == "cuda"
     ends = [START] * (min(count, torch.cuda.device_count()) if cuda else count)
     for seconds, _ in longest:
         ends[ends.index(min(ends))] += seconds
-    beside = Schedule([stack for _, stack in longest], count, max(ends))
-    return beside if workers or beside.seconds <= in_turn.seconds else in_turn
+    return Schedule([stack for _, stack in longest], count, max(ends))
 
 
 def _room(stacks: Sequence[Stack], jobs: Sequence[Job]) -> int:
