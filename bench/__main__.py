@@ -28,8 +28,9 @@ from bench.halving import halving
 from bench.ours import Epochs, clock, gemm, job, peak_memory
 from bench.post import Post
 from distill.data.views import Images
-from distill.evaluate import logits
-from distill.job import Job, root
+from distill.runs.job import Job
+from distill.training.evaluate import logits
+from distill.training.inputs import root
 
 LOG = Path(__file__).with_name("LOG.md")
 Rows = Iterator[tuple[str, ...]]

@@ -69,7 +69,7 @@ def busy(repeats: int) -> Iterator[tuple[str, ...]]:
 def start(repeats: int) -> Iterator[tuple[str, ...]]:
     """Commands that do little, against `import torch`, one after the other."""
     module, code = [sys.executable, "-m"], [sys.executable, "-c"]
-    light = "from distill import commands; commands"
+    light = "from distill.cli import commands; commands"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         commands = {
@@ -78,7 +78,7 @@ def start(repeats: int) -> Iterator[tuple[str, ...]]:
             "distill --help": [*module, "distill", "--help"],
             "distill-evaluate --help": [*code, f"{light}.evaluate()", "--help"],
             "distill-summary --help": [*code, f"{light}.summary()", "--help"],
-            "distill-report --help": [*module, "distill.report", "--help"],
+            "distill-report --help": [*module, "distill.cli.report", "--help"],
         }
         times: dict[str, list[float]] = {what: [] for what in commands}
         torch: list[float] = []

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from distill import __version__
 from distill.losses import kd, logits
-from distill.results import SUMMARY, SWEEP
-from distill.store import home, told, write_text
-from distill.terminal import command
+from distill.runs.results import SUMMARY, SWEEP
+from distill.system.store import home, told, write_text
+from distill.system.terminal import command
 
 EXAMPLES, CLASSES = 1000, 10
 TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 20.0, 40.0, 100.0)
@@ -34,11 +34,11 @@ def deviations() -> Iterator[tuple[str, float, float]]:
     def soft(temperature: float) -> Tensor:
         """The gradient (EXAMPLES, CLASSES) of kd's soft term."""
         own = z.clone().requires_grad_()
-        loss = kd(own, v, labels, temperature=temperature, alpha=1.0).sum()
+        loss = kd(own, v, labels, temperature=temperature, alpha=1.0)[0].sum()
         return torch.autograd.grad(loss, own)[0]
 
     own = z.clone().requires_grad_()
-    [limit] = torch.autograd.grad(logits(own, v, labels, alpha=1.0).sum(), own)
+    [limit] = torch.autograd.grad(logits(own, v, labels, alpha=1.0)[0].sum(), own)
     yield "C11", LIMIT, _relative(soft(LIMIT), limit)
     for t in TEMPERATURES:
         of_kl = ((z / t).softmax(-1) - (v / t).softmax(-1)) / t  # the paper, equation 2

@@ -8,10 +8,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from distill.config import parse
-from distill.fit import prepare
-from distill.job import Job, training_images
-from distill.naming import CONF
-from distill.plan import member_memory
+from distill.runs.job import Job
+from distill.runs.students import students
+from distill.sweeps.compose import CONF
+from distill.sweeps.plan import member_memory
+from distill.training.inputs import training_images
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 
@@ -56,13 +57,16 @@ class Epochs:
         self.device = job.setting.device
         shape = (len(images), images.views, data.classes)
         soft = torch.randn(shape, device=self.device) if job.run.distils else None
-        self.training = prepare([job] * members, soft)
+        self.training = students([job] * members, soft)
         index = self.training.transfer.index[:examples]
         self.training.transfer = replace(self.training.transfer, index=index)
         self.training.plan = replace(self.training.plan, epochs=EPOCHS)
-        for name, values in self.training.hyperparameters.items():
-            top = values * torch.linspace(0.5, 1.0, members, device=self.device)
-            self.training.hyperparameters[name] = top
+        shares = torch.linspace(0.5, 1.0, members).tolist()
+        numbers = {
+            name: [value * share for value, share in zip(values, shares, strict=True)]
+            for name, values in self.training.objective.numbers.items()
+        }
+        self.training.objective = replace(self.training.objective, numbers=numbers)
         if generic:
             stack = self.training.stack
             stack._mlp = lambda *of: stack.generic(of[1])  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-from distill import machine
+from distill.system import machine
 
 # Large tensors on the CPU in huge pages: torch reads it at its first allocation.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -27,5 +27,7 @@ def summary(path: str | Path) -> "pd.DataFrame":
         OSError: there is none, or it cannot be read.
         ValueError: it is not a CSV.
     """
-    frame: pd.DataFrame = import_module("distill.results").read_summary(path)  # it needs pandas
+    frame: pd.DataFrame = import_module("distill.runs.results").read_summary(
+        path
+    )  # it needs pandas
     return frame

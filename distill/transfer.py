@@ -1,7 +1,7 @@
 """Transfer sets: which training examples the student sees.
 
-A subset takes the labels (N,) and a generator, and returns a mask (N,) of examples to keep. Its
-keyword-only parameters are the keys of its yaml.
+A subset takes the ``labels`` (N,) of the training examples and, if it needs one, a ``generator``,
+and returns a mask (N,) of those to keep. Its other parameters are the keys of its yaml.
 """
 
 from typing import Annotated
@@ -16,19 +16,19 @@ Classes = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
-def all(labels: Tensor, generator: Generator) -> Tensor:  # noqa: A001, ARG001
+def all(labels: Tensor) -> Tensor:  # noqa: A001
     """Every training example."""
     return torch.ones_like(labels, dtype=torch.bool)
 
 
-def only(labels: Tensor, generator: Generator, *, classes: Classes) -> Tensor:  # noqa: ARG001
+def only(labels: Tensor, *, classes: Classes) -> Tensor:
     """The examples of ``classes`` alone (the paper, section 3: the digits 7 and 8)."""
     return torch.isin(labels, torch.tensor(classes, device=labels.device))
 
 
-def omit(labels: Tensor, generator: Generator, *, classes: Classes) -> Tensor:
+def omit(labels: Tensor, *, classes: Classes) -> Tensor:
     """Every example but those of ``classes`` (the paper, section 3: no digit 3)."""
-    return ~only(labels, generator, classes=classes)
+    return ~only(labels, classes=classes)
 
 
 def fraction(labels: Tensor, generator: Generator, *, fraction: Share) -> Tensor:

@@ -4,7 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -21,11 +21,19 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from distill import fit, job, machine, plan, run
-from distill.__main__ import main
-from distill.config import GROUPS, _schema, parse, targets
-from distill.job import Job
-from distill.naming import CONF
+from distill.cli.main import main
+from distill.config import GROUPS, parse, targets
+from distill.config.components import schema
+from distill.runs import execute as run
+from distill.runs.job import Job
+from distill.runs.students import students
+from distill.sweeps import plan
+from distill.sweeps.compose import CONF
+from distill.system import machine
+from distill.teachers import find
+from distill.training import build, inputs
+from distill.training.evaluator import evaluator
+from distill.training.loop import Training
 
 Plugins.instance()  # before the first test whose end restores what Hydra knew at its start
 
@@ -73,9 +81,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def forget() -> None:
     """Forget the data and teachers that this process holds, as a new process would."""
-    held = (job.held_out, job.training_images, fit.evaluator, fit.find_teacher, fit.soft_targets)
-    for cached in held:
+    for cached in (inputs.held_out, inputs.training_images, evaluator):
         cached.cache_clear()
+    for made in (find.find_teacher, find.soft_targets):
+        made.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +181,15 @@ def make_job(*overrides: str) -> Job:
     return Job(parse(composed(*SMALL, *overrides)))
 
 
+def make_training(jobs: Sequence[Job]) -> Training:
+    """The training of a stack of jobs, with random numbers for soft targets."""
+    first = jobs[0]
+    views = (2 * first.run.data.jitter + 1) ** 2
+    shape = (len(first.data.train_labels), views, first.data.classes)
+    soft = logits_of(0, *shape, dtype=torch.float32) if first.run.distils else None
+    return students(jobs, soft)
+
+
 Offer = Callable[..., Job]
 
 
@@ -181,12 +199,11 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Offer]:
 
     def offer(key: str, target: Callable[..., Any], *overrides: str) -> Job:
         group = key.rpartition(".")[2]
-        module = importlib.import_module(GROUPS[group][0])
+        module = importlib.import_module(GROUPS[group].module)
         name = target.__name__
         monkeypatch.setattr(module, name, target, raising=False)
         monkeypatch.setattr(module, "__all__", [*module.__all__, name])
         targets.cache_clear()
-        job.parameters.cache_clear()
         config = composed(*SMALL, *overrides)
         section = {"_target_": f"{module.__name__}.{name}"}
         if group == "loss":
@@ -196,7 +213,7 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Offer]:
 
     yield offer
     monkeypatch.undo()
-    for cached in (targets, _schema, job.parameters, job.multiply_adds, job._fault_of_loss):
+    for cached in (targets, schema, build.parameters, build.multiply_adds, build._fault_of_loss):
         cached.cache_clear()
 
 

@@ -22,12 +22,14 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision import datasets
 
-from distill import commands, results, tables
+from distill.cli import commands
 from distill.config import ConfigError, parse
 from distill.data import downloaded
 from distill.data.downloaded import FILES
-from distill.job import root
-from distill.run import execute
+from distill.runs import results
+from distill.runs.execute import execute
+from distill.sweeps import tables
+from distill.training.inputs import root
 
 LEAST = ("data=synthetic", "loss=hard", "model.width=8", "train.epochs=1")
 
@@ -280,7 +282,7 @@ YAMLS = {
     "_target_: {a: b}\n": "loss._target_={'a': 'b'}: allowed are distill.losses.hard",
     "_target_: os.system\ncommand: touch HARM\n": "loss._target_=os.system: allowed are distill",
     "_target_: builtins.eval\n": "loss._target_=builtins.eval: allowed are distill.losses.hard",
-    "_target_: distill.store.get\n": "loss._target_=distill.store.get: allowed are distill",
+    "_target_: distill.system.store.get\n": "loss._target_=distill.system.store.get: allowed are",
     "_target_: distill.losses.F\n": "loss._target_=distill.losses.F: allowed are distill",
     "defaults: 3\n": "loss/own: Invalid defaults list in 'loss/own', defaults must be a list",
     "defaults: [own]\n": "the config is nested too deeply, or its defaults lead back to themselves",
@@ -312,12 +314,12 @@ TARGETS = (
     "os.system",
     "builtins.eval",
     "subprocess.Popen",
-    "distill.store.get",
-    "distill.naming.store.write_text",
-    "distill.naming.Path",
-    "distill.naming.sweep_name",
-    "distill.launcher.os.system",
-    "distill.launcher.stackable",
+    "distill.system.store.get",
+    "distill.sweeps.names.store.write_text",
+    "distill.sweeps.names.Path",
+    "distill.sweeps.names.sweep_name",
+    "distill.sweeps.launcher.os.system",
+    "distill.sweeps.launcher.stackable",
 )
 
 
@@ -426,7 +428,7 @@ WEIGHT_CASES: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "nan": (lambda w: {n: v * torch.nan for n, v in w.items()}, "not finite in float32"),
     "inf": (lambda w: {n: v + torch.inf for n, v in w.items()}, "not finite in float32"),
     "double": (lambda w: {n: v.double() + 1e300 for n, v in w.items()}, "not finite in float32"),
-    "integer": (lambda w: {n: v.int() for n, v in w.items()}, "has type torch.int32, not floating"),
+    "integer": (lambda w: {n: v.int() for n, v in w.items()}, "has type torch.int32, not torch.float32"),
     "complex": (
         lambda w: {n: v.to(torch.complex64) for n, v in w.items()},
         "has type torch.complex64, not",

@@ -17,9 +17,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import distill
-from distill import commands, rescore, results, tables
-from distill.__main__ import main
-from distill.naming import CONF
+from distill.cli import commands, rescore
+from distill.cli.main import main
+from distill.runs import results
+from distill.sweeps import tables
+from distill.sweeps.compose import CONF
 
 BIN = Path(sys.executable).parent
 
@@ -204,7 +206,7 @@ def test_summary_rebuilds_from_the_files(cli: Cli, home: Path) -> None:
 )
 def test_what_only_looks_at_configs_is_quick_and_without_torch(arguments: list[str]) -> None:
     code = (
-        "import sys, atexit, distill.__main__ as m;"
+        "import sys, atexit, distill.cli.main as m;"
         "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr));"
         f"sys.argv = ['distill', *{arguments}]; m.main()"
     )

@@ -14,7 +14,7 @@ def test_a_quoted_text_comes_back_from_a_shell_and_hydra(value: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from omegaconf import OmegaConf
 
-    from distill.compose import command, override
+    from distill.sweeps.compose import command, override
 
     program, line = shlex.split(command(override("data.root", value)))
     parsed = OverridesParser.create().parse_override(line)
@@ -29,8 +29,7 @@ def test_composing_a_copy_equals_composing_anew() -> None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from distill.compose import Composer
-    from distill.naming import CONF
+    from distill.sweeps.compose import CONF, Composer
 
     loader = Hydra.create_main_hydra2("distill", create_config_search_path(str(CONF))).config_loader
     master = loader.load_configuration("config", ["seed=1,2"], run_mode=RunMode.MULTIRUN)

@@ -9,8 +9,8 @@ from conftest import SMALL, composed, make_job, options
 from omegaconf import OmegaConf
 
 from distill.config import GROUPS, ConfigError, parse, targets
-from distill.naming import CONF
-from distill.results import leaves
+from distill.runs.results import leaves
+from distill.sweeps.compose import CONF
 
 
 @pytest.mark.slow

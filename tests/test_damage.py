@@ -11,8 +11,9 @@ from conftest import Cli, forget, same
 from test_resume import SWEEP, signals, weights
 from test_tune import TUNE
 
-from distill import rescore, results
+from distill.cli import rescore
 from distill.config import ConfigError
+from distill.runs import results
 
 COMMAND = (*SWEEP, "model.width=4,8", "loss.temperature=1,2")
 FAULTS: dict[str, Callable[[bytes], bytes]] = {

@@ -24,10 +24,11 @@ from torch import Tensor
 from torchvision import datasets
 
 import distill.data
-from distill import config, job
-from distill.config import ConfigError
+from distill import config
+from distill.config import ConfigError, components
 from distill.data import Dataset, downloaded, load, mnist, mnist_5k, synthetic
 from distill.data.views import Images
+from distill.training import build, inputs
 
 
 @pytest.fixture(scope="module")
@@ -277,12 +278,18 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
 
         other.__name__, other.__module__ = "synthetic", "distill.data"
         monkeypatch.setattr(distill.data, "synthetic", other)
-        job._load.cache_clear()
+        inputs._load.cache_clear()
 
     config.targets.cache_clear()
-    config._schema.cache_clear()
+    components.schema.cache_clear()
     yield become
-    for cached in (config.targets, config._schema, job._load, job.parameters, job.multiply_adds):
+    for cached in (
+        config.targets,
+        components.schema,
+        inputs._load,
+        build.parameters,
+        build.multiply_adds,
+    ):
         cached.cache_clear()
 
 

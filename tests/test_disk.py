@@ -21,11 +21,11 @@ from conftest import SMALL, Finished, make_job, same
 from safetensors.torch import load
 from torch import Tensor
 
-from distill import plan, workers
-from distill.__main__ import main
-from distill.job import multiply_adds
-from distill.results import HISTORY, RESULT, SUMMARY, WEIGHTS, paths, read
-from distill.store import file_digest
+from distill.cli.main import main
+from distill.runs.results import HISTORY, RESULT, SUMMARY, WEIGHTS, paths, read
+from distill.sweeps import plan, workers
+from distill.system.store import file_digest
+from distill.training.build import multiply_adds
 
 ALONE = (*SMALL, "precision=fp32")
 SWEEP = ("-m", *ALONE, "model.width=4,8", "loss.temperature=1,2")  # two stacks of two

@@ -28,11 +28,11 @@ from conftest import SMALL, Cli
 from omegaconf import OmegaConf
 from safetensors.torch import load
 
-from distill import results
-from distill.__main__ import main
-from distill.checkpoint import FILE
-from distill.results import HISTORY, RESULT, SUMMARY, WEIGHTS
-from distill.store import MANIFEST
+from distill.cli.main import main
+from distill.runs import results
+from distill.runs.results import HISTORY, RESULT, SUMMARY, WEIGHTS
+from distill.system.store import MANIFEST
+from distill.training.checkpoint import FILE
 
 FORKS = multiprocessing.get_context("forkserver")
 SCRATCH = re.compile(r"\..+\.[0-9a-f]{8}")  # what `store` writes before it is whole
@@ -51,7 +51,13 @@ def _imported() -> None:
         path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         FORKS.set_forkserver_preload(
-            ["test_endurance", "distill.launcher", "distill.plan", "distill.run", "distill.workers"]
+            [
+                "test_endurance",
+                "distill.sweeps.launcher",
+                "distill.sweeps.plan",
+                "distill.runs.execute",
+                "distill.sweeps.workers",
+            ]
         )
         forkserver.ensure_running()
 
@@ -65,7 +71,7 @@ def command(home: Path, out: str, arguments: list[str], measures: str | None) ->
         os.dup2(file.fileno(), sys.stderr.fileno())
     torch.set_num_threads(1)
     if measures is not None:
-        logging.getLogger("distill.launcher").addFilter(Meter(Path(measures)))
+        logging.getLogger("distill.sweeps.launcher").addFilter(Meter(Path(measures)))
     sys.argv = ["distill", *arguments]
     main()
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import logits_of, make_job
 
-from distill.evaluate import best_shift, errors_by_class, margins, shifted
-from distill.run import execute
+from distill.runs.execute import execute
+from distill.training.evaluate import best_shift, errors_by_class, margins, shifted
 
 LABELS = torch.arange(300) % 5
 

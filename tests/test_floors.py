@@ -11,59 +11,30 @@ import pytest
 import distill
 
 PACKAGE = Path(distill.__file__).parent
+# Packages and modules, from low to high: each imports only from those before it, and from itself.
 FLOORS = [
-    {"machine"},
-    {"", "losses", "models", "transfer", "seeds", "store", "progress", "memory", "interrupt"}
-    | {"logs", "columns", "options", "terminal", "weights"}
-    | {"data.views"}
-    | {"data.downloaded", "data.embedded", "data.generated"},
-    {"data", "stack", "optim", "contracts"},
-    {"train", "evaluate", "gallery"},
-    {"teacher", "checkpoint"},
-    {"config", "results", "holders"},
-    {"job", "tables", "storage"},
-    {"fit"},
-    {"run", "plan", "compose", "search"},
-    {"workers", "naming", "explain", "best"},
-    {"launcher", "tune"},
-    {"rescore", "sweeper", "__main__"},
-    {"commands"},
+    *("system", "seeds", "losses", "models", "optim", "transfer", "data", "config", "training"),
+    *("teachers", "runs", "report", "findings", "sweeps", "tuning", "cli", "__main__"),
 ]
-HYDRA = {"config", "compose", "workers", "naming", "launcher", "explain", "rescore", "__main__"} | {
-    "search",
-    "options",
-    "best",
-    "tune",
-    "sweeper",
-}
+# These alone know Hydra or OmegaConf.
+HYDRA = {"config", "sweeps", "tuning", "cli"}
+# What reads files stands beside the rest: it imports of it only this, and never torch.
+READERS = {"report", "findings"}
+READS = {"runs.results", "runs.columns", "system.store", "system.terminal"}
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
-    "",
-    "machine",
-    "sweeper",
-    "__main__",
-    "launcher",
-    "naming",
-    "compose",
-    "columns",
-    "results",
-    "tables",
-    "config",
-    "explain",
-    "store",
-    "progress",
-    "report.__main__",
-    "terminal",
-    "weights",
-    "commands",
+    *("", "__main__", "runs.columns", "runs.results", "config", "teachers.misfits"),
+    *("sweeps.launcher", "sweeps.names", "sweeps.summary", "sweeps.compose", "sweeps.tables"),
+    *("tuning.sweeper", "system.machine", "system.store", "system.progress", "system.terminal"),
+    *("cli.main", "cli.explain", "cli.commands", "cli.report", "cli.modules"),
 }
 # What a command's --help loads none of.
 LARGE = ("torch", "optuna", "pandas", "scipy", "matplotlib", "statsmodels", "rich.table")
 COMMANDS = {
-    "distill": "from distill.__main__ import main",
-    "distill-evaluate": "from distill.commands import evaluate as main",
-    "distill-summary": "from distill.commands import summary as main",
-    "distill-report": "from distill.report.__main__ import main",
+    "distill": "from distill.cli.main import main",
+    "distill-evaluate": "from distill.cli.commands import evaluate as main",
+    "distill-summary": "from distill.cli.commands import summary as main",
+    "distill-report": "from distill.cli.report import main",
 }
 
 
@@ -86,35 +57,44 @@ def imports(path: Path, inner: bool = True) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-REPORT = {module for module in MODULES if module.partition(".")[0] == "report"}
-# What it reads files with; it stands beside the house, and nothing in the house imports it.
-READS = {"", "results", "columns", "store", "terminal"}
+def ours(module: str, inner: bool = True) -> set[str]:
+    """The modules of the package that one of them imports."""
+    found = {i.split(".", 1)[1] for i in imports(MODULES[module], inner) if "distill." in i}
+    return (found & MODULES.keys()) - {module}
+
+
+def floor(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def test_every_file_has_a_floor() -> None:
-    assert sorted({*MODULES} - REPORT) == sorted(n for floor in FLOORS for n in floor)
+    assert {floor(module) for module in MODULES} == {"", *FLOORS}
 
 
-@pytest.mark.parametrize("module", sorted(REPORT))
-def test_the_report_reads_files_alone(module: str) -> None:
-    used = [*imports(MODULES[module])]
-    ours = {i.split(".", 1)[1] for i in used if i.startswith("distill.")} & MODULES.keys()
-    assert ours <= REPORT | READS
-    assert not {i.split(".")[0] for i in used} & {"torch", "torchvision", "hydra", "omegaconf"}
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if floor(module) in READERS))
+def test_what_reads_files_needs_nothing_else(module: str) -> None:
+    assert {used for used in ours(module) if floor(used) not in READERS} <= READS
+    used = {i.split(".")[0] for i in imports(MODULES[module])}
+    assert not used & {"torch", "torchvision", "hydra", "omegaconf"}
 
 
-@pytest.mark.parametrize("module", sorted({*MODULES} - REPORT))
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {""}))
 def test_imports_come_from_floors_below(module: str) -> None:
-    height = next(i for i, floor in enumerate(FLOORS) if module in floor)
-    below = set().union(*FLOORS[:height])
-    ours = [i.split(".", 1) for i in imports(MODULES[module]) if i.startswith("distill.")]
-    assert {i for _, i in ours if i in MODULES} <= below
+    below = FLOORS[: FLOORS.index(floor(module)) + 1]
+    assert {floor(used) for used in ours(module)} <= {"", *below}
+
+
+def test_no_two_modules_import_each_other() -> None:
+    needs = {module: ours(module, inner=False) for module in MODULES}
+    while free := [module for module, used in needs.items() if not used]:
+        needs = {m: used - {*free} for m, used in needs.items() if m not in free}
+    assert not needs
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_only_the_upper_floors_know_hydra(module: str) -> None:
     used = {i.split(".")[0] for i in imports(MODULES[module])}
-    assert module in HYDRA or not used & {"hydra", "omegaconf"}
+    assert floor(module) in HYDRA or not used & {"hydra", "omegaconf"}
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import SMALL, Cli, make_job
 
-from distill import results
-from distill.checkpoint import Checkpoint
 from distill.config import ConfigError, Halving
-from distill.train import best
+from distill.runs import results
+from distill.training.checkpoint import Checkpoint
+from distill.training.loop import best
 
 SWEEP = (
     *("-m", *SMALL, "precision=fp32", "train.epochs=9", "data.validation=0.25"),

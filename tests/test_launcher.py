@@ -17,8 +17,10 @@ from hydra.test_utils.launcher_common_tests import (
 )
 from omegaconf import OmegaConf
 
-from distill import plan, results
-from distill.job import Job
+from distill.runs import results
+from distill.runs.job import Job
+from distill.runs.students import students
+from distill.sweeps import plan
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("stack", [])])
@@ -154,7 +156,7 @@ def test_a_worker_that_is_killed_fails_its_own_stack_alone(
             assert psutil.pid_exists(pid)
             return pid
 
-    monkeypatch.setattr("distill.workers.ProcessPoolExecutor", Deadly)
+    monkeypatch.setattr("distill.sweeps.workers.ProcessPoolExecutor", Deadly)
     frame, out = sweep(
         cli,
         "model.width=4,9,6,7",
@@ -265,7 +267,7 @@ def test_an_interrupt_ends_workers_and_leaves_rows(
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("distill.workers.wait", interrupted)
+    monkeypatch.setattr("distill.sweeps.workers.wait", interrupted)
     frame, _ = sweep(cli, "model.width=8,9,10,11", "hydra.launcher.workers=2", code=130)
     # Two were started, and the first job's, whose log tells of the teacher, if it is a third.
     assert frame["width"].nunique() in (2, 3)
@@ -274,18 +276,18 @@ def test_an_interrupt_ends_workers_and_leaves_rows(
 
 def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """Let stacks of width 9 end in ``error``."""
-    from distill import fit, run
+    from distill.runs import execute as run
 
-    prepare = fit.prepare
+    made = students
 
     def broken(jobs: list[Job], *args: Any) -> Any:
         if jobs[0].run.model.options["width"] == 9:
             raise error
-        return prepare(jobs, *args)
+        return made(jobs, *args)
 
-    monkeypatch.setattr(run, "prepare", broken)
+    monkeypatch.setattr(run, "students", broken)
     if isinstance(error, Exception):
-        monkeypatch.setattr(plan, "prepare", broken)
+        monkeypatch.setattr(plan, "students", broken)
 
 
 def test_jobs_with_other_environments_train_apart_each_in_its_own(cli: Cli) -> None:

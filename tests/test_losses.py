@@ -1,8 +1,10 @@
 """Losses: against NumPy in float64, against torch, and by the paper's identities."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,22 @@ from torch import Tensor
 
 from distill import losses
 from distill.config import parse
+from distill.training.objective import Objective
 
 B, C = 7, 10
 LABELS = torch.arange(B) % C
 temperatures = st.floats(0.3, 100)
 alphas = st.floats(0, 1)
 seeds = st.integers(0, 10**6)
+
+
+def kd(z: Tensor, v: Tensor, labels: Tensor = LABELS, **options: Any) -> Tensor:
+    """The total of kd."""
+    return losses.kd(z, v, labels, **options)[0]
+
+
+def matching(z: Tensor, v: Tensor, alpha: float) -> Tensor:
+    return losses.logits(z, v, LABELS, alpha=alpha)[0]
 
 
 def softmax(z: np.ndarray, temperature: float) -> np.ndarray:
@@ -34,22 +46,22 @@ def test_kd_is_the_formula_of_the_post(temperature: float, alpha: float, seed: i
     p, q = softmax(v.numpy(), temperature), softmax(z.numpy(), temperature)
     kl = (p * (np.log(p) - np.log(q))).sum(1)
     ce = -np.log(softmax(z.numpy(), 1)[np.arange(B), LABELS.numpy()])
-    value = losses.kd(z, v, LABELS, temperature=temperature, alpha=alpha)
+    value = kd(z, v, temperature=temperature, alpha=alpha)
     expected = alpha * temperature**2 * kl + (1 - alpha) * ce
     np.testing.assert_allclose(value, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_kd_and_hard_agree_with_torch() -> None:
     z, v = logits_of(0, B, C), logits_of(1, B, C)
-    soft = losses.kd(z, v, LABELS, temperature=3.0, alpha=1.0).mean()
+    soft = kd(z, v, temperature=3.0, alpha=1.0).mean()
     log_q, p = F.log_softmax(z / 3, -1), F.softmax(v / 3, -1)
     torch.testing.assert_close(soft, 9 * F.kl_div(log_q, p, reduction="batchmean"))
-    torch.testing.assert_close(losses.hard(z, None, LABELS).mean(), F.cross_entropy(z, LABELS))
+    torch.testing.assert_close(losses.hard(z, LABELS).mean(), F.cross_entropy(z, LABELS))
 
 
 def gradient(z: Tensor, v: Tensor, temperature: float) -> Tensor:
     z = z.clone().requires_grad_()
-    losses.kd(z, v, LABELS, temperature=temperature, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    kd(z, v, temperature=temperature, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
     assert z.grad is not None
     return z.grad
 
@@ -75,15 +87,11 @@ def test_gradients_reach_logit_matching_as_t_grows() -> None:
 
 def test_logits_is_the_limit_of_kd_and_ignores_shifts() -> None:
     z, v = logits_of(0, B, C), logits_of(1, B, C)
-    matched = losses.logits(z, v, LABELS, alpha=0.6)
-    torch.testing.assert_close(
-        losses.kd(z, v, LABELS, temperature=1e5, alpha=0.6), matched, atol=1e-4, rtol=1e-3
-    )
-    torch.testing.assert_close(
-        losses.logits(z, v + 5, LABELS, alpha=1.0), losses.logits(z, v, LABELS, alpha=1.0)
-    )
+    matched = matching(z, v, 0.6)
+    torch.testing.assert_close(kd(z, v, temperature=1e5, alpha=0.6), matched, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(matching(z, v + 5, 1.0), matching(z, v, 1.0))
     shifted = z.clone().requires_grad_()
-    losses.logits(shifted + 3, v, LABELS, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
+    matching(shifted + 3, v, 1.0).sum().backward()  # type: ignore[no-untyped-call]
     zero = z - z.mean(-1, keepdim=True) - v + v.mean(-1, keepdim=True)
     torch.testing.assert_close(shifted.grad, zero / C)
 
@@ -122,7 +130,7 @@ def soft_term(z: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
     own = z.expand(2, *z.shape).clone().requires_grad_()
 
     def member(z: Tensor, t: Tensor) -> Tensor:
-        return losses.kd(z, v, torch.zeros(len(v)).long(), temperature=t, alpha=1.0)  # type: ignore[arg-type]
+        return kd(z, v, torch.zeros(len(v)).long(), temperature=t, alpha=1.0)
 
     values = torch.vmap(member)(own, torch.tensor([t, t]))
     [gradients] = torch.autograd.grad(values.sum(), own)
@@ -141,14 +149,14 @@ def test_kd_with_many_classes() -> None:
         torch.testing.assert_close(gradients.double(), t * (q - p), rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", [partial(losses.kd, temperature=1e30), losses.logits])
+@pytest.mark.parametrize("loss", [partial(kd, temperature=1e30), matching])
 def test_a_term_of_weight_0_spoils_nothing(loss: Callable[..., Tensor]) -> None:
     """The soft term of the first example is beyond float32."""
     z, v = logits_of(0, B, C, dtype=torch.float32), logits_of(1, B, C, dtype=torch.float32)
     z[0] *= 1e30
     z, alpha = z.requires_grad_(), torch.zeros((), requires_grad=True)
-    value = loss(z, v, LABELS, alpha=alpha)
-    expected = losses.hard(z, None, LABELS)
+    value = loss(z, v, alpha=alpha)
+    expected = losses.hard(z, LABELS)
     assert torch.equal(value, expected)
     found, slope = torch.autograd.grad(value.sum(), (z, alpha))
     torch.testing.assert_close(found, torch.autograd.grad(expected.sum(), z)[0])
@@ -157,7 +165,7 @@ def test_a_term_of_weight_0_spoils_nothing(loss: Callable[..., Tensor]) -> None:
 
 def test_kd_says_what_it_has_no_gradient_by() -> None:
     z, v = logits_of(0, B, C), logits_of(1, B, C).requires_grad_()
-    value = losses.kd(z.requires_grad_(), v, LABELS, temperature=2.0, alpha=0.5).sum()
+    value = kd(z.requires_grad_(), v, temperature=2.0, alpha=0.5).sum()
     with pytest.raises(NotImplementedError, match="by student_logits and alpha alone"):
         torch.autograd.backward(value)
 
@@ -166,11 +174,14 @@ def test_kd_says_what_it_has_no_gradient_by() -> None:
 class TestEveryYaml:
     """What each loss that a yaml names must do."""
 
-    def value(self, name: str, z: Tensor, v: Tensor, **changes: float) -> Tensor:
+    def objective(self, name: str, changes: Sequence[Mapping[str, float]]) -> Objective:
         section = parse(composed("data=synthetic", f"loss={name}")).loss
-        arguments = section.options | changes
-        value: Tensor = section.function(z, v, LABELS, **arguments)
-        return value
+        known = [{k: v for k, v in own.items() if k in section.options} for own in changes]
+        return Objective.of([section.model_copy(update=own) for own in known], C)
+
+    def value(self, name: str, z: Tensor, v: Tensor, **changes: float) -> Tensor:
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
+        return self.objective(name, [changes])(z.unsqueeze(0), given)[0][0]
 
     def test_one_finite_value_an_example(self, name: str) -> None:
         value = self.value(name, logits_of(0, B, C), logits_of(1, B, C))
@@ -183,7 +194,7 @@ class TestEveryYaml:
             return
         z, v = logits_of(0, B, C), logits_of(1, B, C)
         soft, hard = (self.value(name, z, v, alpha=a) for a in (1.0, 0.0))
-        torch.testing.assert_close(hard, losses.hard(z, None, LABELS))
+        torch.testing.assert_close(hard, losses.hard(z, LABELS))
         for alpha in (1e-9, 0.3, 1 - 1e-9):
             torch.testing.assert_close(
                 self.value(name, z, v, alpha=alpha), alpha * soft + (1 - alpha) * hard
@@ -193,10 +204,22 @@ class TestEveryYaml:
         assert (soft > 0).all()
 
     def test_maps_over_members(self, name: str) -> None:
-        section = parse(composed("data=synthetic", f"loss={name}")).loss
-        z, v = logits_of(0, 3, B, C), logits_of(1, B, C)
-        values = {n: torch.tensor([0.2, 0.5, 1.0], dtype=z.dtype) for n in section.options}
-        mapped = torch.vmap(lambda z, h: section.function(z, v, LABELS, **h))(z, values)
+        z, v = logits_of(0, 3, B, C, dtype=torch.float32), logits_of(1, B, C, dtype=torch.float32)
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
+        own = [{"alpha": alpha, "temperature": t} for alpha, t in ((0.2, 1.0), (0.5, 2.0), (1, 9))]
+        objective = self.objective(name, own)
+        assert objective.mapped
+        mapped, terms = objective(z, given)
+        one_by_one, same = replace(objective, mapped=False)(z, given)
+        torch.testing.assert_close(one_by_one, mapped)
+        torch.testing.assert_close(same, terms)
         for k in range(3):
-            alone = section.function(z[k], v, LABELS, **{n: x[k].item() for n, x in values.items()})
-            torch.testing.assert_close(mapped[k], alone)
+            alone, _ = objective.keep(torch.tensor([k]))(z[k : k + 1], given)
+            torch.testing.assert_close(mapped[k], alone[0])
+
+    def test_the_terms_make_the_total(self, name: str) -> None:
+        z, v = logits_of(0, 1, B, C), logits_of(1, B, C)
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
+        total, terms = self.objective(name, [{"alpha": 0.25}])(z, given)
+        if terms:
+            torch.testing.assert_close(total, 0.25 * terms["soft"] + 0.75 * terms["hard"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distill import machine
+from distill.system import machine
 
 GIGABYTE = 2**30
 

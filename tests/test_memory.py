@@ -5,7 +5,7 @@ import resource
 import psutil
 import torch
 
-from distill.memory import kept
+from distill.system.memory import kept
 
 BYTES = 100 * 2**20
 

@@ -10,9 +10,10 @@ import torch
 from conftest import make_job
 from rich.filesize import decimal
 
-from distill import machine, plan
-from distill.job import Job
-from distill.train import Training
+from distill.runs.job import Job
+from distill.sweeps import plan
+from distill.system import machine
+from distill.training.loop import Training
 
 APART = ["seed=1", "model.width=9", "train.epochs=3", "data.jitter=1", "optim=sgd"]
 

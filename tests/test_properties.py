@@ -26,11 +26,15 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from distill import naming, plan, results, store
-from distill.columns import COLUMNS, SHOWN
-from distill.config import in_float32, parse
-from distill.job import Job
-from distill.plan import Stack
+from distill.config import parse
+from distill.config.sections import in_float32
+from distill.runs import results
+from distill.runs.columns import COLUMNS, SHOWN
+from distill.runs.job import Job
+from distill.sweeps import names, plan
+from distill.sweeps.compose import CONF
+from distill.sweeps.plan import Stack
+from distill.system import store
 
 many = settings(
     max_examples=200,
@@ -328,7 +332,7 @@ def test_names_of_runs_are_safe_and_equal_exactly_when_their_digests_are(
 @pytest.fixture
 def sweep_config(monkeypatch: pytest.MonkeyPatch) -> DictConfig:
     """Hydra's config of a sweep, whose overrides a case may set."""
-    with initialize_config_dir(str(naming.CONF)):
+    with initialize_config_dir(str(CONF)):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("config", [], RunMode.MULTIRUN)
     monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
@@ -388,7 +392,7 @@ def test_names_of_sweeps_are_safe_and_equal_exactly_when_what_is_swept_is(
     def name(task: list[str]) -> str:
         with read_write(sweep_config.hydra.overrides):
             sweep_config.hydra.overrides.task = task
-        return naming.sweep_name()
+        return names.sweep_name()
 
     own = name(first)
     assert SAFE.fullmatch(own) and len(own.encode()) <= 255

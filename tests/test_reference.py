@@ -8,15 +8,14 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from distill.compose import task_config
 from distill.config import parse
-from distill.job import SCHEMA
-from distill.naming import CONF
+from distill.findings.claims import CLAIMS, findings
 from distill.report import reading
-from distill.report.claims import CLAIMS, findings
-from distill.report.findings import Sweep
+from distill.report.contents import Sweep
 from distill.report.page import markdown
-from distill.results import SUMMARY
+from distill.runs.job import SCHEMA
+from distill.runs.results import SUMMARY
+from distill.sweeps.compose import CONF, task_config
 
 ROOT = CONF.parent
 REFERENCE = ROOT / "multirun" / "reference"

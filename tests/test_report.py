@@ -14,12 +14,12 @@ import pytest
 from conftest import SMALL, shell
 
 import distill
+from distill.cli.report import REFERENCE as PLACE
+from distill.cli.report import main
+from distill.findings.claims import CLAIMS, Claim, findings
 from distill.report import reading
-from distill.report.__main__ import REFERENCE as PLACE
-from distill.report.__main__ import main
 from distill.report.check import closest, compare
-from distill.report.claims import CLAIMS, Claim, findings
-from distill.report.findings import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
+from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
 from distill.report.numbers import text
 from distill.report.statistics import apart, equivalent, greater, holm, interval
 
@@ -489,23 +489,23 @@ def test_a_check_compares_verdicts() -> None:
         made_sweep("C7", [{"run": f"{errors}-{r['seed']}", **r} for r in shifted(4730, errors, 12)])
         for errors in (1300, 1310, 1400)
     ]
-    assert compare(made[1], made[0]).verdicts == ()
-    [differs] = compare(made[2], made[0]).verdicts
+    assert compare(made[1], made[0], findings).verdicts == ()
+    [differs] = compare(made[2], made[0], findings).verdicts
     assert differs.startswith("C7: not reproduced against reproduced")
 
 
 @pytest.mark.slow
 def test_a_check_compares_what_is_alike_in_all_settings() -> None:
     made = made_sweep("C2", networks(140, 70, 60))
-    same = compare(made, replace(made, name="reference"))
+    same = compare(made, replace(made, name="reference"), findings)
     assert (same.name, same.settings, same.agrees) == ("mine (with reference)", 2, True)
     longer = replace(made, runs=made.runs.assign(epochs=90))
-    found = compare(longer, made)
+    found = compare(longer, made, findings)
     assert (found.settings, found.agrees) == (0, False)
     assert found.notes == ("epochs is 90, in the reference 60",)
     other = replace(made, runs=made.runs.assign(precision="fp32"))  # of another machine
-    assert compare(other, made).agrees
-    assert compare(other, made).notes == ("precision is fp32, in the reference bf16",)
+    assert compare(other, made, findings).agrees
+    assert compare(other, made, findings).notes == ("precision is fp32, in the reference bf16",)
     assert closest(longer, [made, replace(longer, name="mine too")]) == replace(
         longer, name="mine too"
     )

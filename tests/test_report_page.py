@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from distill.report import drawing, figures, page, plots
-from distill.report.findings import Digit, Estimate, Finding, Sweep
+from distill.report.contents import Digit, Estimate, Finding, Sweep
 from distill.report.numbers import Plot, table, varying
 from distill.report.style import COLOURS
 

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import distill
-from distill import commands, results, tables
-from distill.columns import COLUMNS
+from distill.cli import commands
 from distill.report import reading
-from distill.results import leaves, summary, write, write_summary
+from distill.runs import results
+from distill.runs.columns import COLUMNS
+from distill.runs.results import leaves, summary, write, write_summary
+from distill.sweeps import tables
 
 
 def put(folder: Path, name: str, **facts: Any) -> None:

@@ -16,11 +16,14 @@ import torch
 from conftest import SMALL, Cli, make_job, same
 from safetensors.torch import load
 
-from distill import fit, interrupt, results, run
-from distill.checkpoint import FILE, Checkpoint, members
-from distill.results import WEIGHTS
-from distill.store import locked
-from distill.train import Training
+from distill.runs import execute as run
+from distill.runs import results
+from distill.runs.results import WEIGHTS
+from distill.runs.students import students
+from distill.system import interrupt
+from distill.system.store import locked
+from distill.training.checkpoint import FILE, Checkpoint, members
+from distill.training.loop import Training
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "train.epochs=6", "hydra.sweep.dir=sweep")
 MIXED = ("optim.lr=0.001,1e30,0.003", "model.dropout=0.3")  # one of them diverges
@@ -275,7 +278,7 @@ def ready() -> Training:
     """A training in bf16, of three members."""
     jobs = [make_job("precision=bf16", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
     soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
-    return fit.prepare(jobs, soft)
+    return students(jobs, soft)
 
 
 def test_a_checkpoint_restores_leaves_of_the_members_that_are_left(home: Path) -> None:
@@ -395,7 +398,7 @@ def test_a_checkpoint_of_another_kind_is_not_used(
     saved.write(training, training.run())
     jobs = [make_job("precision=fp32", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
     soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
-    assert saved.restore(fit.prepare(jobs, soft)) is None
+    assert saved.restore(students(jobs, soft)) is None
     assert "in torch.bfloat16 on cpu and not used" in caplog.text
 
 

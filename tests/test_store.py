@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distill import store
+from distill.system import store
 
 
 def build(scratch: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 from conftest import SMALL, Cli
 from optuna.trial import TrialState
 
-from distill import best, storage
 from distill.config import ConfigError
-from distill.holders import Holder
+from distill.tuning import best, storage
+from distill.tuning.holders import Holder
 
 URL = "sqlite:///study.db"
 TUNE = (
@@ -91,7 +91,7 @@ def test_a_schema_of_another_version_is_upgraded_not_deleted(url: str) -> None:
 
 @pytest.mark.slow
 def test_storages_that_are_made_at_once_are_one() -> None:
-    code = "import sys; from distill import storage; sys.stdin.read(1); storage.opened(sys.argv[1])"
+    code = "import sys; from distill.tuning import storage; sys.stdin.read(1); storage.opened(sys.argv[1])"
     made = [
         subprocess.Popen(
             [sys.executable, "-c", code, URL],

@@ -10,30 +10,34 @@ import torch
 from conftest import composed, forget, make_job
 from safetensors.torch import save_file
 
-from distill import fit, run
 from distill.config import ConfigError, parse
-from distill.job import Job, training_images
-from distill.run import execute
+from distill.runs import execute as run
+from distill.runs.execute import execute
+from distill.runs.job import Job
+from distill.teachers import find
+from distill.training import fit
+from distill.training.evaluator import evaluator
+from distill.training.inputs import training_images
 
 
 def teacher_of(*overrides: str) -> Any:
     forget()
     job = make_job(*overrides)
-    return fit.find_teacher(job.setting, job.run.teacher, 5.0)
+    return find.find_teacher(job.setting, job.run.teacher, 5.0)
 
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was trained, in order."""
     seen: list[str] = []
-    train = fit.train
+    train = fit.fit
 
     def count(what: str, *rest: Any) -> Any:
         seen.append(what)
         return train(what, *rest)
 
-    for module in (fit, run):
-        monkeypatch.setattr(module, "train", count)
+    for module in (find, run):
+        monkeypatch.setattr(module, "fit", count)
     return seen
 
 
@@ -77,7 +81,7 @@ def test_what_does_not_decide_it_is_not(trainings: list[str]) -> None:
 
 def test_soft_targets_are_its_logits_for_each_view(home: Path) -> None:
     job = make_job("data.jitter=1", "precision=fp32")
-    teacher = fit.find_teacher(job.setting, job.run.teacher, 5.0)
+    teacher = find.find_teacher(job.setting, job.run.teacher, 5.0)
     images = training_images(job.setting, 1)
     soft = teacher.soft_targets(images, torch.float32)
     assert soft.shape == (256, 9, 4)
@@ -131,10 +135,10 @@ def test_a_diverging_teacher_fails_the_run_and_is_not_kept(home: Path) -> None:
 
 def test_an_ensemble_averages_the_logits_of_teachers_of_their_own(trainings: list[str]) -> None:
     job = make_job("teacher=ensemble", "teacher.members=3", "teacher.seed=2", "precision=fp32")
-    soft = fit.soft_targets(job.setting, job.run.teacher, 5.0)
+    soft = find.soft_targets(job.setting, job.run.teacher, 5.0)
     assert len(trainings) == 3
     alone = [
-        fit.soft_targets(
+        find.soft_targets(
             job.setting, make_job("precision=fp32", f"teacher.seed={s}").run.teacher, 5
         )
         for s in (6, 7, 8)
@@ -149,8 +153,8 @@ def test_an_ensemble_averages_the_logits_of_teachers_of_their_own(trainings: lis
 
 def test_an_ensemble_is_judged_by_its_averaged_logits(home: Path) -> None:
     job = make_job("teacher=ensemble", "teacher.members=2", "precision=fp32")
-    found = fit.find_teacher(job.setting, job.run.teacher, 5.0)
-    images, labels = fit.evaluator(job.setting, True).parts["test"]
+    found = find.find_teacher(job.setting, job.run.teacher, 5.0)
+    images, labels = evaluator(job.setting, True).parts["test"]
     found.stack.eval()
     x = images.batch(torch.arange(len(labels)), 0, torch.float32)
     wrong = found.stack(x).mean(0).argmax(-1) != labels
@@ -183,7 +187,7 @@ def test_a_sweep_shows_what_its_teacher_says_of_examples(home: Path) -> None:
         (home / "sweep" / "run" / f"digits-{result['teacher_digest'][:8]}.json").read_text()
     )
     assert 4 < len(shown) <= 8
-    soft = fit.soft_targets(job.setting, job.run.teacher, 5.0)[:, 0]
+    soft = find.soft_targets(job.setting, job.run.teacher, 5.0)[:, 0]
     doubt = soft.softmax(-1).sort(-1).values[:, -2]
     for row in shown:
         label, index = row["label"], row["index"]

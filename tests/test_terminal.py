@@ -10,18 +10,18 @@ import pytest
 from conftest import SMALL, composed, make_job
 from omegaconf import OmegaConf
 
-from distill import terminal
-from distill.run import execute
+from distill.runs.execute import execute
+from distill.system import terminal
 
 SWEEP = "-m distill -m hydra.sweep.dir=sweep seed=0,1 " + " ".join((*SMALL, "train.epochs=1"))
 COMMANDS = {
     "distill": SWEEP,
-    "distill-summary": "-c 'from distill.commands import summary as m; m()' run",
-    "distill-evaluate": "-c 'from distill.commands import evaluate as m; m()' run",
-    "distill-report": "-m distill.report run",
+    "distill-summary": "-c 'from distill.cli.commands import summary as m; m()' run",
+    "distill-evaluate": "-c 'from distill.cli.commands import evaluate as m; m()' run",
+    "distill-report": "-m distill.cli.report run",
     "identities": "-m bench.identities run",
 }
-CHECKOUT = Path(terminal.__file__).parents[1]
+CHECKOUT = Path(terminal.__file__).parents[2]
 
 
 def bash(command: str, redirect: str, **environment: str) -> subprocess.CompletedProcess[str]:

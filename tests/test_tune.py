@@ -18,10 +18,11 @@ from conftest import SMALL, Cli
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from distill import results, run
-from distill.best import REPORT
-from distill.train import Training
-from distill.tune import STUDY
+from distill.runs import execute as run
+from distill.runs import results
+from distill.training.loop import Training
+from distill.tuning.best import REPORT
+from distill.tuning.study import STUDY
 
 TUNE = (
     *("experiment=tune", *SMALL, "precision=fp32", "train.epochs=9", "data.examples=64"),

@@ -14,10 +14,12 @@ import pytest
 import torch
 from conftest import SMALL, Cli
 
-from distill import fit, results, run
-from distill.checkpoint import FILE
-from distill.job import Job
-from distill.train import Training
+from distill.runs import execute as run
+from distill.runs import results
+from distill.runs.job import Job
+from distill.runs.students import students
+from distill.training.checkpoint import FILE
+from distill.training.loop import Training
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "hydra.sweep.dir=sweep")
 
@@ -47,7 +49,7 @@ def test_other_signals_that_announce_an_end_leave_a_checkpoint_too(
 def test_a_hangup_that_is_ignored_from_the_start_stays_ignored(home: Path) -> None:
     code = (
         "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN);"
-        "from distill import interrupt; interrupt.install();"
+        "from distill.system import interrupt; interrupt.install();"
         "print(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -83,15 +85,15 @@ def test_a_stack_that_memory_is_short_for_is_tried_in_halves(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of four members of width 9, three are too many for this machine; of width 10, one is."""
-    prepare = fit.prepare
+    made = students
 
     def short(jobs: list[Job], *rest: Any) -> Any:
         width = jobs[0].run.model.options["width"]
         if (width == 9 and len(jobs) > 2) or width == 10:
             torch.empty(2**60, dtype=torch.uint8)
-        return prepare(jobs, *rest)
+        return made(jobs, *rest)
 
-    monkeypatch.setattr(run, "prepare", short)
+    monkeypatch.setattr(run, "students", short)
     done = cli(*SWEEP, "model.width=8,9,10", "loss.temperature=1,2,3,4")
     assert done.code == 1
     assert done.out.count("a stack of 4 is tried in halves") == 2

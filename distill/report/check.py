@@ -1,16 +1,16 @@
 """Comparing a fresh sweep with the reference that has its settings."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from distill.report.claims import findings
-from distill.report.findings import UNDECIDED, Sweep
+from distill.report.contents import UNDECIDED, Finding, Sweep
 from distill.report.numbers import errors, label, settings, text, varying
 from distill.report.statistics import SIGNIFICANT, apart, holm, interval
 
+Judge = Callable[[Sequence[Sweep]], Sequence[Finding]]  # what becomes of claims on sweeps
 MACHINE = ("precision", "device")  # that of another is what a reference is compared with
 
 
@@ -37,7 +37,7 @@ class Comparison:
         return self.settings > 0 and not self.differ and not self.verdicts
 
 
-def compare(fresh: Sweep, reference: Sweep) -> Comparison:
+def compare(fresh: Sweep, reference: Sweep, judge: Judge) -> Comparison:
     """Means by Student's t test for each setting, Holm over the settings; verdicts as they are."""
     column = _measured(reference.runs)
     known = fresh.runs if column in fresh.runs else fresh.runs.assign(**{column: math.nan})
@@ -64,7 +64,7 @@ def compare(fresh: Sweep, reference: Sweep) -> Comparison:
         int(same),
         len(compared),
         differ,
-        tuple(_verdicts(fresh, reference)),
+        tuple(_verdicts(fresh, reference, judge)),
         tuple(_notes(fresh.runs, reference.runs)),
     )
 
@@ -112,10 +112,10 @@ def _notes(fresh: pd.DataFrame, reference: pd.DataFrame) -> Iterator[str]:
                 yield f"{key} is {', '.join(sorted(ours)[:4])}, in the reference {given}"
 
 
-def _verdicts(fresh: Sweep, reference: Sweep) -> Iterator[str]:
+def _verdicts(fresh: Sweep, reference: Sweep, judge: Judge) -> Iterator[str]:
     """The claims of the reference on which the verdicts differ."""
-    ours = {finding.id: finding for finding in findings([fresh])}
-    for theirs in findings([reference]):
+    ours = {finding.id: finding for finding in judge([fresh])}
+    for theirs in judge([reference]):
         own = ours.get(theirs.id)
         verdict = own.verdict if own is not None else UNDECIDED
         if verdict != theirs.verdict:

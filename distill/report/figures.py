@@ -15,7 +15,7 @@ from matplotlib.text import Annotation
 from distill.report.drawing import Drawing, draw
 from distill.report.numbers import Plot
 from distill.report.style import LIGHT, STYLE
-from distill.store import write, write_text
+from distill.system.store import write, write_text
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from distill.columns import COLUMNS
-from distill.report.findings import Digit, Estimate
+from distill.report.contents import Digit, Estimate
 from distill.report.statistics import Interval, interval
+from distill.runs.columns import COLUMNS
 
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 _KNOWN = {
@@ -89,6 +89,11 @@ def span(found: Interval | Estimate) -> str:
     """A mean and its interval, as far as it is known: 74.3 [70.1, 78.5]."""
     known = not math.isnan(found.low)
     return amount(found.mean) + known * f" [{amount(found.low)}, {amount(found.high)}]"
+
+
+def counted(found: Estimate) -> str:
+    """An estimate with its number of seeds: 74.2 [71.0, 77.4], n = 10."""
+    return f"{span(found)}, n = {found.n}"
 
 
 def share(value: float, sign: str = "") -> str:

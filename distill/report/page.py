@@ -12,11 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill.report import figures, plots
-from distill.report.findings import Estimate, Finding, Sweep
+from distill.report.contents import Estimate, Finding, Sweep
 from distill.report.numbers import amount, errors, span, table, text, unit, words
 from distill.report.statistics import Interval
 from distill.report.style import COLOURS
-from distill.store import write_text
+from distill.system.store import write_text
 
 PAGE, FIGURES = "report.html", "figures"
 MARKS = {"reproduced": "✓", "not reproduced": "✕", "not decided": "?"}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from distill.report.findings import Sweep
+from distill.report.contents import Sweep
 from distill.report.numbers import (
     Gallery,
     Grid,

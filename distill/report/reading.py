@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from distill.report.findings import Digit, Sweep
-from distill.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
+from distill.report.contents import Digit, Sweep
+from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
 
 
 class ReportError(Exception):

@@ -1,0 +1,160 @@
+"""The Hydra entry point, `distill` and `python -m distill`, and nothing else."""
+
+import logging
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from distill.cli import modules
+from distill.sweeps import names
+from distill.sweeps.compose import CONF, command, override
+from distill.sweeps.launcher import stackable
+from distill.system import interrupt, terminal
+
+WHITELIST = ("distill.sweeps.summary.Summary", "distill.system.logs.LogFile")
+
+
+@hydra.main(config_path=str(CONF), config_name="config", execution_whitelist=WHITELIST)
+@stackable
+def task(config: DictConfig) -> Any:
+    """One job: what Hydra calls with a composed config, in a directory that it has made.
+
+    Returns the errors on the validation split, which a sweeper may minimise, or None without one.
+    """
+    from distill.config import parse
+    from distill.runs.execute import execute, failure, kept, unlike
+    from distill.runs.job import Job
+    from distill.runs.results import line
+    from distill.system.store import locked
+
+    hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    job = Job(parse(config))
+    names.check_halving(OmegaConf.create({"hydra": hydra}), job.run.halving.rungs)
+    with locked(directory):
+        before = kept(job, directory)
+        if before is not None and (kinds := unlike([(job, before)])):
+            logging.getLogger(__name__).warning(kinds)
+        [result] = execute([job], [directory]) if before is None else [before]
+    if (error := failure(result)) is not None:
+        raise error
+    with terminal.outlets():  # a launcher may have started this in another process
+        print(line(result) + "; finished before" * (before is not None))
+        if hydra.mode == RunMode.RUN:
+            print(directory)
+    return result.get("val_errors")
+
+
+def _refused(reason: str) -> NoReturn:
+    """End the command as argparse does, but for the usage."""
+    print(f"{reason}; distill --help shows what can be given", file=sys.stderr)
+    sys.exit(2)
+
+
+def _flags() -> Namespace:
+    """Hydra's flags among the arguments; wrong ones end the command in a line."""
+    parser = get_args_parser()
+    parser.error = _refused  # type: ignore[method-assign, assignment]
+    flags = parser.parse_intermixed_args()
+    if not flags.config_dir and not flags.config_path and (folder := modules.own_configs(CONF)):
+        sys.argv += ["--config-dir", str(folder)]
+        flags.config_dir = str(folder)
+    return flags
+
+
+def _check_configs(flags: Namespace) -> None:
+    """Refuse a run's record as a config, and say which yamls are not read.
+
+    Raises:
+        ConfigError: a run's record is named as if it were a folder of configs.
+    """
+    for flag in ("config_path", "config_dir"):
+        folder = Path(getattr(flags, flag) or "")
+        if (
+            folder.name
+            and (folder / "overrides.yaml").exists()
+            and (folder / "hydra.yaml").exists()
+        ):
+            from distill.config import ConfigError
+
+            rerun = command("--experimental-rerun", str(folder.parent))
+            name = f"--{flag.replace('_', '-')}={folder}"
+            raise ConfigError(f"{name}: it is the record of a run, which is run again by: {rerun}")
+    for path in CONF.rglob("*.yaml") if flags.config_dir else ():
+        own = Path(flags.config_dir) / path.relative_to(CONF)
+        if own.exists() and not own.samefile(path):
+            print(f"{own} is not read: distill has one of that name; rename it", file=sys.stderr)
+
+
+def _sweeps(error: HydraException, flags: Namespace) -> bool:
+    """Whether an experiment asks for a sweep, which Hydra notices too late and fails by."""
+    from distill.cli.explain import LOOKS
+
+    if "hydra.mode changed" in str(error):
+        return True
+    experiment = [given for given in flags.overrides if given.startswith("experiment=")]
+    several = "Ambiguous value" in str(error) or "requires --multirun" in str(error)
+    if not several or not experiment or any(LOOKS.match(given) for given in sys.argv[1:]):
+        return False
+    GlobalHydra.instance().clear()
+    more = [flags.config_dir] if flags.config_dir else []
+    places = ",".join(override("", f"file://{os.path.abspath(d)}")[1:] for d in more)  # noqa: PTH100
+    with initialize_config_dir(os.path.abspath(flags.config_path or CONF)):  # noqa: PTH100
+        config = compose(
+            flags.config_name or "config",
+            [f"hydra.searchpath=[{places}]", experiment[-1]],
+            return_hydra_config=True,
+        )
+    return bool(config.hydra.mode == RunMode.MULTIRUN)
+
+
+@terminal.command
+def main() -> None:
+    """Run Hydra; an error becomes one line on stderr and exit code 1."""
+    interrupt.install()
+    arguments = [*sys.argv]
+    names.typed.set(arguments[1:])
+    own, rest = modules.taken(arguments[1:])
+    sys.argv = [arguments[0], *rest]
+    with modules.trusting(own):
+        try:
+            _run()
+        finally:  # as they were, for another call in this process
+            sys.argv = arguments
+
+
+def _run() -> None:
+    full = os.environ.get("HYDRA_FULL_ERROR", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets errors through to here
+    try:
+        flags = _flags()
+        try:
+            _check_configs(flags)
+            task()
+            return
+        except HydraException as error:
+            if not _sweeps(error, flags):
+                raise
+        # Not in the handler: what ends the sweep would take this error for its own.
+        sys.argv = [*sys.argv, "--multirun"]
+        task()
+    except Exception as error:
+        if full == "1":
+            raise
+        from distill.cli.explain import explain
+
+        print(explain(error), file=sys.stderr)
+        sys.exit(1)
+    finally:
+        os.environ["HYDRA_FULL_ERROR"] = full

@@ -1,0 +1,126 @@
+"""What `distill-evaluate RUN [RUN ...]` does: evaluate the weights of runs again."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from torch import Tensor
+
+from distill.cli.explain import explain
+from distill.config import ConfigError, Run, parse
+from distill.data.views import Images
+from distill.runs import results
+from distill.sweeps.compose import CONF
+from distill.teachers.weights import finite_weights, take
+from distill.training.build import fresh
+from distill.training.evaluate import evaluate
+from distill.training.inputs import device_of, read
+
+
+def _data(name: str) -> DictConfig:
+    """The composed section of the data set ``name``."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONF)):
+        section: DictConfig = compose("config", [f"data={name}"]).data
+    return section
+
+
+def _config(directory: Path) -> tuple[DictConfig, Run]:
+    """The config of the run in ``directory``, as composed and as checked.
+
+    Raises:
+        ConfigError: it cannot be read, or does not describe a run.
+    """
+    path = directory / ".hydra" / "config.yaml"
+    try:
+        config = OmegaConf.load(path)
+    except Exception as error:  # each kind of damage has its own
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"RUN={directory}: not the directory of a complete run ({reason})"
+        ) from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError(f"RUN={directory}: {path} is not the config of a run")
+    try:
+        return config, parse(config)
+    except ConfigError as error:
+        lines = [f"RUN={directory}: {line}" for line in str(error).splitlines()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _recorded(directory: Path) -> int | None:
+    """The test errors in the result of a run; None if it was not tested (test=false).
+
+    Raises:
+        ConfigError: there is no result, or it is damaged.
+    """
+    try:
+        errors: int | None = results.read(directory / results.RESULT).get("test_errors")
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"{results.RESULT} is missing or damaged"
+        raise ConfigError(f"RUN={directory}: {reason}") from error
+    return errors
+
+
+def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, int]:
+    """Test errors of each class (C,) of the student in ``directory``, and the number of images.
+
+    With ``data``, a section, on the test set of that; its images are read as the run read its own.
+
+    Raises:
+        ConfigError: the directory does not hold a complete run, or its files do not fit.
+    """
+    config, trained = _config(directory)
+    try:
+        weights = finite_weights(directory / results.WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"RUN={directory}: not the directory of a complete run ({error})"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"RUN={directory}: {results.WEIGHTS}: {error}") from error
+    if data is not None:
+        config.data = OmegaConf.merge(data, {"mean": trained.data.mean, "std": trained.data.std})
+    run = parse(config)
+    dataset, device = read(run.data), device_of(run)
+    stack = fresh(run.model, dataset, "model", 1, 0, device)
+    try:
+        take(stack, weights, run.data, f" on data={run.data.name}")
+    except ValueError as error:
+        raise ConfigError(f"RUN={directory}: {error}") from error
+    images = dataset.test_images.to(device)
+    reading = Images(images, jitter=0, mean=run.data.mean, std=run.data.std)
+    return evaluate(stack, reading, dataset.test_labels.to(device))[0][0], len(images)
+
+
+def show(runs: Sequence[Path], name: str | None) -> None:
+    """Print errors, accuracy and errors per class of each run, on data ``name`` or the run's own.
+
+    Raises:
+        SystemExit: a run cannot be evaluated, or its errors differ from those recorded.
+    """
+    try:
+        data = None if name is None else _data(name)
+        scores = [(run, *rescore(run, data)) for run in runs]
+        recorded = {} if data is not None else {run: _recorded(run) for run in runs}
+    except Exception as error:
+        sys.exit(explain(error))
+    table = Table()
+    for column in ("run", "errors", "accuracy", "errors per class"):
+        table.add_column(column, overflow="fold")
+    differ = []
+    for run, errors, count in scores:
+        total = int(errors.sum())
+        by_class = " ".join(map(str, errors.tolist()))
+        table.add_row(run.resolve().name, str(total), f"{1 - total / count:.2%}", by_class)
+        if recorded.get(run) not in (None, total):
+            differ.append(str(run))
+    console = Console() if sys.stdout.isatty() else Console(width=200)
+    console.print(table)
+    if differ:
+        sys.exit(f"errors differ from {results.RESULT} in {', '.join(differ)}")

@@ -1,0 +1,145 @@
+"""From a composed config to checked, typed objects: the only such path.
+
+A section with a ``_target_`` names a component (see `distill.config.components`), and its other
+keys are that function's parameters, checked against their annotations. So what a yaml may say
+stands once, in a signature, and a config cannot reach code that nobody trusted.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ValidationError, create_model
+
+from distill.config.components import GROUPS, find, schema, targets
+from distill.config.errors import ConfigError, shown, unknown
+from distill.config.sections import (
+    LARGEST,
+    SMALLEST,
+    Component,
+    Data,
+    Halving,
+    Optim,
+    Run,
+    Strict,
+    Teacher,
+    Train,
+    in_float32,
+)
+
+__all__ = [
+    "GROUPS",
+    "Component",
+    "ConfigError",
+    "Data",
+    "Halving",
+    "Optim",
+    "Run",
+    "Teacher",
+    "Train",
+    "check",
+    "parse",
+    "targets",
+    "unknown",
+]
+
+
+def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> type[Strict]:
+    """``base`` with the schema of each component in place of `Component`.
+
+    Raises:
+        ConfigError: a ``_target_`` is missing or not among those allowed.
+    """
+    fields: dict[str, type[Strict]] = {}
+    for key, section in config.items():
+        if key == "teacher" and isinstance(section, Mapping):
+            fields[key] = _typed(section, Teacher, "teacher.")
+        elif key in GROUPS and key in base.model_fields and section is not None:
+            target = section.get("_target_") if isinstance(section, Mapping) else None
+            name = f"{path}{key}._target_"
+            if not isinstance(target, str):
+                raise ConfigError(f"{name}={target}: allowed are {', '.join(targets(key))}")
+            fields[key] = schema(key, find(key, target, name), target)
+    return _section(base, tuple(fields.items()))
+
+
+@cache
+def _section(base: type[Strict], fields: tuple[tuple[str, type[Strict]], ...]) -> type[Strict]:
+    """``base`` with the fields of these types."""
+    typed: dict[str, Any] = {key: (schema, ...) for key, schema in fields}
+    return create_model(base.__name__, __base__=base, **typed)
+
+
+def parse(config: DictConfig) -> Run:
+    """The checked run that a composed config, without Hydra's part of it, describes.
+
+    Raises:
+        ConfigError: keys are missing or unknown, or values have a wrong type or range.
+    """
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        missing = isinstance(error, MissingMandatoryValue)
+        reason = "it needs a value" if missing else str(error).splitlines()[0]
+        raise ConfigError(f"{error.full_key}: {reason}") from error
+    assert isinstance(plain, dict)
+    return check({str(key): value for key, value in plain.items()})
+
+
+def check(values: Mapping[str, Any]) -> Run:
+    """The checked run that plain values describe.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    section = _typed(values, Run)
+    try:
+        run = section.model_validate(dict(values))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, section))) from error
+    assert isinstance(run, Run)
+    beyond = [(k, v) for k, v in _floats(run.model_dump(by_alias=True)) if not in_float32(v)]
+    if beyond:
+        allowed = f"allowed are 0 and sizes from {SMALLEST:.3g} to {LARGEST:.3g}, as in float32"
+        raise ConfigError("\n".join(f"{key}={value}: {allowed}" for key, value in beyond))
+    if run.distils and run.teacher.model is None:
+        raise ConfigError(
+            f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
+            "without one the loss must be hard"
+        )
+    return run
+
+
+def _floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """The floats of a checked config, with their dotted keys."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, dict | list | tuple):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _floats(part, f"{key}.{name}".lstrip("."))
+
+
+def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    """One line for each problem."""
+    for problem in error.errors():
+        parents = problem["loc"][:-1]
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            section = schema
+            for parent in parents:
+                section = section.model_fields[str(parent)].annotation  # type: ignore[assignment]
+            known = [f.alias or name for name, f in section.model_fields.items()]
+            given = f"{key}={shown(problem['input'])}"
+            line = unknown(key, given, [".".join(map(str, [*parents, k])) for k in known])
+            # It may be another option's, from a yaml that was written for that.
+            way = f"; '~{given}' leaves it out" if parents and "did you mean" not in line else ""
+            yield line + way
+        elif problem["type"] == "missing":
+            yield f"{key}: this key is missing"
+        elif problem["type"] == "value_error":
+            text = problem["msg"].removeprefix("Value error, ")
+            yield f"{key}: {text}" if key else text
+        else:
+            yield f"{key}={shown(problem['input'])}: {problem['msg']}"

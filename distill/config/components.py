@@ -1,0 +1,209 @@
+"""Who may be named by a ``_target_``, and the sections that their signatures make.
+
+A component is a function or class. Of its parameters, some are given by name by whoever calls it
+(`GROUPS`), as far as it has them; the others are the keys of its yaml, and their annotations check
+the values. It may live in this package, or be foreign: then an installed entry point names it, or
+its module is among those that the user trusts. A config alone can make nothing be imported.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, create_model
+
+from distill.config.errors import ConfigError
+from distill.config.sections import Component, Data, Optim
+
+TRUSTED = "DISTILL_MODULES"  # in the environment: the modules of the user's own that may be named
+FLAG = "--module"  # of each command: one more of them
+
+
+class Group(NamedTuple):
+    """A kind of component: its module here, its section, and what is given to it by name."""
+
+    module: str
+    section: type[Component]
+    given: tuple[str, ...]
+
+
+GROUPS = {
+    "data": Group("distill.data", Data, ()),
+    "model": Group("distill.models", Component, ("inputs", "classes")),
+    "loss": Group(
+        "distill.losses",
+        Component,
+        ("student_logits", "teacher_logits", "labels", "progress"),
+    ),
+    "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
+    "transfer": Group("distill.transfer", Component, ("labels", "generator")),
+}
+
+C = TypeVar("C", bound=Component)
+
+
+@cache
+def targets(group: str) -> dict[str, Callable[..., Any]]:
+    """What a ``_target_`` of ``group`` may name in this package."""
+    module = importlib.import_module(GROUPS[group].module)
+    return {f"{module.__name__}.{name}": getattr(module, name) for name in module.__all__}
+
+
+def trusted() -> list[str]:
+    """The modules that the user trusts."""
+    return [name for name in re.split(r"[,\s]+", os.environ.get(TRUSTED, "")) if name]
+
+
+def find(group: str, target: str, key: str) -> Callable[..., Any]:
+    """The component that the ``_target_`` at ``key`` names.
+
+    Raises:
+        ConfigError: there is none of that name, or nobody said that it is trusted.
+    """
+    ours = targets(group)
+    if target in ours:
+        return ours[target]
+    module, _, name = target.rpartition(".")
+    if any(module == own or module.startswith(f"{own}.") for own in trusted()):
+        return _public(module, name, f"{key}={target}")
+    offered = {e.value.replace(":", "."): e for e in entry_points(group=f"distill.{group}")}
+    if target in offered:
+        found: Callable[..., Any] = _loaded(offered[target].load, f"{key}={target}")
+        return found
+    allowed = ", ".join([*ours, *sorted(offered)])
+    how = ""
+    if module and module.partition(".")[0] not in sys.stdlib_module_names | {"distill"}:
+        how = f"; code of your own is trusted by {FLAG} {module}, or {TRUSTED}={module}"
+    raise ConfigError(f"{key}={target}: allowed are {allowed}{how}")
+
+
+def _loaded(load: Callable[[], Any], what: str) -> Any:
+    try:
+        return load()
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{what}: its module cannot be imported ({reason})") from error
+
+
+def _public(module: str, name: str, what: str) -> Callable[..., Any]:
+    """The function or class ``name`` that a trusted ``module`` defines, or lists in `__all__`."""
+    here = os.getcwd()  # noqa: PTH109
+    if here not in sys.path and importlib.util.find_spec(module.partition(".")[0]) is None:
+        sys.path.append(here)  # last, so that a file here takes no other module's place
+        importlib.invalidate_caches()
+    found = _loaded(lambda: importlib.import_module(module), what)
+    own = {
+        n
+        for n, value in vars(found).items()
+        if callable(value) and getattr(value, "__module__", None) == module and n[0] != "_"
+    }
+    public = own | set(getattr(found, "__all__", ()))
+    if name not in public or not callable(getattr(found, name, None)):
+        allowed = ", ".join(f"{module}.{n}" for n in sorted(public)) or "nothing"
+        raise ConfigError(f"{what}: {module} defines no such function or class; it has {allowed}")
+    component: Callable[..., Any] = getattr(found, name)
+    return component
+
+
+@cache
+def schema(group: str, function: Callable[..., Any], target: str) -> type[Component]:
+    """The section of a component: the keys of its group, and its own.
+
+    Raises:
+        ConfigError: a parameter has no annotation, or one that says nothing of a value.
+    """
+    kind = GROUPS[group]
+    hints = typing.get_type_hints(
+        function.__init__ if inspect.isclass(function) else function,
+        include_extras=True,
+    )
+    parameters = inspect.signature(function).parameters
+    own: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ConfigError(f"{target}: it takes {parameter}; each of its keys must be named")
+        if name in kind.given:
+            continue
+        if name not in hints:
+            raise ConfigError(
+                f"{target}: its parameter {name} has no annotation, by which values are checked; "
+                f"write {name}: float, or what it is"
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
+        own[name] = (hints[name], default)
+    new: dict[str, Any] = {n: k for n, k in own.items() if n not in kind.section.model_fields}
+    base: type[Component] = kind.section
+    try:
+        section: type[Component] = create_model(
+            getattr(function, "__name__", "component"), __base__=base, **new
+        )
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"{target}: its annotations cannot check values ({reason})") from error
+    section.function = staticmethod(function)
+    section.parameters = frozenset(own)
+    section.takes = frozenset(parameters) & frozenset(kind.given)
+    section.source = None if target in targets(group) else _source(function)
+    return section
+
+
+def _source(function: Callable[..., Any]) -> str:
+    """The SHA-256 of the file that defines a component, and of the files beside it that it imports.
+
+    Beside it are those of its own package; for a module in no package, those of its folder.
+    """
+    path = Path(inspect.getsourcefile(function) or "")
+    if not path.is_file():
+        raise ConfigError(f"{function.__module__}: it has no file, whose content decides a run")
+    name = function.__module__
+    parents = len(name.split(".")) - (path.name != "__init__.py")
+    base = path.resolve().parents[parents]
+    top = name.partition(".")[0] if path.parent.resolve() != base else ""
+    if not top and {"site-packages", "dist-packages"} & set(base.parts):
+        top = name
+    files: dict[Path, str] = {}
+    _collect(path.resolve(), base, name, top, files)
+    content = hashlib.sha256()
+    for file in sorted(files):
+        content.update(f"{file.relative_to(base).as_posix()} {files[file]}\n".encode())
+    return content.hexdigest()
+
+
+def _collect(path: Path, base: Path, name: str, top: str, files: dict[Path, str]) -> None:
+    """Add the digest of ``path``, and of what it imports below ``base`` (of package ``top``)."""
+    if path in files:
+        return
+    text = path.read_bytes()
+    files[path] = hashlib.sha256(text).hexdigest()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for imported in _imports(ast.parse(text), package):
+        if top and imported.partition(".")[0] != top:
+            continue
+        place = base.joinpath(*imported.split("."))
+        for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+            if file.is_file():
+                _collect(file, base, imported, top, files)
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """The names of modules, and perhaps of what they hold, that a file of ``package`` imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            given = [node.module] if node.module is not None else []
+            module = ".".join([*above, *given] if node.level else given)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)

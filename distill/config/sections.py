@@ -1,0 +1,301 @@
+"""The sections of a run's config: their keys, what values those may have, and the run's digest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    model_validator,
+)
+
+from distill.system import store
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Jitter = Annotated[int, Field(ge=0, le=4)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Place = Annotated[str, AfterValidator(store.home)]
+
+
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of normal numbers in float32
+
+
+def in_float32(value: float) -> bool:
+    """Whether float32, in which all is trained, holds ``value`` to all its digits."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
+class Strict(BaseModel):
+    """A section: unknown keys and conversions (other than int to float) are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Component(Strict):
+    """A section with a ``_target_``; the subclass of each target adds its keys.
+
+    ``takes`` are the parameters that whoever calls the ``function`` gives; ``source`` is the digest
+    of the files that define it, or None if it is one of this package.
+    """
+
+    target: str = Field(alias="_target_")
+    function: ClassVar[Callable[..., Any]]
+    parameters: ClassVar[frozenset[str]]
+    takes: ClassVar[frozenset[str]]
+    source: ClassVar[str | None]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Which of the options are numbers, in which runs of one stack may differ."""
+        options = self.options.items()
+        return [n for n, v in options if isinstance(v, int | float) and not isinstance(v, bool)]
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # its values may be lists
+
+    def __call__(self, **given: Any) -> Any:
+        """Call the component with its own options, and what it takes of the ``given``."""
+        taken = {name: value for name, value in given.items() if name in self.takes}
+        return self.function(**taken, **self.options)
+
+    @property
+    def name(self) -> str:
+        """The short name of the target, in lower case."""
+        return self.target.rpartition(".")[2].lower()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values of the keys that are the target's own."""
+        return {name: getattr(self, name) for name in sorted(self.parameters)}
+
+
+# Keys that have counted in every digest, though they have defaults. Of all others one that has its
+# default value does not count, so that a new key changes no name.
+COUNTED = {
+    "Run": {"test"},
+    "Teacher": {"jitter", "seed", "model", "optim", "train"},
+    "distill.data.synthetic": {"classes", "side", "noise", "examples", "seed"},
+    "distill.models.MLP": {"depth", "dropout", "input_dropout", "max_norm"},
+    "distill.models.CNN": {"hidden", "dropout"},
+    "distill.optim.AdamW": {"beta1", "beta2", "eps"},
+    "distill.optim.SGD": {"momentum", "nesterov"},
+}
+
+
+def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
+    """What a section says that decides something: all but the keys that have their defaults."""
+    dumped = section.model_dump(by_alias=True, exclude=exclude)
+    return _said(section, dumped)
+
+
+def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    kind = section.target if isinstance(section, Component) else type(section).__name__
+    always, kept = COUNTED.get(kind, set()), {}
+    for name, field in type(section).model_fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if key not in dumped:
+            continue
+        if name not in always and not field.is_required() and value == field.get_default():
+            continue
+        kept[key] = _said(value, dumped[key]) if isinstance(value, Strict) else dumped[key]
+    return kept
+
+
+class Data(Component):
+    """A data set and how its images are read; ``validation`` is held out of each class."""
+
+    root: Place | None
+    jitter: Jitter
+    validation: Share
+    mean: float
+    std: PositiveFloat
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Self:
+        alone = in_float32(self.mean) and in_float32(self.std)  # or `parse` names them
+        if alone and not (in_float32(1 / (255 * self.std)) and in_float32(self.mean / self.std)):
+            raise ValueError(
+                f"mean={self.mean:g} and std={self.std:g}: 1 / (255 std) and mean / std must be "
+                "numbers that float32 holds"
+            )
+        return self
+
+
+class Optim(Component):
+    """An optimizer and the schedule of its learning rate; ``warmup`` is a share of the steps."""
+
+    lr: PositiveFloat
+    weight_decay: NonNegativeFloat
+    schedule: Literal["constant", "linear", "cosine"]
+    warmup: Share
+
+
+def sources(components: Sequence[Component]) -> dict[str, str]:
+    """The digests of the code of those ``components`` that are not of this package."""
+    return {c.target: c.source for c in components if c.source is not None}
+
+
+class Train(Strict):
+    """How long, and in what batches."""
+
+    epochs: Annotated[int, Field(gt=0, le=10**6)]
+    batch_size: Annotated[int, Field(gt=0, lt=2**31)]
+
+
+class Teacher(Strict):
+    """A teacher that is trained, or read from ``path``; without a ``model`` there is none.
+
+    Of several ``members`` each is a teacher of its own seed, and together they are an ensemble.
+    """
+
+    name: str
+    path: Place | None
+    cache: Place | None
+    members: Annotated[int, Field(gt=0, le=1000)] = 1
+    jitter: Jitter | None = None
+    seed: Seed | None = None
+    model: Component | None = None
+    optim: Optim | None = None
+    train: Train | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trained(cls, values: Any) -> Any:
+        """What an experiment says of the training of one that is not trained falls away."""
+        if isinstance(values, dict) and "optim" not in values:
+            return {key: value for key, value in values.items() if key != "train"}
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        recipe = (self.jitter, self.seed, self.optim, self.train)
+        if self.model is not None and self.path is None and None in recipe:
+            raise ValueError("without a path, model needs jitter, seed, optim and train")
+        if self.members > 1 and (self.model is None or self.path is not None):
+            raise ValueError(f"members={self.members}: an ensemble needs a model and no path")
+        if self.members * ((self.seed or 0) + 1) > 2**63:
+            raise ValueError(f"seed={self.seed}: too large for {self.members} members")
+        return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What decides the teacher: how it is trained, or the model whose weights are read."""
+        places = {"name", "cache", "path"}
+        read = {"jitter", "seed", "optim", "train"} if self.path is not None else set()
+        alone = {"members"} if self.members == 1 else set()
+        return said(self, places | read | alone)
+
+    @property
+    def components(self) -> list[Component]:
+        """Those that decide the teacher."""
+        return [part for part in (self.model, self.optim) if part is not None]
+
+    def apart(self) -> "list[Teacher]":
+        """Each member as a teacher of its own; ensembles of other seeds have none of them."""
+        first = self.members * (self.seed or 0)
+        seeds = range(first, first + self.members)
+        return [self.model_copy(update={"members": 1, "seed": seed}) for seed in seeds]
+
+
+class Checkpoint(Strict):
+    """How often a stack that trains is written to disk, in minutes."""
+
+    every: PositiveFloat = 5.0
+
+
+class Halving(Strict):
+    """Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) in a stack.
+
+    At each of ``rungs`` epochs only the best 1/``factor`` on the validation split go on.
+    """
+
+    rungs: NonNegativeInt = 0
+    factor: Annotated[int, Field(ge=2)] = 3
+
+    def at(self, epochs: int) -> tuple[int, ...]:
+        """The epochs after which members stop, each ``factor`` times the one before."""
+        return tuple(epochs // self.factor**n for n in range(self.rungs, 0, -1))
+
+
+class Run(Strict):
+    """All of one run."""
+
+    data: Data
+    model: Component
+    teacher: Teacher
+    loss: Component
+    optim: Optim
+    transfer: Component
+    train: Train
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "fp32", "bf16"]
+    test: bool = True
+    halving: Halving = Halving()
+    resume: bool = True
+    checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def _validated(self) -> Self:
+        held_out = self.data.validation > 0
+        rungs, epochs = self.halving.at(self.train.epochs), self.train.epochs
+        if not self.test and not held_out:
+            raise ValueError("test=false: it needs a validation split, data.validation above 0")
+        if rungs and not held_out:
+            raise ValueError(
+                f"halving.rungs={len(rungs)}: it chooses on a validation split; "
+                "set data.validation above 0"
+            )
+        if 0 in rungs:
+            raise ValueError(
+                f"halving.rungs={len(rungs)}: at most {len(rungs) - rungs.count(0)} are possible "
+                f"with train.epochs={epochs} and halving.factor={self.halving.factor}"
+            )
+        return self
+
+    @property
+    def aside(self) -> Any:
+        """The keys that say nothing of the student, as pydantic excludes them."""
+        return {"resume": True, "checkpoint": True, "halving": True}
+
+    @property
+    def distils(self) -> bool:
+        """Whether the loss learns from a teacher."""
+        return "teacher_logits" in self.loss.takes
+
+    def digest(self, content: Mapping[str, str]) -> str:
+        """The SHA-256 of all that decides the student, given the digests of the data and files.
+
+        Where things lie (data.root, teacher.cache, teacher.path), the device, halving, resume and
+        checkpoint do not count, nor does the teacher of a loss that does not use one.
+        """
+        elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}
+        config = said(self, elsewhere)
+        teacher = self.teacher.recipe if self.distils else None
+        return store.digest({"config": config, "teacher": teacher, "content": dict(content)})
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The digests of the code of the user's own that decides the student."""
+        own = [self.model, self.loss, self.optim, self.transfer]
+        return sources(own + self.teacher.components * self.distils)
+
+    @property
+    def shared(self) -> str:
+        """A digest of all that runs must have in common to be trained as one stack.
+
+        They may differ in the numbers of the loss, the learning rate and the weight decay.
+        """
+        varies: Any = {
+            **{key: True for key in self.aside if key != "halving"},
+            "loss": set(self.loss.numbers),
+            "optim": {"lr", "weight_decay"},
+        }
+        if not self.distils:
+            varies["teacher"] = True
+        return store.digest(self.model_dump(by_alias=True, exclude=varies))

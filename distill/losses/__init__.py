@@ -1,0 +1,26 @@
+"""Losses of one student: functions that name what they need.
+
+A loss has parameters of these names as it needs them, for a batch of B examples and C classes:
+
+- ``student_logits`` (B, C), by which it is differentiated;
+- ``teacher_logits`` (B, C) of the same images in the same views; without it no teacher is needed;
+- ``labels`` (B,), whole numbers from 0 to C - 1;
+- ``progress``, the share of the training that is done, from 0 to 1.
+
+All its other parameters are its hyperparameters and the keys of its yaml. One that is a number is
+given as a tensor without axes, since a stack of K students maps the function over K values of it;
+students whose other hyperparameters differ are not trained together.
+
+It returns a value an example, (B,); or one for the batch, (), where it couples the examples; or one
+of both and a dictionary of named terms of that shape, which are recorded as ``train_NAME``. The
+values are averaged over the batch, and the gradient is that of the average.
+
+"The paper" is Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network",
+arXiv 1503.02531.
+"""
+
+from distill.losses.distillation import kd
+from distill.losses.labels import hard
+from distill.losses.matching import logits
+
+__all__ = ["hard", "kd", "logits"]

@@ -1,0 +1,35 @@
+"""Matching of logits."""
+
+from torch import Tensor
+
+from distill.losses.labels import hard
+from distill.losses.mixing import Weight, mixed
+
+
+def logits(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, alpha: Weight
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logit matching: ``alpha / (2 C) |z - v|^2 + (1 - alpha) CE``.
+
+    z and v are the logits of student and teacher, each zero-meaned over the classes. Its soft term
+    is the limit of that of `kd` for T to infinity (the paper, section 2.1, times T^2).
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+        labels: (B,), whole numbers from 0 to C - 1.
+        alpha: the weight of the soft term, from 0 to 1.
+
+    Returns:
+        (B,), and its terms ``soft``, |z - v|^2 / (2 C), and ``hard``, CE in nats.
+
+    Example:
+        >>> z, v = torch.tensor([[1.0, -1.0]]), torch.tensor([[0.0, 0.0]])
+        >>> logits(z, v, torch.tensor([0]), alpha=1.0)[0]
+        tensor([0.5000])
+    """
+    z = student_logits - student_logits.mean(-1, keepdim=True)
+    v = teacher_logits - teacher_logits.mean(-1, keepdim=True)
+    soft = (z - v).square().mean(-1) / 2
+    labelled = hard(student_logits, labels)
+    return mixed(alpha, soft, labelled), {"soft": soft, "hard": labelled}

@@ -1,0 +1,47 @@
+"""A small convolutional network."""
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from distill.models.dropout import Dropout, Probability
+from distill.models.mlp import Shape, Width
+
+
+class CNN(nn.Module):
+    """Two 3 x 3 convolutions of ``width`` and twice ``width`` channels, each pooled, then linear.
+
+    ``hidden`` adds a rectified linear layer before the output; ``dropout`` acts on what enters the
+    fully connected part. Images need at least 4 pixels a side.
+    """
+
+    def __init__(
+        self,
+        inputs: Shape,
+        classes: int,
+        *,
+        width: Width,
+        hidden: Annotated[int, Field(ge=0, le=2**20)] = 0,
+        dropout: Probability = 0.0,
+    ) -> None:
+        super().__init__()
+        channels, height, breadth = inputs
+        features = 2 * width * (height // 4) * (breadth // 4)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise([channels, width, 2 * width])
+        )
+        sizes = [features, *[hidden] * (hidden > 0), classes]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for convolution in self.convolutions:
+            x = F.max_pool2d(F.relu(convolution(x)), 2)
+        x = self.dropout(x.flatten(1))
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        logits: Tensor = self.layers[-1](x)
+        return logits

@@ -1,0 +1,261 @@
+"""The composition root: from checked jobs to a teacher, a trained stack, and results on disk.
+
+Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, train as one stack.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill import __version__
+from distill.config import ConfigError
+from distill.runs import results
+from distill.runs.columns import COLUMNS
+from distill.runs.job import Job
+from distill.runs.students import students
+from distill.system import interrupt, machine, store
+from distill.teachers.find import find_teacher, soft_targets
+from distill.teachers.gallery import gallery
+from distill.training import checkpoint
+from distill.training.build import multiply_adds, parameters
+from distill.training.checkpoint import Checkpoint
+from distill.training.evaluator import evaluator
+from distill.training.fit import RunError, fit
+from distill.training.loop import History, Values
+from distill.training.stack import Stack
+
+log = logging.getLogger(__name__)
+
+# What to do where another run's files lie.
+ELSEWHERE = (
+    "choose another hydra.run.dir (for sweeps hydra.sweep.dir, hydra.sweep.subdir), or resume=false"
+)
+
+
+def failure(result: dict[str, Any]) -> RunError | None:
+    """The error that a result speaks of; None for a run that completed or was stopped."""
+    if result["status"] in ("complete", "stopped"):
+        return None
+    return RunError(f"{result['run']} {result['status']}: {result['reason']}")
+
+
+def fail(
+    jobs: Sequence[Job], directories: Sequence[Path], error: BaseException
+) -> list[dict[str, Any]]:
+    """Write the result of jobs that an error ended; returns it."""
+    status = "failed" if isinstance(error, Exception) else "interrupted"
+    name = "" if isinstance(error, RunError | interrupt.Interrupt) else f"{type(error).__name__}: "
+    text = store.told(error) if isinstance(error, OSError) else None
+    reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
+    bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
+    for k, (job, body, directory) in enumerate(zip(jobs, bodies, directories, strict=True)):
+        try:
+            if job.run.resume and (before := results.finished(directory, job.name)) is not None:
+                bodies[k] = before  # it ended before the error came
+                continue
+            # An error before they trained leaves what an earlier try had made, and one after that
+            # weights without a result.
+            if not (directory / results.RESULT).exists():
+                (directory / results.WEIGHTS).unlink(missing_ok=True)
+            results.clear(directory, keep=not job.run.resume)
+            results.write(directory, body, [])
+        except OSError as problem:
+            log.warning(
+                "%s: its result could not be written: %s",
+                body["run"],
+                store.told(problem) or problem,
+            )
+    return bodies
+
+
+def kept(job: Job, directory: Path) -> dict[str, Any] | None:
+    """The result of the job, if ``directory`` holds it and the job may resume.
+
+    One that was stopped is that only of a job which the same halving would stop.
+
+    Raises:
+        ConfigError: ``directory`` holds what another run came to, or its checkpoint.
+        OSError: what it holds cannot be read, and may be whole.
+    """
+    if not job.run.resume:
+        return None
+    try:
+        result = results.ended(directory)
+        begun = checkpoint.members(directory)
+    except OSError as error:
+        text = f"{error.strerror}; it may be whole, so nothing was changed: make it readable"
+        raise OSError(error.errno, text, error.filename) from error
+    if result is not None and result["run"] != job.name:
+        what = f"holds the result of another run, {result['run']} ({result['status']})"
+        raise ConfigError(f"{directory} {what}: {ELSEWHERE}, which puts it aside")
+    if begun and job.name not in begun:
+        what = f"holds the checkpoint of another run, {begun[0]}"
+        raise ConfigError(f"{directory} {what}: {ELSEWHERE}, which removes it")
+    if result is None or result.get("halving", own := job.run.halving.model_dump()) != own:
+        return None
+    # One here holds the last result of its stack (see `execute`), and was about to be removed.
+    (directory / checkpoint.FILE).unlink(missing_ok=True)
+    store.tidy(directory)  # what was killed after its result, as it copied its log
+    return result
+
+
+def kind(job: Job) -> dict[str, str]:
+    """What the machine decides of a job whose precision or device is auto."""
+    precision = "bf16" if job.setting.dtype == torch.bfloat16 else "fp32"
+    return {"precision": precision, "device": job.setting.device.type}
+
+
+def unlike(kept: Sequence[tuple[Job, dict[str, Any]]]) -> str | None:
+    """A line on the kept results that this machine would not have made; None if there are none."""
+    pairs = [({k: result.get(k) for k in own}, own) for job, result in kept if (own := kind(job))]
+    others = Counter(
+        (" on ".join(map(str, theirs.values())), " on ".join(own.values()))
+        for theirs, own in pairs
+        if theirs != own
+    )
+    if not others:
+        return None
+    texts = [f"{n} of {len(kept)} in {theirs}, not {own}" for (theirs, own), n in others.items()]
+    same = " ".join(f"{key}={value}" for key, value in kind(kept[0][0]).items())
+    return (
+        f"kept of another kind than this machine trains: {'; '.join(texts)}; to have one kind, "
+        f"train all with {same} in another directory, or here again with resume=false"
+    )
+
+
+def execute(
+    jobs: Sequence[Job],
+    directories: Sequence[Path],
+    trained: Callable[[], object] = lambda: None,
+) -> list[dict[str, Any]]:
+    """Train K jobs as one stack, write each one's files into its directory, return its result.
+
+    A member that diverges, is stopped, or whose files cannot be written, has that status in its
+    result. An error that ends all of them is written into each one's result, and raised again.
+    ``trained`` is called before the first of the results is written, which make the runs count.
+    """
+    machine.settle()
+    first = jobs[0].run
+    if first.resume:
+        checkpoint.members(directories[0])  # one that cannot be read ends it before any change
+    for job, directory in zip(jobs, directories, strict=True):
+        results.clear(directory, keep=not job.run.resume)
+    runs = [job.name for job in jobs]
+    saved = Checkpoint(directories[0] / checkpoint.FILE, runs, 60 * first.checkpoint.every)
+    if not first.resume:
+        saved.remove()
+    try:
+        stack, history, facts = _fit(jobs, saved, directories[0])
+        detail = _detail(jobs[0], stack) if history.members else {}
+    except BaseException as error:
+        log.info("it ended here:", exc_info=error)
+        fail(jobs, directories, error)
+        raise
+    trained()
+    bodies = []
+    # The first job's result comes last: as long as one is missing, the checkpoint lies in the
+    # directory of a job that will be tried again.
+    for k, (job, directory) in reversed([*enumerate(zip(jobs, directories, strict=True))]):
+        last = {n: v for n, v in history.rows[k][-1].items() if n in COLUMNS and n != "lr"}
+        share = len(history.rows[k]) / sum(map(len, history.rows))
+        body = _head(job) | facts | last
+        body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
+        body["seconds"] = round(history.seconds * share, 3)
+        try:
+            if k in history.diverged:
+                body |= {"status": "diverged", "reason": history.diverged[k]}
+            elif k in history.stopped:
+                body |= {"status": "stopped", "reason": history.stopped[k]}
+                body |= {"epochs": len(history.rows[k]), "halving": job.run.halving.model_dump()}
+            else:
+                place = history.members.index(k)
+                body |= {name: value[place].tolist() for name, value in detail.items()}
+                state = stack.state(place)
+                store.write(directory / results.WEIGHTS, partial(save_file, state))
+            results.write(directory, body, history.rows[k])
+        except (OSError, SafetensorError) as error:
+            [body] = fail([job], [directory], error)
+        bodies.append(body)
+    saved.remove()
+    return bodies[::-1]
+
+
+def _detail(job: Job, stack: Stack) -> Values:
+    """What is found of each member (K, ...) once it is trained: errors of each class; and, where
+    its transfer set lacks some, what a shift of biases mends."""
+    measure = evaluator(job.setting, job.run.test)
+    classes = set(job.run.transfer.options.get("classes", []))
+    partial = 0 < len(classes) < job.data.classes
+    return measure.by_class(stack) | (measure.bias_shifts(stack, [*classes]) if partial else {})
+
+
+def _fit(
+    jobs: Sequence[Job], saved: Checkpoint, folder: Path
+) -> tuple[Stack, History, dict[str, Any]]:
+    """The trained students of K jobs, and the facts of their teacher, shown in ``folder``."""
+    run, setting = jobs[0].run, jobs[0].setting
+    facts: dict[str, Any] = {}
+    soft = None
+    if run.distils:
+        found = find_teacher(setting, run.teacher, run.checkpoint.every)
+        facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
+        soft = soft_targets(setting, run.teacher, run.checkpoint.every)
+        _show(jobs[0], found.digest, soft, folder)
+    training = students(jobs, soft)
+    what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
+    history = fit(what, training, evaluator(setting, run.test), saved)
+    return training.stack, history, facts
+
+
+def _show(job: Job, digest: str, soft: Tensor, folder: Path) -> None:
+    """Write what the teacher says of some training examples into ``folder``, if that can be."""
+    path = folder / f"{results.DIGITS}-{digest[:8]}.json"
+    images, labels = job.data.train_images, job.data.train_labels
+    centre = soft[:, soft.shape[1] // 2].cpu()
+    try:
+        store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
+    except OSError as error:
+        log.warning("no digits could be written: %s", store.told(error) or error)
+
+
+def _head(job: Job) -> dict[str, Any]:
+    """What was composed, under the summary's names."""
+    run = job.run
+    loss, subset = run.loss.options, run.transfer.options
+    unsaid = run.aside | ({} if run.distils else {"teacher": True})
+    return {
+        "run": job.name,
+        "status": "complete",
+        "reason": None,
+        "data": run.data.name,
+        "model": run.model.name,
+        "width": run.model.options.get("width"),
+        "parameters": parameters(run.model, run.data, "model"),
+        "multiply_adds": multiply_adds(run.model, run.data),
+        "teacher": run.teacher.name if run.distils else "none",
+        "loss": run.loss.name,
+        "temperature": loss.get("temperature"),
+        "alpha": loss.get("alpha"),
+        "transfer": run.transfer.name,
+        "transfer_classes": " ".join(map(str, subset["classes"])) if "classes" in subset else None,
+        "transfer_fraction": subset.get("fraction"),
+        "transfer_examples": len(job.index),
+        "seed": run.seed,
+        "epochs": run.train.epochs,
+        "batch_size": run.train.batch_size,
+        "optimizer": run.optim.name,
+        "lr": run.optim.lr,
+        "weight_decay": run.optim.weight_decay,
+        **kind(job),
+        "version": __version__,
+        "config": run.model_dump(by_alias=True, exclude=unsaid),
+    }

@@ -1,0 +1,104 @@
+"""Jobs: runs whose data and files were loaded and checked, with nothing written yet.
+
+Letters: N training examples, M of them in the transfer set.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from distill.config import ConfigError, Run
+from distill.seeds import generator
+from distill.system import store
+from distill.teachers.find import teacher_cache
+from distill.teachers.weights import teacher_weights
+from distill.training.build import check_loss, parameters
+from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
+
+# Part of every run's digest: raise it when the same configuration would make another student.
+SCHEMA = 2
+
+
+class Job:
+    """A run that was checked: nothing but training is left to do.
+
+    Raises:
+        ConfigError: a file is missing or damaged, or a value does not fit the data or the machine.
+    """
+
+    def __init__(self, run: Run) -> None:
+        device = device_of(run)
+        self.run = run
+        self.setting = Setting(run.data, device, dtype_of(run, device))
+        self.data = read(run.data)
+        self._check()
+
+    def _check(self) -> None:
+        run, last = self.run, self.data.classes - 1
+        if any(label > last for label in run.transfer.options.get("classes", [])):
+            allowed = f"{run.data.name} has the classes 0 to {last}"
+            raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
+        self._check_jitter()
+        left = self.data.train_labels[~held_out(run.data)].bincount(minlength=last + 1)
+        if not left.all():
+            raise ConfigError(
+                f"data.validation={run.data.validation}: it leaves no training example of class "
+                f"{int((left == 0).nonzero()[0])} of {run.data.name}"
+            )
+        if len(self.index) == 0:
+            raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
+        check_loss(run.loss, self.data.classes)
+        parameters(run.model, run.data, "model")
+        if run.distils and run.teacher.model is not None:
+            parameters(run.teacher.model, run.data, "teacher.model")
+            if run.teacher.path is not None:
+                teacher_weights(run.data, run.teacher)
+            cache = teacher_cache(run.data, run.teacher)
+            try:
+                cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"teacher.cache={cache}: no folder can be made ({error})"
+                ) from error
+
+    def _check_jitter(self) -> None:
+        """A shift by all of an image leaves nothing of it; a row of numbers is no image."""
+        trained = self.run.distils and self.run.teacher.model is not None
+        jitters = {"data.jitter": self.run.data.jitter}
+        if trained and self.run.teacher.path is None:
+            jitters["teacher.jitter"] = self.run.teacher.jitter or 0
+        height, width = self.data.shape[1:]
+        for key, jitter in jitters.items():
+            if jitter >= (side := min(height, width)):
+                raise ConfigError(
+                    f"{key}={jitter}: nothing is left of the {height} x {width} pixels of "
+                    f"{self.run.data.name} when they are shifted so far; "
+                    f"set {key}={'0' if side == 1 else f'{side - 1} or less'}"
+                )
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Indices (M,) of the training examples in the transfer set, on the CPU."""
+        subset = self.run.transfer
+        source = generator(self.run.seed, "transfer")
+        mask = subset(labels=self.data.train_labels, generator=source)
+        indices: Tensor = (mask & ~held_out(self.run.data)).nonzero().flatten()
+        return indices
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of all that decides the student."""
+        content = {"data": self.data.digest, "schema": str(SCHEMA), **self.run.sources}
+        if self.run.distils and self.run.teacher.path is not None:
+            content["teacher"] = store.file_digest(Path(self.run.teacher.path))
+        return self.run.digest(content)
+
+    @property
+    def name(self) -> str:
+        """A name that a person can read, the same for the same config, safe as a file's name."""
+        run = self.run
+        width = run.model.options.get("width", "")
+        loss = "".join(f"-{key}{run.loss.options[key]:g}" for key in run.loss.numbers)
+        student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
+        return f"{student}-{self.digest[:8]}"

@@ -1,0 +1,374 @@
+"""The launcher that trains the jobs of a sweep as stacks."""
+
+import logging
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import (
+    JobReturn,
+    JobRuntime,
+    JobStatus,
+    configure_log,
+    run_job,
+    setup_globals,
+)
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from distill.sweeps import names
+from distill.sweeps.compose import Composer
+from distill.system import machine, store
+
+if TYPE_CHECKING:
+    from distill.runs.job import Job
+    from distill.sweeps.plan import Schedule, Stack
+    from distill.sweeps.workers import Results, Task
+
+log = logging.getLogger(__name__)
+
+
+def stackable(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Mark a task of which `StackLauncher` may train many jobs together."""
+    task.stackable = True  # type: ignore[attr-defined]
+    return task
+
+
+@dataclass
+class StackConf:
+    """``hydra/launcher=stack``."""
+
+    _target_: str = "distill.sweeps.launcher.StackLauncher"
+    max_members: int = 256  # students in a stack; fewer where memory is short
+    # Processes, each training one stack at a time, on a GPU of its own if it can; null: as many as
+    # cores, of one thread each, where that takes no longer than one of all threads.
+    workers: int | None = None
+
+
+ConfigStore.instance().store("stack", StackConf, group="hydra/launcher", provider="distill")
+
+
+@dataclass
+class _Member:
+    """A job of a sweep: its config, whole and checked, its directory and environment."""
+
+    config: DictConfig
+    task: DictConfig
+    job: "Job"
+    directory: Path
+    environment: dict[str, str]
+
+
+class StackLauncher(Launcher):
+    """Trains the jobs of a sweep as the fewest stacks that they allow, once all were checked.
+
+    Jobs of a task that is not `stackable` run one after another, as Hydra's basic launcher has it.
+    """
+
+    def __init__(self, max_members: int, workers: int | None) -> None:
+        from distill.config import ConfigError
+
+        for key, value in (("max_members", max_members), ("workers", workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"hydra.launcher.{key}={value}: it must be at least 1")
+        self.max_members, self.workers = max_members, workers
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what `launch` needs; from here on, sweeper and launcher compose quickly."""
+        self.composer = Composer(hydra_context.config_loader)
+        hydra_context.config_loader = cast(ConfigLoader, self.composer)
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Run a batch of jobs; each is a list of overrides. A failing job stops no other.
+
+        Raises:
+            ConfigError: a job's config is wrong; none of the jobs was started.
+        """
+        from distill.config import ConfigError
+
+        machine.settle()
+        if not job_overrides:
+            swept = [o for o in self.config.hydra.overrides.task if "(" in o]
+            raise ConfigError(f"{' '.join(swept)}: there is no value, so there is no job to run")
+        setup_globals()
+        self._log_as_sweep()
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        numbered = enumerate(job_overrides, initial_job_idx)
+        if not getattr(self.task_function, "stackable", False):
+            return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
+        members = [self._member(*self._compose(overrides, n)) for n, overrides in numbered]
+        self._check(members)
+        with store.locked(Path(self.config.hydra.sweep.dir)):
+            return self._train(members)
+
+    def _log_as_sweep(self) -> None:
+        configure_log(
+            self.config.hydra.hydra_logging,
+            self.config.hydra.verbose,
+            execution_whitelist=self.hydra_context.execution_whitelist,
+        )
+
+    def _compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, DictConfig]:
+        config, task = self.composer.compose(self.config, overrides)
+        with open_dict(config):
+            config.hydra.job.id = str(number)
+            config.hydra.job.num = number
+        return config, task
+
+    def _run(self, config: DictConfig) -> JobReturn:
+        log.info("#%d : %s", config.hydra.job.num, " ".join(config.hydra.overrides.task))
+        done = run_job(
+            task_function=self.task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+        )
+        # The job logged into its own file; what follows is the sweep's again.
+        self._log_as_sweep()
+        return done
+
+    def _member(self, config: DictConfig, task: DictConfig) -> _Member:
+        from distill.config import ConfigError, parse
+        from distill.runs.job import Job
+
+        with _current(config):
+            names.check_names(config)
+            job = Job(parse(task))
+            token = names.named.set(job)
+            try:
+                subdir = str(OmegaConf.select(config, "hydra.sweep.subdir"))
+            finally:
+                names.named.reset(token)
+            environment = _plain(config.hydra.job.env_set)
+        sweep = Path(os.path.abspath(config.hydra.sweep.dir))  # noqa: PTH100
+        directory = Path(os.path.normpath(sweep / subdir))
+        if not directory.is_relative_to(sweep):
+            raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
+        with open_dict(config):
+            config.hydra.sweep.subdir = subdir
+            config.hydra.runtime.output_dir = str(directory)
+        return _Member(config, task, job, directory, environment)
+
+    def _check(self, members: Sequence[_Member]) -> None:
+        """Refuse what cannot be had for jobs that train together.
+
+        Raises:
+            ConfigError: jobs that differ have the same directory, or want one to work in; or a
+                sweeper would choose on the test set.
+        """
+        from distill.config import ConfigError
+
+        if self.config.hydra.job.chdir:
+            raise ConfigError(
+                "hydra.job.chdir=true: jobs that train together have one working directory; "
+                "choose hydra/launcher=basic"
+            )
+        names: dict[Path, str] = {}
+        chooses = "optuna" in str(self.config.hydra.sweeper._target_)
+        for member in members:
+            if chooses and not member.job.run.data.validation:
+                raise ConfigError(
+                    "data.validation=0.0: Optuna chooses on a validation split; set it above 0"
+                )
+            name = member.job.name
+            if (other := names.setdefault(member.directory, name)) != name:
+                raise ConfigError(
+                    f"hydra.sweep.subdir={member.config.hydra.sweep.subdir}: "
+                    f"{other} and {name} would both be written there"
+                )
+
+    def _train(self, members: list[_Member]) -> list[JobReturn]:
+        from distill.runs.execute import fail, kept, unlike
+        from distill.runs.results import RESULT, counted
+        from distill.sweeps import plan
+        from distill.system.progress import progress
+
+        same: dict[Path, list[int]] = {}  # equal jobs are trained once
+        for number, member in enumerate(members):
+            same.setdefault(member.directory, []).append(number)
+        distinct: list[_Member] = []
+        before: list[tuple[Job, dict[str, Any]]] = []
+        returns: dict[int, JobReturn] = {}
+        for numbers in same.values():
+            member = members[numbers[0]]
+            if (result := kept(member.job, member.directory)) is None:
+                distinct.append(member)
+                continue
+            before.append((member.job, result))
+            returns |= {n: self._done(members[n], result) for n in numbers}
+        if before:
+            log.info("%d of %d jobs were finished before and are kept", len(before), len(same))
+        if line := unlike(before):
+            log.warning(line)
+        if not distinct:
+            return [returns[n] for n in range(len(members))]
+        jobs = [member.job for member in distinct]
+        environments = [tuple(sorted(member.environment.items())) for member in distinct]
+        stacks = plan.stacks(
+            jobs,
+            self.max_members,
+            self.workers or 1,
+            environments.__getitem__,
+            plan.begun(jobs, [member.directory for member in distinct]),
+        )
+        log.info(plan.described(stacks, jobs))
+        schedule = plan.schedule(stacks, jobs, self.workers)
+        log.info(str(schedule))
+        finished: Results = []
+        self._started: dict[Stack, list[_Member]] = {}
+        with progress() as bars:
+            bar = bars.add_task("sweep", total=len(jobs))
+            try:
+                for stack, outcome in self._outcomes(distinct, schedule):
+                    own = self._started.pop(stack, [distinct[n] for n in stack.jobs])
+                    ended, error = outcome, None
+                    if isinstance(ended, Exception):
+                        error = ended
+                        ended = fail([m.job for m in own], [m.directory for m in own], error)
+                    for member, result in zip(own, ended, strict=True):
+                        for n in same[member.directory]:
+                            returns[n] = self._return(members[n], result, error)
+                    # For the count of them; their configs are most of what they hold.
+                    finished += [{k: v for k, v in r.items() if k != "config"} for r in ended]
+                    bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
+                    log.info("%d of %d jobs: %s", len(finished), len(jobs), counted(finished))
+            except BaseException as stop:
+                for own in self._started.values():
+                    left = [m for m in own if not (m.directory / RESULT).exists()]
+                    fail([m.job for m in left], [m.directory for m in left], stop)
+                raise
+            bars.remove_task(bar)
+        for n, member in enumerate(members):
+            # What was removed while others trained is in no summary, and the sweep not whole.
+            path = member.directory / RESULT
+            if returns[n].status == JobStatus.COMPLETED and not path.exists():
+                gone = {"run": member.job.name, "status": "failed", "reason": f"{path} is gone"}
+                returns[n] = self._done(member, gone)
+        return [returns[n] for n in range(len(members))]
+
+    def _outcomes(
+        self, members: Sequence[_Member], schedule: "Schedule"
+    ) -> Iterator[tuple["Stack", "Results | Exception"]]:
+        from distill.sweeps.workers import in_turn, side_by_side, teach
+
+        def begin(stack: "Stack", plain: bool) -> "Task":
+            own = [members[n] for n in stack.jobs]
+            self._started[stack] = own
+            return self._start(own, plain)
+
+        def train(stack: "Stack") -> "Results":
+            try:
+                return begin(stack, False).run([members[n].job for n in stack.jobs])
+            finally:
+                self._log_as_sweep()
+
+        if schedule.workers == 1:
+            yield from in_turn(schedule.stacks, train)
+        else:
+            start: Callable[[Stack], Task] = partial(begin, plain=True)
+            try:
+                start = teach(schedule.stacks, [member.job for member in members], start)
+            finally:
+                self._log_as_sweep()
+            yield from side_by_side(schedule.stacks, start, schedule.workers)
+
+    def _start(self, members: Sequence[_Member], plain: bool) -> "Task":
+        """Make the directories of a stack's jobs, with the configs in them.
+
+        With ``plain``, the task holds the configs too, for another process.
+        """
+        from distill.runs.results import clear
+        from distill.sweeps.workers import Task
+
+        configs = []
+        for member in members:
+            hydra = member.config.hydra
+            member.directory.mkdir(parents=True, exist_ok=True)
+            keep = not member.job.run.resume
+            clear(member.directory, keep=keep, config=hydra.output_subdir)
+            with _current(member.config):
+                if hydra.output_subdir is not None:
+                    folder = member.directory / hydra.output_subdir
+                    folder.mkdir(exist_ok=True)
+                    texts = {
+                        "config": OmegaConf.to_yaml(member.task),
+                        "hydra": "hydra:\n" + textwrap.indent(OmegaConf.to_yaml(hydra), "  "),
+                        "overrides": OmegaConf.to_yaml(hydra.overrides.task),
+                    }
+                    for name, text in texts.items():
+                        store.write_text(folder / f"{name}.yaml", text, sync=False)
+                if plain:
+                    configs.append(_plain(member.task))
+                self.hydra_context.callbacks.on_job_start(
+                    config=member.config, task_function=self.task_function
+                )
+        first = members[0].config.hydra
+        with _current(members[0].config):
+            logs = _plain(first.job_logging) if first.job_logging is not None else None
+        return Task(
+            directories=[member.directory for member in members],
+            log=logs,
+            verbose=first.verbose if isinstance(first.verbose, bool | str) else list(first.verbose),
+            whitelist=self.hydra_context.execution_whitelist,
+            environment=members[0].environment,
+            configs=configs,
+        )
+
+    def _return(
+        self, member: _Member, result: dict[str, Any], cause: Exception | None
+    ) -> JobReturn:
+        """What Hydra wants to know of a job that ended, which the callbacks are told of."""
+        done = self._done(member, result, cause)
+        with _current(member.config):
+            self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
+        return done
+
+    def _done(
+        self, member: _Member, result: dict[str, Any], cause: Exception | None = None
+    ) -> JobReturn:
+        """What Hydra wants to know of a job, by its result and the error that ended it."""
+        from distill.runs.execute import failure
+
+        done = JobReturn()
+        done.cfg, done.hydra_cfg = member.task, member.config
+        done.overrides = list(member.config.hydra.overrides.task)
+        done.working_dir = os.getcwd()  # noqa: PTH109
+        done.task_name = JobRuntime.instance().get("name")
+        error = failure(result)
+        if error is not None:
+            error.__cause__ = cause
+        done.return_value = result.get("val_errors") if error is None else error
+        done.status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
+        return done
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+@contextmanager
+def _current(config: DictConfig) -> Iterator[None]:
+    """Let ``${hydra:...}`` mean this config's."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before

@@ -1,0 +1,294 @@
+"""What a sweep's jobs become: the stacks they are trained in, the memory and the time of each.
+
+Letters: K members, B examples in a batch, N training examples, V views of each, C classes.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from math import ceil
+from pathlib import Path
+
+import psutil
+import torch
+from rich.filesize import decimal
+from torch import Tensor
+
+from distill.config import Run
+from distill.runs.job import Job
+from distill.runs.students import students
+from distill.seeds import generator, seeded
+from distill.system import machine
+from distill.training import checkpoint
+from distill.training.evaluate import FEWEST
+from distill.training.evaluator import evaluator
+from distill.training.loop import Training
+
+log = logging.getLogger(__name__)
+
+BATCHES = 2  # that are timed, after one that warms up
+START = 5.0  # seconds, about, until a worker process trains
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The numbers of the jobs that train together."""
+
+    jobs: tuple[int, ...]
+
+    def halves(self) -> "tuple[Stack, Stack]":
+        """Two stacks of half the jobs each."""
+        middle = len(self.jobs) // 2
+        return Stack(self.jobs[:middle]), Stack(self.jobs[middle:])
+
+
+def stacks(
+    jobs: Sequence[Job],
+    max_members: int,
+    workers: int,
+    apart: Callable[[int], Hashable] = lambda _: None,
+    begun: Sequence[Stack] = (),
+) -> list[Stack]:
+    """The fewest stacks that the jobs allow, each of at most ``max_members`` that fit in memory.
+
+    Jobs whose numbers ``apart`` maps to different values are not trained together. Within a stack,
+    jobs stand in the order of their learning rates and weight decays, since neighbours who share
+    them are updated together, then of their names, so that the same jobs make the same stacks
+    however a sweep orders them. Where there are fewer stacks than ``workers``, the largest are
+    halved. Those that have ``begun`` stay as they are.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    taken = {number for stack in begun for number in stack.jobs}
+    for number, job in enumerate(jobs):
+        if number in taken:
+            continue
+        groups.setdefault((job.run.shared, apart(number)), []).append(number)
+    made: list[Stack] = []
+    for numbers in groups.values():
+        numbers.sort(key=lambda n: _place(jobs[n]))
+        first = jobs[numbers[0]]
+        room = free_memory(first.setting.device, workers) // 2
+        most = max(1, min(max_members, room // max(1, _member_memory(first))))
+        size = ceil(len(numbers) / ceil(len(numbers) / most))
+        made += [Stack(tuple(numbers[i : i + size])) for i in range(0, len(numbers), size)]
+    while made and len(begun) + len(made) < workers:
+        largest = min(made, key=lambda stack: (-len(stack.jobs), jobs[stack.jobs[0]].name))
+        if len(largest.jobs) == 1:
+            break
+        place = made.index(largest)
+        made[place : place + 1] = largest.halves()
+    return [*begun, *made]
+
+
+def _place(job: Job) -> tuple[float, float, str]:
+    return job.run.optim.lr, job.run.optim.weight_decay, job.name
+
+
+def begun(jobs: Sequence[Job], directories: Sequence[Path]) -> list[Stack]:
+    """The stacks of these jobs of which an earlier try left a checkpoint.
+
+    A stack is what is left of the one that began: its other jobs have their results.
+    """
+    left = {job.name: n for n, job in enumerate(jobs)}
+    found = []
+    for job, directory in zip(jobs, directories, strict=True):
+        runs = checkpoint.members(directory) if job.run.resume else []
+        if job.name in runs and job.name in left:
+            found.append(Stack(tuple(left.pop(run) for run in runs if run in left)))
+    return found
+
+
+def free_memory(device: torch.device, workers: int) -> int:
+    """Bytes of memory that each of the worker processes, spread over the GPUs, can still take."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0] // ceil(workers / torch.cuda.device_count())
+    return machine.free_memory() // workers
+
+
+def _ready(jobs: Sequence[Job]) -> Training:
+    """The training of a stack of these jobs, with soft targets that stand in for the teacher's."""
+    first = jobs[0]
+    views = (2 * first.run.data.jitter + 1) ** 2
+    one = torch.linspace(-1, 1, first.data.classes, device=first.setting.device)
+    soft = one.expand(len(first.data.train_labels), views, -1)  # (N, V, C), but takes no memory
+    return students(jobs, soft if first.run.distils else None)
+
+
+def _steps(training: Training, count: int) -> int:
+    """Make ``count`` steps, or as many as an epoch has, at learning rate 0; returns how many."""
+    device = training.transfer.index.device
+    training.stack.train(generator(0, "plan", on=device))
+    batches = training.transfer.batches(0, 0, training.plan.batch_size)
+    done = 0
+    with seeded(0, device):
+        for index, view in islice(batches, count):
+            training.step(index, view, 0.0, 0.0)
+            done += 1
+    return done
+
+
+def member_memory(job: Job) -> int:
+    """Bytes that one member takes while it trains.
+
+    Parameters, their leaves and gradients, the optimizer's state, and what the forward pass keeps
+    for the backward pass, counted in a batch of the job; or, where that is more, what evaluation
+    takes in its smallest batches.
+    """
+    training = _ready([job])
+    own = {p.data_ptr() for p in training.stack.leaves.values()}
+    kept: dict[int, int] = {}
+
+    def keep(value: Tensor) -> Tensor:
+        if value.requires_grad and value.data_ptr() not in own:  # the rest is shared by members
+            kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        _steps(training, 1)
+    item = training.plan.dtype.itemsize
+    copies = item * (item < 4)
+    parameter = 4 + copies + item + 4 * training.optimizer.slots
+    examples = min(job.run.train.batch_size, len(job.index))
+    evaluation = FEWEST / examples * 4 / item
+    return training.stack.size * parameter + int(sum(kept.values()) * max(1.0, evaluation))
+
+
+def _shape(job: Job) -> Hashable:
+    """What time and memory of a member depend on."""
+    run = job.run
+    return job.setting, run.model, run.train, run.optim.target, run.loss.target, len(job.index)
+
+
+_memories: dict[Hashable, int] = {}
+
+
+def _member_memory(job: Job) -> int:
+    """The same, counted once a shape; 0 for a job that fails, which shows when it is trained."""
+    shape = _shape(job)
+    if shape not in _memories:
+        try:
+            _memories[shape] = member_memory(job)
+        except Exception:
+            log.debug("%s cannot be planned", job.name, exc_info=True)
+            return 0
+    return _memories[shape]
+
+
+def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
+    """What is about to be trained, in a line that nothing had to be timed for."""
+    sizes = sorted({len(stack.jobs) for stack in stacks})
+    members = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    return (
+        f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {len(stacks)} stack{'s' * (len(stacks) > 1)} "
+        f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
+    )
+
+
+def _memory(stack: Stack, jobs: Sequence[Job]) -> int:
+    return len(stack.jobs) * _member_memory(jobs[stack.jobs[0]])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Stacks in the order in which they start, in how many processes, and the seconds of it all."""
+
+    stacks: list[Stack]
+    workers: int
+    seconds: float
+
+    def __str__(self) -> str:
+        time = f"about {timedelta(seconds=ceil(self.seconds))}, teachers not included"
+        return time if self.workers == 1 else f"{time}, in {self.workers} processes"
+
+
+def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) -> Schedule:
+    """In how many processes to train, and what starts first: the longest, where there are several.
+
+    Without a number of ``workers``, in as many as there are cores, with a thread each, if a few
+    batches of each stack say that this takes no longer than one after another with all threads.
+    """
+    threads = torch.get_num_threads()
+    count = min(len(stacks), workers or _room(stacks, jobs))
+    if count > 1:
+        beside = _side_by_side(stacks, jobs, count, threads)
+        if workers:
+            return beside
+    in_turn = Schedule(list(stacks), 1, sum(_seconds(stacks, jobs, threads)))
+    return beside if count > 1 and beside.seconds <= in_turn.seconds else in_turn
+
+
+def _side_by_side(
+    stacks: Sequence[Stack], jobs: Sequence[Job], count: int, threads: int
+) -> Schedule:
+    """The longest stacks first, in ``count`` processes that share the threads, or the GPUs."""
+    times = _seconds(stacks, jobs, max(1, threads // count))
+    longest = sorted(zip(times, stacks, strict=True), key=lambda pair: -pair[0])
+    cuda = jobs[0].setting.device.type == "cuda"
+    ends = [START] * (min(count, torch.cuda.device_count()) if cuda else count)
+    for seconds, _ in longest:
+        ends[ends.index(min(ends))] += seconds
+    return Schedule([stack for _, stack in longest], count, max(ends))
+
+
+def _room(stacks: Sequence[Stack], jobs: Sequence[Job]) -> int:
+    """How many processes of one thread have room on this machine; 1 where a GPU trains."""
+    if jobs[0].setting.device.type == "cuda":
+        return 1
+    each = psutil.Process().memory_info().rss + 2 * max(_memory(s, jobs) for s in stacks)
+    return max(1, min(torch.get_num_threads(), machine.free_memory() // each))
+
+
+def _seconds(stacks: Sequence[Stack], jobs: Sequence[Job], threads: int) -> list[float]:
+    """How long each stack will train with so many threads; 0 for one that cannot be timed."""
+    times: dict[Hashable, float] = {}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for stack in stacks:
+            own = [jobs[n] for n in stack.jobs]
+            if (shape := (_shape(own[0]), len(own))) not in times:
+                try:
+                    times[shape] = seconds(own)
+                except Exception:
+                    log.debug("a stack of %s cannot be timed", own[0].name, exc_info=True)
+                    times[shape] = 0.0
+    finally:
+        torch.set_num_threads(before)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # for the workers
+    return [times[_shape(jobs[stack.jobs[0]]), len(stack.jobs)] for stack in stacks]
+
+
+def seconds(jobs: Sequence[Job]) -> float:
+    """How long a stack of these jobs will train, from the time of a few batches."""
+    first = jobs[0]
+    training, evaluate = _ready(jobs), evaluator(first.setting, first.run.test)
+    cuda = first.setting.device.type == "cuda"
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    _steps(training, 1)
+    if cuda:  # where a kernel's first call is slow
+        evaluate(training.stack)
+    start = now()
+    timed = _steps(training, BATCHES)
+    middle = now()
+    evaluate(training.stack)
+    evaluation = now() - middle
+    steps = ceil(len(first.index) / first.run.train.batch_size)
+    return _epochs(first.run) * (steps * (middle - start) / timed + evaluation)
+
+
+def _epochs(run: Run) -> float:
+    """The epochs that the members of a stack are trained for, on average."""
+    ends = [*run.halving.at(run.train.epochs), run.train.epochs]
+    starts = [0, *ends[:-1]]
+    pairs = enumerate(zip(starts, ends, strict=True))
+    return sum((end - start) / float(run.halving.factor**n) for n, (start, end) in pairs)

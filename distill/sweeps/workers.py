@@ -1,0 +1,254 @@
+"""Stacks trained one after another in this process, or side by side in several."""
+
+import errno
+import gc
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import copyfile
+from signal import Signals
+from typing import Any
+
+import torch
+from hydra.core.utils import configure_log, env_override
+from loky import ProcessPoolExecutor
+from omegaconf import OmegaConf
+
+from distill.config import parse
+from distill.runs.execute import execute
+from distill.runs.job import Job
+from distill.sweeps.plan import Stack
+from distill.system import interrupt, store
+from distill.system.interrupt import Interrupt
+from distill.system.progress import silence
+from distill.teachers.find import soft_targets
+from distill.training.fit import RunError
+
+log = logging.getLogger(__name__)
+
+Results = list[dict[str, Any]]
+
+
+@dataclass
+class Task:
+    """A stack to be trained, in this process or, by its plain ``configs``, in another.
+
+    ``log`` is how its first job logs, which the logs of the others are copies of.
+    """
+
+    directories: list[Path]
+    log: dict[str, Any] | None
+    verbose: bool | str | Sequence[str]
+    whitelist: Sequence[str] | None
+    environment: Mapping[str, str]
+    configs: Sequence[dict[str, Any]] = ()
+
+    def run(self, jobs: Sequence[Job] | None = None) -> Results:
+        """Train the stack; returns the result of each job."""
+        with env_override(dict(self.environment)), self._logged():
+            own = jobs or [Job(parse(OmegaConf.create(config))) for config in self.configs]
+            return execute(own, self.directories, self._share_log)
+
+    def teach(self, job: Job) -> None:
+        """Let the teacher of ``job`` and its soft targets be in the cache, made if they are not."""
+        with env_override(dict(self.environment)), self._logged():
+            soft_targets(job.setting, job.run.teacher, job.run.checkpoint.every)
+
+    @contextmanager
+    def _logged(self) -> Iterator[None]:
+        if self.log is None:
+            yield
+            return
+        whitelist = None if self.whitelist is None else list(self.whitelist)
+        configure_log(OmegaConf.create(self.log), self.verbose, execution_whitelist=whitelist)
+        try:
+            yield
+        finally:
+            self._share_log()
+            for handler in logging.getLogger().handlers:
+                if isinstance(handler, logging.FileHandler):
+                    handler.close()
+
+    def _share_log(self) -> None:
+        """Give each job the log so far."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.flush()
+                self._copy(Path(handler.baseFilename).resolve())
+
+    def _copy(self, path: Path) -> None:
+        """Copy the log of the first job to the others, if it lies in its directory."""
+        first, *others = (directory.resolve() for directory in self.directories)
+        if path.is_relative_to(first):
+            for other in others:
+                try:
+                    store.write(
+                        other / path.relative_to(first), partial(copyfile, path), sync=False
+                    )
+                except OSError as error:
+                    log.warning("no log could be written: %s", store.told(error) or error)
+
+
+class WorkerDiedError(RunError):
+    """A worker was killed, as the kernel does where memory is short."""
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether an error says, or may mean, that memory was too short."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError | WorkerDiedError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _smaller(stack: Stack, error: BaseException) -> list[Stack]:
+    """The halves of a stack that memory was too short for, to be tried instead; else none."""
+    if len(stack.jobs) == 1 or not _out_of_memory(error):
+        return []
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    log.warning("a stack of %d is tried in halves, since it ended: %s", len(stack.jobs), reason)
+    return [*stack.halves()]
+
+
+Outcome = tuple[Stack, Results | Exception]
+
+
+def in_turn(stacks: Sequence[Stack], train: Callable[[Stack], Results]) -> Iterator[Outcome]:
+    """The results of each stack, or the error that ended it, trained one after another here."""
+    waiting = list(stacks)
+    while waiting:
+        stack = waiting.pop(0)
+        try:
+            results = train(stack)
+        except Exception as error:
+            if halves := _smaller(stack, error):
+                waiting[:0] = halves
+            else:
+                yield stack, error
+        else:
+            yield stack, results
+        gc.collect()  # the frames of an error hold tensors
+
+
+def _start(device: str | None, threads: int) -> None:
+    """What a worker does first: its share of the cores, and of the GPUs the one named."""
+    interrupt.obey()
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+    torch.set_num_threads(threads)
+    silence()
+
+
+def _pass_on(number: int, process: "Future[int]") -> None:
+    """Send a signal to a worker, unless it has died."""
+    with suppress(Exception):
+        os.kill(process.result(), number)
+
+
+def teach(
+    stacks: Sequence[Stack], jobs: Sequence[Job], start: Callable[[Stack], Task]
+) -> Callable[[Stack], Task]:
+    """Make the teacher that all stacks share with all threads, since side by side they would wait.
+
+    Returns ``start``, but for the stack of the first job, which was started so that its log tells
+    of it.
+    """
+    teachers = {(job.setting, job.run.teacher) for job in jobs if job.run.distils}
+    if len(teachers) != 1:
+        return start
+    first = min((s for s in stacks if jobs[s.jobs[0]].run.distils), key=lambda stack: stack.jobs)
+    started: dict[Stack, Task] = {}
+    with suppress(Exception):  # the stacks will meet the same, and say it
+        started[first] = start(first)
+        started[first].teach(jobs[first.jobs[0]])
+    return lambda stack: started.pop(stack, None) or start(stack)
+
+
+def side_by_side(
+    stacks: Sequence[Stack], start: Callable[[Stack], Task], workers: int
+) -> Iterator[Outcome]:
+    """The results of each stack, or the error that ended it, as they come from worker processes.
+
+    A worker that dies takes its own stack with it; another takes its place. A signal to stop is
+    passed on to the workers, whose stacks write their checkpoints before it is raised.
+
+    Raises:
+        Interrupt: a signal came.
+    """
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
+    slots = range(min(workers, len(stacks)))
+    threads = max(1, torch.get_num_threads() // len(slots))
+
+    def worker(slot: int) -> ProcessPoolExecutor:
+        device = devices[slot % count] if count else None
+        pool = ProcessPoolExecutor(1, initializer=_start, initargs=(device, threads))
+        processes[slot] = pool.submit(os.getpid)
+        return pool
+
+    processes: dict[int, Future[int]] = {}
+    pools = {slot: worker(slot) for slot in slots}
+    stop: Interrupt | None = None
+    waiting = list(stacks)
+    running: dict[Future[Results], tuple[int, Stack]] = {}
+
+    def submit(slot: int) -> Iterator[Outcome]:
+        """Start the next stack; what comes back are those that could not be started."""
+        while waiting:
+            stack = waiting.pop(0)
+            try:
+                running[pools[slot].submit(start(stack).run)] = (slot, stack)
+            except Exception as error:
+                yield stack, error
+            else:
+                return
+
+    try:
+        for slot in pools:
+            yield from submit(slot)
+        while running:
+            try:
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+            except Interrupt as signal:
+                if stop is not None:
+                    raise
+                stop = signal
+                waiting.clear()
+                log.warning(interrupt.NOTICE)
+                passed = interrupt.PASSED[Signals(stop.number)]
+                for process in processes.values():  # at once, or when it has started
+                    process.add_done_callback(partial(_pass_on, passed))
+                continue
+            for future in done:
+                slot, stack = running.pop(future)
+                error = future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    if stop is not None:
+                        continue
+                    pools[slot].shutdown(kill_workers=True)
+                    pools[slot] = worker(slot)
+                    error = WorkerDiedError("its worker process died")
+                if error is None:
+                    yield stack, future.result()
+                elif not isinstance(error, Exception):
+                    if stop is None:
+                        raise error
+                elif stop is None and (halves := _smaller(stack, error)):
+                    waiting[:0] = halves
+                else:
+                    yield stack, error
+                yield from submit(slot)
+        if stop is not None:
+            raise stop
+    finally:
+        for pool in pools.values():
+            pool.shutdown(kill_workers=True)

@@ -1,0 +1,97 @@
+"""Models and losses of a config: built, and seen to be what the training loop can use."""
+
+from functools import lru_cache, partial
+
+import torch
+from rich.filesize import decimal
+from torch import Tensor, nn
+
+from distill.config import Component, ConfigError, Data
+from distill.data import Dataset
+from distill.seeds import seeded
+from distill.system import machine
+from distill.training.contracts import fault_of_forward, fault_of_loss, fault_of_parts
+from distill.training.inputs import read
+from distill.training.objective import Objective
+from distill.training.stack import Stack
+
+
+def build(model: Component, data: Dataset, key: str) -> nn.Module:
+    """One member of ``model`` for the images of ``data``, initialised by the global generator.
+
+    Raises:
+        ConfigError: the model cannot be made for these images; ``key`` is what to name.
+    """
+    try:
+        module: nn.Module = model(inputs=data.shape, classes=data.classes)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"{key}={model.name}: {error} (images are {data.shape})") from error
+    return module
+
+
+def check_loss(loss: Component, classes: int) -> None:
+    """See that the training loop can use a loss.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if (fault := _fault_of_loss(loss, classes)) is not None:
+        raise ConfigError(f"loss={loss.name}: {fault}")
+
+
+@lru_cache(maxsize=1024)
+def _fault_of_loss(loss: Component, classes: int) -> str | None:
+    return fault_of_loss(Objective.of([loss], classes), classes)
+
+
+@lru_cache(maxsize=64)
+def parameters(model: Component, data: Data, key: str) -> int:
+    """The number of parameters of one member of ``model``, once it was seen that it can be trained.
+
+    Raises:
+        ConfigError: as `build` does, they do not fit into this machine's memory, or the training
+            loop cannot use the model.
+    """
+    with torch.device("meta"):
+        module = build(model, read(data), key)
+    if (fault := fault_of_parts(module)) is not None:
+        raise ConfigError(f"{key}={model.name}: {fault}")
+    count = sum(p.numel() for p in module.parameters())
+    if 4 * count > (memory := machine.memory()):
+        sizes = ", ".join(f"{key}.{n}={v}" for n, v in model.options.items() if isinstance(v, int))
+        raise ConfigError(
+            f"{sizes}: the parameters take {decimal(4 * count)}; "
+            f"this process may have {decimal(memory)} of memory"
+        )
+    dataset = read(data)
+    fault = fault_of_forward(partial(build, model, dataset, key), dataset.shape, dataset.classes)
+    if fault is not None:
+        raise ConfigError(f"{key}={model.name}: {fault}")
+    return count
+
+
+@lru_cache(maxsize=64)
+def multiply_adds(model: Component, data: Data) -> int:
+    """The multiply-adds of the linear and convolutional layers of ``model``, for one image."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        weight = layer.weight  # which a parametrization may make, so it is no parameter
+        assert isinstance(weight, Tensor)
+        counts.append(weight.numel() * (out.numel() // len(weight)))  # each is used at each place
+
+    with seeded(0, torch.device("cpu")):
+        module = build(model, read(data), "model").eval()
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            layer.register_forward_hook(count)
+    with torch.no_grad():
+        module(torch.zeros(1, *read(data).shape))
+    return sum(counts)
+
+
+def fresh(
+    model: Component, data: Dataset, key: str, members: int, seed: int, device: torch.device
+) -> Stack:
+    """A stack of ``members`` new members of ``model``."""
+    return Stack(partial(build, model, data, key), members, seed, device)

@@ -1,0 +1,124 @@
+"""What the training loop takes for granted of a loss and a model, tried on a few random numbers.
+
+Each function returns what is wrong, in words, or None. Letters: K members, B examples, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.parameter import UninitializedParameter
+
+from distill.seeds import seeded
+from distill.training.objective import EXAMPLES, Objective, tried
+
+CPU = torch.device("cpu")
+
+
+def fault_of_loss(objective: Objective, classes: int) -> str | None:
+    """Whether the loss of one member, for data of C ``classes``, keeps to `distill.losses`."""
+    logits, given = tried(1, classes)
+    before = {name: v.clone() for name, v in given.items() if isinstance(v, Tensor)}
+    lacking = "" if "teacher_logits" in objective.takes else " (it asks for no teacher_logits)"
+    if "student_logits" not in objective.takes:
+        return "it has no parameter student_logits, by which it could be differentiated"
+    try:
+        total, terms = objective(logits, given)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        return f"it fails on random logits{lacking}: {type(error).__name__}: {reason}"
+    for name, values in {"": total, **terms}.items():
+        if (fault := _fault_of_values(values)) is not None:
+            return f"its term {name} is {fault}" if name else f"it returns {fault}"
+    if not total.requires_grad:
+        return f"it returns {total.dtype} without a gradient by student_logits; needed is one"
+    if any(not torch.equal(given[name], value) for name, value in before.items()):
+        return "it changes its teacher_logits or labels in place; they must stay as they are"
+    if not total.isfinite().all():
+        return "it is not finite on random logits"
+    wrong = [name for name in terms if not name.isidentifier() or name == "loss"]
+    if wrong:
+        return f"its term {wrong[0]!r} makes no column train_NAME; name it by letters and digits"
+    return None
+
+
+def _fault_of_values(values: object) -> str | None:
+    """Whether what a loss returned for one member are values of one kind, (1, B) or (1,)."""
+    if not isinstance(values, Tensor):
+        return f"{type(values).__name__}; needed is a tensor, or one and a dictionary of terms"
+    if values.shape not in ((1, EXAMPLES), (1,)):
+        shape = tuple(values.shape[1:])
+        return f"{shape} for {EXAMPLES} examples; needed is ({EXAMPLES},), one an example, or ()"
+    return None if values.is_floating_point() else f"{values.dtype}; needed are floats"
+
+
+def fault_of_parts(module: nn.Module) -> str | None:
+    """Whether a model has float32 parameters that can be trained."""
+    parameters = dict(module.named_parameters())
+    kinds = {
+        "parameters of unknown shape": [n for n, p in parameters.items() if _is_lazy(p)],
+        "parameters that are not float32": [
+            n for n, p in parameters.items() if p.dtype != torch.float32
+        ],
+    }
+    for what, names in kinds.items():
+        if names:
+            more = ", ..." if len(names) > 4 else ""
+            return f"it has {what}: {', '.join(names[:4])}{more}"
+    trained = any(parameter.requires_grad for parameter in parameters.values())
+    return None if trained else "it has no parameters that are trained"
+
+
+def _is_lazy(parameter: Tensor) -> bool:
+    return isinstance(parameter, UninitializedParameter)
+
+
+def fault_of_forward(
+    build: Callable[[], nn.Module], shape: tuple[int, int, int], classes: int
+) -> str | None:
+    """Whether a model makes logits that follow from its images, and in training from torch's seed.
+
+    It is built here, from torch's global generator.
+    """
+    with seeded(0, CPU), torch.no_grad():
+        module = build()
+        x = torch.rand(2, *shape)
+        tensors = {n: v.detach().clone() for n, v in _tensors(module).items()}
+        try:
+            logits = [_logits(module.eval()(x)) for _ in range(2)]
+            module.train()
+            torch.default_generator.manual_seed(1)
+            logits.append(_logits(module(x)))
+            state = {n: v.clone() for n, v in _tensors(module).items()}
+            torch.default_generator.manual_seed(1)
+            logits.append(_logits(functional_call(module, tensors, (x,))))
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            return f"it fails on images {shape}: {type(error).__name__}: {reason}"
+    found: list[Tensor] = []
+    for z in logits:
+        if not isinstance(z, Tensor) or z.shape != (2, classes):
+            what = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            return f"it returns {what} for 2 images; needed is (2, {classes})"
+        found.append(z.nan_to_num())
+    if not torch.equal(found[0], found[1]):
+        return "it is random in evaluation, too: two evaluations of the same weights differ"
+    if not torch.equal(found[2], found[3]):
+        return "its randomness does not come from torch's generators, so a seed does not decide it"
+    lost = [n for n in state if not torch.equal(state[n], tensors[n])]
+    if lost:
+        return (
+            f"it puts another tensor in place of its buffer {lost[0]}; needed is a change in "
+            "place, such as add_ or copy_, since each member of a stack has one of its own"
+        )
+    return None
+
+
+def _logits(found: object) -> object:
+    """The logits among what a model returns: the first of several."""
+    return found[0] if isinstance(found, tuple) else found
+
+
+def _tensors(module: nn.Module) -> Mapping[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}

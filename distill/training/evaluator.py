@@ -1,0 +1,83 @@
+"""The evaluation of stacks on the validation split and the test set of a setting.
+
+Letters: K members, C classes.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from distill.data.views import Images
+from distill.training.evaluate import errors_by_class, evaluate, logits, shift_of, shifted
+from distill.training.inputs import Setting, held_out, read, training_images
+from distill.training.loop import Values
+from distill.training.stack import Stack
+
+
+class Evaluator:
+    """Evaluates stacks on the validation split, if there is one, and with ``test`` on that set."""
+
+    def __init__(self, setting: Setting, test: bool) -> None:
+        data, held = read(setting.data), held_out(setting.data)
+        self.setting = setting
+        parts = {
+            "val": (data.train_images[held], data.train_labels[held]),
+            "test": (data.test_images, data.test_labels),
+        }
+        self.parts = {
+            name: (
+                Images(
+                    images.to(setting.device),
+                    jitter=0,
+                    mean=setting.data.mean,
+                    std=setting.data.std,
+                ),
+                labels.to(setting.device),
+            )
+            for name, (images, labels) in parts.items()
+            if len(labels) and (test or name != "test")
+        }
+
+    def by_class(self, stack: Stack) -> Values:
+        """Errors of each member and class (K, C) on each part."""
+        return {f"{n}_errors_by_class": evaluate(stack, *p)[0] for n, p in self.parts.items()}
+
+    def bias_shifts(self, stack: Stack, classes: Sequence[int]) -> Values:
+        """The shifts (K,) of the biases of ``classes`` with the fewest errors, and what they give.
+
+        ``bias_shift`` is chosen without the test set: on the validation split, or, where there is
+        none, on all training images, those that the student never saw among them. ``oracle_shift``
+        is chosen on the test set itself, as in the paper (section 3).
+        """
+        chosen = {"bias": self.parts.get("val") or self._training()}
+        if "test" in self.parts:
+            chosen["oracle"] = self.parts["test"]
+        values: Values = {}
+        for name, (images, labels) in chosen.items():
+            values[f"{name}_shift"] = shift = shift_of(stack, images, labels, classes)
+            for part, (own, truth) in self.parts.items():
+                z = shifted(logits(stack, own, own.centre, torch.float32), shift, classes)
+                errors = errors_by_class(z, truth)
+                values[f"{name}_shift_{part}_errors"] = errors.sum(1)
+                values[f"{name}_shift_{part}_errors_by_class"] = errors
+        return values
+
+    def _training(self) -> tuple[Images, Tensor]:
+        """All training images, whether in the transfer set or not."""
+        labels = read(self.setting.data).train_labels.to(self.setting.device)
+        return training_images(self.setting, 0), labels
+
+    def __call__(self, stack: Stack) -> Values:
+        """Errors, accuracy and loss (K,) of each member on each part."""
+        values: Values = {}
+        for name, (images, labels) in self.parts.items():
+            errors, loss = evaluate(stack, images, labels)
+            total = errors.sum(1)
+            accuracy = 1 - total.double() / len(labels)
+            values |= {f"{name}_errors": total, f"{name}_accuracy": accuracy, f"{name}_loss": loss}
+        return values
+
+
+evaluator = lru_cache(maxsize=2)(Evaluator)

@@ -1,0 +1,85 @@
+"""Training with progress, a log and checkpoints."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from distill.config import Halving, Optim, Train
+from distill.system import interrupt
+from distill.system.progress import progress
+from distill.training.checkpoint import Checkpoint
+from distill.training.evaluator import Evaluator
+from distill.training.inputs import Setting
+from distill.training.loop import History, Plan, Training, TransferSet, Values
+from distill.training.objective import Objective
+from distill.training.stack import Stack
+
+log = logging.getLogger(__name__)
+
+
+class RunError(Exception):
+    """A run that did not complete; its text is the reason."""
+
+
+def assemble(
+    stack: Stack,
+    transfer: TransferSet,
+    objective: Objective,
+    optims: Sequence[Optim],
+    plan: Train,
+    seed: int,
+    setting: Setting,
+    halving: Halving,
+) -> Training:
+    """A stack whose members have each its own of ``optims``, ready to be trained."""
+    first = optims[0]
+    optimizer = first(
+        parameters=list(stack.parameters.values()),
+        leaves=list(stack.trainable(setting.dtype).values()),
+        lr=[optim.lr for optim in optims],
+        weight_decay=[optim.weight_decay for optim in optims],
+    )
+    steps = Plan(
+        plan.epochs,
+        plan.batch_size,
+        first.schedule,
+        first.warmup,
+        setting.dtype,
+        halving.at(plan.epochs),
+        halving.factor,
+    )
+    return Training(stack, optimizer, transfer, objective, steps, seed)
+
+
+def fit(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint) -> History:
+    """Train a stack; a log line and a tick of the progress an epoch.
+
+    It goes on from the checkpoint ``saved``, and writes it when it is due, and when a signal came,
+    by which it then ends; for several members also at the end, since a process that is killed
+    between their results leaves only some of them.
+    """
+    epochs = training.plan.epochs
+    start = time.perf_counter()
+    with progress() as bars:
+        task = bars.add_task(what, total=epochs)
+
+        def on_epoch(history: History, values: Values) -> None:
+            epoch = history.epoch
+            history.seconds = before + time.perf_counter() - start
+            means = {name: value.double().mean().item() for name, value in values.items()}
+            text = ", ".join(f"{name} {mean:.5g}" for name, mean in means.items())
+            log.info("%s: epoch %d of %d: %s", what, epoch, epochs, text)
+            errors = means.get("test_errors", means.get("val_errors", 0.0))
+            bars.update(task, completed=epoch, description=f"{what}: {errors:.5g} errors")
+            last = epoch == epochs and len(history.rows) > 1
+            if saved.due or last or interrupt.asked():
+                saved.write(training, history)
+                interrupt.check()
+
+        try:
+            history = saved.restore(training)
+            before = history.seconds if history is not None else 0.0
+            with interrupt.deferred():
+                return training.run(evaluator, on_epoch, history)
+        finally:
+            bars.remove_task(task)

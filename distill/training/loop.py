@@ -1,0 +1,231 @@
+"""The only training loop: a stack of K students, or a teacher, which is a stack of one.
+
+Letters: K members, B examples in a batch, N examples in the data set, M of them in the transfer
+set, V views of each, C classes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.data.views import Images
+from distill.optim import Optimizer, Schedule, factor
+from distill.seeds import derive, generator, seeded
+from distill.system.memory import kept
+from distill.training.objective import Objective
+from distill.training.stack import Stack
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TransferSet:
+    """What a student learns from: images, labels (N,), and the indices (M,) of those it sees.
+
+    ``soft`` holds the teacher's logits (N, V, C) for each view, or is None for hard labels alone.
+    """
+
+    images: Images
+    labels: Tensor
+    index: Tensor
+    soft: Tensor | None = None
+
+    def batches(self, seed: int, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices and views (B,) of each batch: every example once, in a new order and view."""
+        order = torch.randperm(len(self.index), generator=generator(seed, "order", epoch))
+        jitter = generator(seed, "jitter", epoch)
+        views = torch.randint(self.images.views, order.shape, generator=jitter)
+        device = self.index.device
+        index = torch.split(self.index[order.to(device)], size)
+        return zip(index, torch.split(views.to(device), size), strict=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and in what steps a stack is trained, and in which type its products are made.
+
+    After each epoch of ``rungs``, the best 1/``factor`` of the members go on, and the others stop.
+    """
+
+    epochs: int
+    batch_size: int
+    schedule: Schedule
+    warmup: float
+    dtype: torch.dtype
+    rungs: tuple[int, ...] = ()
+    factor: int = 2
+
+
+@dataclass
+class History:
+    """What happened: a row an epoch for each member, and why a member left, if it did.
+
+    ``members`` are the numbers of those still in the stack, in its order; ``epoch`` is the last
+    that was trained; ``seconds`` is how long it took, by whoever measures.
+    """
+
+    rows: list[list[dict[str, float]]]
+    members: list[int]
+    diverged: dict[int, str] = field(default_factory=dict)
+    stopped: dict[int, str] = field(default_factory=dict)
+    epoch: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Training:
+    """A stack with all that it is trained with; the seed and the step decide what is random.
+
+    The members share the batches and all that is random in a step.
+    """
+
+    stack: Stack
+    optimizer: Optimizer
+    transfer: TransferSet
+    objective: Objective
+    plan: Plan
+    seed: int
+
+    @kept()
+    def run(
+        self,
+        evaluate: Callable[[Stack], Values] = lambda _: {},
+        on_epoch: Callable[[History, Values], None] = lambda *_: None,
+        history: History | None = None,
+    ) -> History:
+        """Train the stack in place; returns the history of each member.
+
+        What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
+        losses or parameters are not finite leaves the stack at the end of the epoch, as does one
+        that is not among the best at a rung of the plan, and its neighbours go on. With a
+        ``history``, that of a `restore`, training goes on after its last epoch.
+        """
+        plan, stack = self.plan, self.stack
+        if history is None:
+            history = History([[] for _ in range(stack.members)], list(range(stack.members)))
+        examples = len(self.transfer.index)
+        per_epoch = -(-examples // plan.batch_size)
+        steps = plan.epochs * per_epoch
+        while history.members and history.epoch < plan.epochs:
+            step, epoch = history.epoch * per_epoch, history.epoch + 1
+            device = self.transfer.index.device
+            stack.train(generator(self.seed, "dropout", epoch, on=device))
+            sums: Values = {}
+            # What a model draws from torch's global generators follows from the seed, too.
+            with seeded(derive(self.seed, "torch", epoch), device):
+                for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
+                    scale = factor(step, steps, plan.schedule, plan.warmup)
+                    for name, value in self.step(index, view, scale, step / steps).items():
+                        sums[name] = sums.get(name, 0) + value
+                    step += 1
+            stack.eval()
+            values = {name: value / examples for name, value in sums.items()} | evaluate(stack)
+            self._record(history, epoch, values, scale)
+            finite = torch.ones(stack.members, dtype=torch.bool, device=device)
+            for what, whole in self._finite(values).items():
+                reason = f"{what} not finite in epoch {epoch}"
+                self._part(history.members, whole[finite], history.diverged, reason)
+                finite &= whole
+            if epoch in plan.rungs:
+                most = ceil(len(history.rows) / plan.factor ** (plan.rungs.index(epoch) + 1))
+                reason = f"after epoch {epoch}, the best {most} of {len(history.rows)} went on"
+                chosen = best({name: value[finite] for name, value in values.items()}, most)
+                self._part(history.members, chosen, history.stopped, reason)
+            history.epoch = epoch
+            on_epoch(history, values)
+        return history
+
+    def _finite(self, values: Values) -> Values:
+        """Masks (K,) of the members with finite losses, and parameters after the last step.
+
+        The training loss says nothing of what that step did. A term of the loss that has weight 0
+        may be what it likes.
+        """
+        losses = {"the training loss is": "train_loss"}
+        losses |= {f"{name} is": name for name in ("val_loss", "test_loss") if name in values}
+        masks = {what: values[name].isfinite() for what, name in losses.items()}
+        return masks | {"the parameters are": self.stack.finite()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, buffers and the optimizer's state, of the members that are left."""
+        return {
+            **{f"parameters.{n}": p.detach() for n, p in self.stack.parameters.items()},
+            **{f"buffers.{n}": b for n, b in self.stack.buffers.items()},
+            **{
+                f"optimizer.{slot}.{i}": value
+                for slot, values in enumerate(self.optimizer.state)
+                for i, value in enumerate(values)
+            },
+        }
+
+    @torch.no_grad()
+    def restore(self, history: History, state: Mapping[str, Tensor]) -> None:
+        """Go back to what `state` gave after the last epoch of ``history``.
+
+        All else follows from the seed and the epoch: the order, the views, the dropout masks and
+        the learning rate.
+        """
+        device = self.transfer.index.device
+        self._keep(torch.tensor(history.members, dtype=torch.long, device=device))
+        for name, value in self.state().items():
+            value.copy_(state[name])
+        self.stack.refresh()
+        steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
+        self.optimizer.at(steps)
+
+    def step(self, index: Tensor, view: Tensor, scale: float, progress: float) -> Values:
+        """One step, the learning rates times ``scale``, when ``progress`` of 1 is done.
+
+        Returns the loss and its terms, summed over the batch: (K,) each.
+        """
+        transfer = self.transfer
+        x = transfer.images.batch(index, view, self.plan.dtype)
+        given: dict[str, Any] = {"labels": transfer.labels[index], "progress": progress}
+        if transfer.soft is not None:
+            given["teacher_logits"] = transfer.soft[index, view]
+        losses, terms = self.objective(self.stack(x).float(), given)
+        # The members' gradients do not mix, so the sum of their means gives each its own.
+        torch.autograd.backward((losses.mean(1) if losses.ndim > 1 else losses).sum())
+        self.optimizer.step(scale)
+        self.stack.constrain_()
+        named = {"train_loss": losses} | {f"train_{name}": term for name, term in terms.items()}
+        return {
+            name: value.detach().sum(1) if value.ndim > 1 else value.detach() * len(index)
+            for name, value in named.items()
+        }
+
+    def _record(self, history: History, epoch: int, values: Values, scale: float) -> None:
+        columns = {name: value.tolist() for name, value in values.items()}
+        for k, member in enumerate(history.members):
+            row = {name: column[k] for name, column in columns.items()}
+            history.rows[member].append({"epoch": epoch, **row, "lr": self.optimizer.lr[k] * scale})
+
+    def _part(self, members: list[int], stay: Tensor, left: dict[int, str], reason: str) -> None:
+        """Let the ``members`` leave that do not ``stay`` (K,), for a ``reason``."""
+        if stay.all():
+            return
+        gone = [m for m, stays in zip(members, stay.tolist(), strict=True) if not stays]
+        left |= dict.fromkeys(gone, reason)
+        members[:] = [m for m in members if m not in gone]
+        self._keep(stay.nonzero().flatten())
+
+    def _keep(self, stay: Tensor) -> None:
+        """Let all members leave but those at ``stay`` (indices)."""
+        self.stack.keep(stay)
+        self.optimizer.keep(
+            list(self.stack.parameters.values()), list(self.stack.leaves.values()), stay
+        )
+        self.objective = self.objective.keep(stay)
+
+
+def best(values: Values, most: int) -> Tensor:
+    """A mask (K,) of the ``most`` members with the fewest validation errors, or the least loss."""
+    errors, loss = values["val_errors"].tolist(), values["val_loss"].nan_to_num(torch.inf).tolist()
+    order = sorted(range(len(errors)), key=lambda k: (errors[k], loss[k]))
+    mask = torch.zeros_like(values["val_errors"], dtype=torch.bool)
+    mask[order[:most]] = True
+    return mask

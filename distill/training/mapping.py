@@ -1,0 +1,68 @@
+"""A function of one member, called for all members of a stack.
+
+Letters: K members.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+Tree = Tensor | Mapping[str, Tensor]
+
+
+def each(
+    function: Callable[..., Any],
+    arguments: Sequence[Tree],
+    members: int,
+    *,
+    mapped: bool,
+    noise: Sequence[Generator] = (),
+) -> Any:
+    """What ``function`` returns for each of K members, along a leading axis.
+
+    Random numbers are the same for all members: so a member's do not hang on its neighbours.
+
+    Args:
+        function: takes a member's part of each argument; returns a tensor, or a tuple of tensors
+            and dictionaries of tensors.
+        arguments: tensors (K, ...) and dictionaries of such.
+        members: K.
+        mapped: all at once, by `torch.vmap`; else one after another.
+        noise: the generators that the function draws from, beside torch's own for the CPU.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> each(torch.sum, [x], 2, mapped=False)
+        tensor([3., 7.])
+    """
+    if mapped:
+        return torch.vmap(function, randomness="same")(*arguments)
+    generators = [torch.default_generator, *noise]
+    states = [generator.get_state() for generator in generators]
+    # Unbound once, since the gradient of a slice would be as large as the whole.
+    parts = [_unbound(argument) for argument in arguments]
+    found = []
+    for k in range(members):
+        if k > 0:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+        found.append(function(*(part(k) for part in parts)))
+    return _stacked(found)
+
+
+def _unbound(tree: Tree) -> Callable[[int], Any]:
+    if isinstance(tree, Tensor):
+        return tree.unbind(0).__getitem__
+    parts = {name: value.unbind(0) for name, value in tree.items()}
+    return lambda k: {name: values[k] for name, values in parts.items()}
+
+
+def _stacked(found: Sequence[Any]) -> Any:
+    first = found[0]
+    if isinstance(first, Tensor):
+        return torch.stack(list(found))
+    if isinstance(first, Mapping):
+        return {name: _stacked([one[name] for one in found]) for name in first}
+    return tuple(_stacked([one[n] for one in found]) for n in range(len(first)))

@@ -1,0 +1,104 @@
+"""The losses of a stack's members: what each is given, and what they return.
+
+Letters: K members, B examples in a batch, C classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from distill.config import Component
+from distill.training.mapping import each
+
+CPU = torch.device("cpu")
+EXAMPLES = 6  # of random numbers, on which a loss is tried
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss with the hyperparameters of each member.
+
+    ``loss`` is that of one member (see `distill.losses`), which ``takes`` these of what can be
+    given; ``numbers`` are those of its hyperparameters that are numbers, K values of each, and
+    ``fixed`` the others, which the members share. Where torch cannot map the loss over members, it
+    is not ``mapped``, but called for one after another, with plain numbers.
+    """
+
+    loss: Callable[..., Any]
+    takes: frozenset[str]
+    numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    device: torch.device = CPU
+    mapped: bool = True
+
+    @classmethod
+    def of(
+        cls, losses: Sequence[Component], classes: int, device: torch.device = CPU
+    ) -> "Objective":
+        """That of members whose ``losses`` differ in numbers alone, for data of C ``classes``."""
+        first = losses[0]
+        objective = cls(
+            first.function,
+            first.takes,
+            {name: [loss.options[name] for loss in losses] for name in first.numbers},
+            {name: value for name, value in first.options.items() if name not in first.numbers},
+        )
+        return replace(objective, device=device, mapped=objective.maps(classes))
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The numbers as tensors (K,)."""
+        return {name: torch.tensor(v, device=self.device) for name, v in self.numbers.items()}
+
+    def __call__(
+        self, logits: Tensor, given: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each member, (K, B) or (K,), and its named terms, of the same shape.
+
+        Args:
+            logits: (K, B, C), float32.
+            given: ``labels`` (B,), ``teacher_logits`` (B, C), ``progress`` from 0 to 1.
+        """
+        taken = {name: value for name, value in given.items() if name in self.takes}
+
+        def member(own: Tensor, numbers: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            value = self.loss(student_logits=own, **taken, **numbers, **self.fixed)
+            return value if isinstance(value, tuple) else (value, {})
+
+        def plain(own: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return member(own, {name: values[int(k)] for name, values in self.numbers.items()})
+
+        function, rest = (
+            (member, self.tensors) if self.mapped else (plain, torch.arange(len(logits)))
+        )
+        found: tuple[Tensor, dict[str, Tensor]] = each(
+            function, (logits, rest), len(logits), mapped=self.mapped
+        )
+        return found
+
+    def keep(self, members: Tensor) -> "Objective":
+        """That of the members at ``members`` (indices)."""
+        chosen = members.tolist()
+        return replace(self, numbers={n: [v[k] for k in chosen] for n, v in self.numbers.items()})
+
+    def maps(self, classes: int) -> bool:
+        """Whether torch can map the loss over members, seen on a few random numbers."""
+        logits, given = tried(1, classes)
+        try:
+            self.keep(torch.tensor([0]))(logits, given)
+        except Exception:  # which the contract says, if it comes without mapping too
+            return False
+        return True
+
+
+def tried(members: int, classes: int) -> tuple[Tensor, dict[str, Any]]:
+    """Random logits (K, B, C) and what a loss can be given with them, to try it on."""
+    generator = Generator().manual_seed(0)
+    z, v = (3 * torch.randn(EXAMPLES, classes, generator=generator) for _ in range(2))
+    labels = torch.randint(classes, (EXAMPLES,), generator=generator)
+    logits = z.expand(members, EXAMPLES, classes).clone().requires_grad_()
+    return logits * 1, {"teacher_logits": v, "labels": labels, "progress": 0.5}

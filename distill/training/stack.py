@@ -1,0 +1,272 @@
+"""A stack: K members of one architecture, trained and evaluated at once.
+
+Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distill.models.dropout import Dropout
+from distill.models.mlp import MLP
+from distill.seeds import seeded
+from distill.training.mapping import each
+
+# Matrix units read rows in whole tiles, of at most 64 bytes, and multiply what lies beyond the
+# end by 0. Where that is the next member's, which may not be finite, the product is not either.
+TILE = 32
+
+
+def _is_plain_mlp(module: nn.Module) -> bool:
+    """Whether a module is the MLP just as it was written, which `Stack` has a faster way for."""
+    if type(module) is not MLP or "forward" in vars(module):
+        return False
+    kinds = {nn.ModuleList: 2, nn.Linear: len(module.dropouts), Dropout: len(module.dropouts)}
+    parts = list(module.modules())[1:]
+    layers = range(len(module.dropouts))
+    names = [f"layers.{i}.{kind}" for i in layers for kind in ("weight", "bias")]
+    return (
+        Counter(type(part) for part in parts) == kinds
+        and [name for name, _ in module.named_parameters()] == names
+        and not any(
+            value for part in [module, *parts] for n, value in vars(part).items() if "_hooks" in n
+        )
+    )
+
+
+def _maps(module: nn.Module) -> bool:
+    """Whether the members are mapped, or called one after another.
+
+    Mapped convolutions become grouped ones, for which a CPU has no fast way, and torch maps no
+    statistics that are taken over the batch in a narrow type (bench/LOG.md has the times).
+    """
+    return not any(
+        isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d | _BatchNorm)
+        for part in module.modules()
+    )
+
+
+def _keep_float32(module: nn.Module) -> frozenset[str]:
+    """The names of the parameters beside buffers of floats, whose module computes in float32.
+
+    A running mean that is updated in bfloat16 would stand still.
+    """
+    names = []
+    for path, part in module.named_modules():
+        own = [*part.named_parameters(path, recurse=False)]
+        if own and any(b.is_floating_point() for b in part.buffers(recurse=False)):
+            names += [name for name, _ in own]
+    return frozenset(names)
+
+
+class Stack:
+    """K members with the same initialisation, their parameters stacked along a leading axis.
+
+    ``build`` makes one member on the CPU, from torch's global generator, which is seeded with
+    ``seed`` for the call and put back after it. ``parameters`` are float32 (K, ...); ``leaves``,
+    while it is trained, are what gradients are taken of: the parameters themselves, or copies in
+    another type. ``buffers`` (K, ...) are what else belongs to a member: the buffers of its module,
+    and the parameters that need no gradient.
+    """
+
+    def __init__(
+        self, build: Callable[[], nn.Module], members: int, seed: int, device: torch.device
+    ) -> None:
+        with seeded(seed, torch.device("cpu")):
+            self.module = build()
+        self.module.to(device)
+        own: dict[str, Tensor] = {}
+        frozen = dict(self.module.named_buffers())
+        for name, parameter in self.module.named_parameters():
+            (own if parameter.requires_grad else frozen)[name] = parameter
+        self.parameters = {n: torch.stack([v.detach()] * members) for n, v in own.items()}
+        self.buffers = {n: torch.stack([v.detach()] * members) for n, v in frozen.items()}
+        self.leaves: dict[str, Tensor] = {}
+        self.noise: list[Generator] = []
+        self.fast = _is_plain_mlp(self.module)
+        self.mapped = _maps(self.module)
+        self.wide = _keep_float32(self.module)
+        self.dtype = torch.float32
+        for path in {name.rpartition(".")[0] for name in self.wide}:
+            part = self.module.get_submodule(path)
+            part.register_forward_pre_hook(lambda _, x: (x[0].float(), *x[1:]))
+            part.register_forward_hook(lambda _, __, found: found.to(self.dtype))
+
+    @property
+    def members(self) -> int:
+        """K, the number of members."""
+        return len(next(iter(self.parameters.values())))
+
+    @property
+    def size(self) -> int:
+        """The number of parameters of one member."""
+        names = {name for name, _ in self.module.named_parameters()}
+        tensors = [*self.parameters.items(), *self.buffers.items()]
+        return sum(value[0].numel() for name, value in tensors if name in names)
+
+    def trainable(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Leaves in ``dtype``, which whoever changes the parameters keeps equal to them."""
+        self.leaves = {n: p.requires_grad_() for n, p in self._copies(dtype).items()}
+        return self.leaves
+
+    def _copies(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The parameters in ``dtype``; the rows of an MLP's first weights are whole tiles apart."""
+        copies = {
+            name: value.detach() if name in self.wide else value.detach().to(dtype)
+            for name, value in self.parameters.items()
+        }
+        if self.fast and dtype.itemsize == 2:
+            weight = copies["layers.0.weight"]
+            inputs = weight.shape[-1]
+            copies["layers.0.weight"] = F.pad(weight, (0, -inputs % TILE))[..., :inputs]
+        return copies
+
+    def train(self, noise: Generator) -> None:
+        """Turn to training; dropout draws its masks, the same for all members, from ``noise``."""
+        self.module.train()
+        self.noise = [noise]
+        for module in self.module.modules():
+            if isinstance(module, Dropout):
+                module.generator = noise
+
+    def eval(self) -> None:
+        """Turn to evaluation: no dropout."""
+        self.module.eval()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits (K, B, C) of images (B, channels, H, W) which all members share.
+
+        Products are made in the type of ``x``, with leaves or copies of the parameters in it.
+        """
+        return self._mlp(x) if self.fast else self.generic(x)
+
+    def _cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        kinds = {leaf.dtype for name, leaf in self.leaves.items() if name not in self.wide}
+        if self.leaves and kinds <= {dtype}:
+            return self.leaves
+        return self._copies(dtype)
+
+    def generic(self, x: Tensor) -> Tensor:
+        """The same for any module, by mapping it over the members, or calling it for each."""
+
+        def member(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+            found = functional_call(self.module, (parameters, buffers), (x,))
+            logits: Tensor = found[0] if isinstance(found, tuple) else found
+            return logits
+
+        self.dtype = x.dtype
+        tensors = (self._cast(x.dtype), self.buffers)
+        noise = self.noise if self.module.training else []
+        logits: Tensor = each(member, tensors, self.members, mapped=self.mapped, noise=noise)
+        return logits
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """The same for the MLP: one product for the first layer of all members, then batched.
+
+        The examples are the last axis throughout: so no product needs a transposed copy, and the
+        loss runs over the classes with all examples side by side.
+        """
+        module, parameters = self.module, self._cast(x.dtype)
+        assert isinstance(module, MLP)
+        weights, biases = (
+            [parameters[f"layers.{i}.{kind}"] for i in range(len(module.layers))]
+            for kind in ("weight", "bias")
+        )
+        first, *others = module.dropouts
+        assert isinstance(first, Dropout)
+        x = first(x.flatten(1))
+        # The gradient of the first weights is a product over the examples, so they are padded, too.
+        ragged = weights[0].requires_grad and x.element_size() == 2 and len(x) % TILE
+        tiles = F.pad(x, (0, 0, 0, -len(x) % TILE)) if ragged else x
+        h = torch.mm(weights[0].flatten(0, 1), tiles.T).view(*biases[0].shape, -1)  # (K, W, B)
+        h = h[..., : len(x)] + biases[0].unsqueeze(2)
+        for dropout, weight, bias in zip(others, weights[1:], biases[1:], strict=True):
+            assert isinstance(dropout, Dropout)
+            h = F.relu_(h)
+            if dropout.active:
+                h = h * dropout.mask(h.shape[1:], h)
+            h = torch.baddbmm(bias.unsqueeze(2), weight, h)
+        return h.mT
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Project the parameters as the module asks for, if it does."""
+        constrain = getattr(self.module, "constrain_", None)
+        if constrain is not None and constrain(self.parameters) is not False:
+            self.refresh()
+
+    @torch.no_grad()
+    def finite(self) -> Tensor:
+        """A mask (K,) of the members whose parameters are all finite."""
+        largest = [
+            torch.linalg.vector_norm(p.flatten(1), torch.inf, dim=1)
+            for p in self.tensors.values()
+            if p.is_floating_point()
+        ]
+        return torch.stack(largest).isfinite().all(0)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the leaves equal to the parameters again."""
+        for name, leaf in self.leaves.items():
+            leaf.copy_(self.parameters[name])
+
+    def keep(self, members: Tensor) -> None:
+        """Let all members leave but those at ``members`` (indices)."""
+        narrow = {leaf.dtype for name, leaf in self.leaves.items() if name not in self.wide}
+        self.parameters = {n: p.detach()[members] for n, p in self.parameters.items()}
+        self.buffers = {n: b[members] for n, b in self.buffers.items()}
+        if self.leaves:
+            self.trainable(next(iter(narrow), torch.float32))
+
+    def joined(self, others: "Iterable[Stack]") -> "Stack":
+        """A stack of the members of this one and of ``others`` of its architecture."""
+        stack = copy.copy(self)
+        stacks = [self, *others]
+        stack.parameters = {
+            name: torch.cat([s.parameters[name].detach() for s in stacks])
+            for name in self.parameters
+        }
+        stack.buffers = {n: torch.cat([s.buffers[n] for s in stacks]) for n in self.buffers}
+        stack.leaves = {}
+        return stack
+
+    def state(self, member: int) -> dict[str, Tensor]:
+        """The parameters and buffers of one member, on the CPU, as its module names them."""
+        return {n: v.detach()[member].cpu().contiguous() for n, v in self.tensors.items()}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The parameters and buffers (K, ...), in the order in which the module names them."""
+        own = self.parameters | self.buffers
+        names = [name for name, _ in self.module.named_parameters()]
+        return {name: own[name] for name in dict.fromkeys([*names, *own])}
+
+    @torch.no_grad()
+    def load(self, states: Iterable[dict[str, Tensor]]) -> None:
+        """Take the parameters and buffers of each member from ``states``.
+
+        Raises:
+            ValueError: a name or shape differs from the module's.
+        """
+        for member, state in enumerate(states):
+            wanted = {name: list(value.shape[1:]) for name, value in self.tensors.items()}
+            found = {name: list(value.shape) for name, value in state.items()}
+            for name in [*wanted, *found]:
+                if wanted.get(name) != found.get(name):
+                    raise ValueError(
+                        f"parameter {name} has shape {found.get(name, 'none')}, "
+                        f"the model wants {wanted.get(name, 'none')}"
+                    )
+            for name, value in state.items():
+                own = self.tensors[name]
+                if own.is_floating_point() != value.is_floating_point():
+                    raise ValueError(f"parameter {name} has type {value.dtype}, not {own.dtype}")
+                own[member] = value.to(own)
+        self.refresh()
