@@ -8,7 +8,7 @@ optimizers of `torch.optim`, whose functions it calls on each member's slices.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Annotated, Literal
 
@@ -52,6 +52,17 @@ class _Chunk:
     leaves: list[Tensor]
     state: list[list[Tensor]]
     counts: list[Tensor]  # of steps: a counter a tensor, since the fused update raises each
+
+    def of(self, numbers: list[int]) -> "_Chunk":
+        """The same with the parameters of these ``numbers`` alone: the others have no gradient."""
+        if len(numbers) == len(self.parameters):
+            return self
+        return replace(
+            self,
+            parameters=[self.parameters[n] for n in numbers],
+            state=[[slot[n] for n in numbers] for slot in self.state],
+            counts=[self.counts[n] for n in numbers],
+        )
 
 
 class Optimizer(ABC):
@@ -105,14 +116,10 @@ class Optimizer(ABC):
     @torch.no_grad()
     def step(self, factor: float) -> None:
         """Update the parameters by their gradients, the learning rates times ``factor``."""
-        gradients = [leaf.grad for leaf in self.leaves]
+        gradients = {n: leaf.grad for n, leaf in enumerate(self.leaves) if leaf.grad is not None}
         for chunk in self.chunks:
-            own = [
-                g[chunk.members].to(p.dtype)
-                for g, p in zip(gradients, chunk.parameters, strict=True)
-                if g is not None
-            ]
-            self._update(chunk, own, chunk.lr * factor)
+            own = [g[chunk.members].to(chunk.parameters[n].dtype) for n, g in gradients.items()]
+            self._update(chunk.of([*gradients]), own, chunk.lr * factor)
             for leaf, p in zip(chunk.leaves, chunk.parameters, strict=True):
                 if leaf.dtype != p.dtype:
                     leaf.copy_(p)

@@ -428,7 +428,10 @@ WEIGHT_CASES: dict[str, tuple[Callable[[Weights], Weights], str]] = {
     "nan": (lambda w: {n: v * torch.nan for n, v in w.items()}, "not finite in float32"),
     "inf": (lambda w: {n: v + torch.inf for n, v in w.items()}, "not finite in float32"),
     "double": (lambda w: {n: v.double() + 1e300 for n, v in w.items()}, "not finite in float32"),
-    "integer": (lambda w: {n: v.int() for n, v in w.items()}, "has type torch.int32, not torch.float32"),
+    "integer": (
+        lambda w: {n: v.int() for n, v in w.items()},
+        "has type torch.int32, not torch.float32",
+    ),
     "complex": (
         lambda w: {n: v.to(torch.complex64) for n, v in w.items()},
         "has type torch.complex64, not",

@@ -10,7 +10,7 @@ from distill.config import Component, ConfigError, Data
 from distill.data import Dataset
 from distill.seeds import seeded
 from distill.system import machine
-from distill.training.contracts import fault_of_forward, fault_of_loss, fault_of_parts
+from distill.training.contracts import fault_of_forward, fault_of_loss, fault_of_parts, maps
 from distill.training.inputs import read
 from distill.training.objective import Objective
 from distill.training.stack import Stack
@@ -94,4 +94,5 @@ def fresh(
     model: Component, data: Dataset, key: str, members: int, seed: int, device: torch.device
 ) -> Stack:
     """A stack of ``members`` new members of ``model``."""
-    return Stack(partial(build, model, data, key), members, seed, device)
+    make = partial(build, model, data, key)
+    return Stack(make, members, seed, device, mapped=maps(make, data.shape))

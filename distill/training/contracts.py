@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from distill.seeds import seeded
 from distill.training.objective import EXAMPLES, Objective, tried
+from distill.training.stack import Stack
 
 CPU = torch.device("cpu")
 
@@ -122,3 +123,26 @@ def _logits(found: object) -> object:
 
 def _tensors(module: nn.Module) -> Mapping[str, Tensor]:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def maps(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> bool:
+    """Whether the members of a model are to be mapped: where torch can, and it is no slower.
+
+    Mapped convolutions become grouped ones, which a CPU computes more slowly than one after
+    another (bench/LOG.md has the times).
+    """
+    stack = Stack(build, 2, 0, CPU)
+    if stack.fast:
+        return True
+    if any(isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d) for part in stack.module.modules()):
+        return False
+    with seeded(0, CPU):
+        stack.trainable(torch.float32)
+        stack.train(torch.default_generator)
+        try:
+            stack(torch.rand(2, *shape)).sum().backward()
+            stack.eval()
+            stack(torch.rand(2, *shape))
+        except Exception:  # of a model that works alone: `fault_of_forward` has seen that
+            return False
+    return True

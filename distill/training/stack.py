@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from distill.models.dropout import Dropout
 from distill.models.mlp import MLP
@@ -40,18 +39,6 @@ def _is_plain_mlp(module: nn.Module) -> bool:
     )
 
 
-def _maps(module: nn.Module) -> bool:
-    """Whether the members are mapped, or called one after another.
-
-    Mapped convolutions become grouped ones, for which a CPU has no fast way, and torch maps no
-    statistics that are taken over the batch in a narrow type (bench/LOG.md has the times).
-    """
-    return not any(
-        isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d | _BatchNorm)
-        for part in module.modules()
-    )
-
-
 def _keep_float32(module: nn.Module) -> frozenset[str]:
     """The names of the parameters beside buffers of floats, whose module computes in float32.
 
@@ -72,11 +59,18 @@ class Stack:
     ``seed`` for the call and put back after it. ``parameters`` are float32 (K, ...); ``leaves``,
     while it is trained, are what gradients are taken of: the parameters themselves, or copies in
     another type. ``buffers`` (K, ...) are what else belongs to a member: the buffers of its module,
-    and the parameters that need no gradient.
+    and the parameters that need no gradient. Members that are not ``mapped`` are called one after
+    another; a plain MLP has a way of its own, which is faster than both.
     """
 
     def __init__(
-        self, build: Callable[[], nn.Module], members: int, seed: int, device: torch.device
+        self,
+        build: Callable[[], nn.Module],
+        members: int,
+        seed: int,
+        device: torch.device,
+        *,
+        mapped: bool = True,
     ) -> None:
         with seeded(seed, torch.device("cpu")):
             self.module = build()
@@ -90,7 +84,7 @@ class Stack:
         self.leaves: dict[str, Tensor] = {}
         self.noise: list[Generator] = []
         self.fast = _is_plain_mlp(self.module)
-        self.mapped = _maps(self.module)
+        self.mapped = mapped
         self.wide = _keep_float32(self.module)
         self.dtype = torch.float32
         for path in {name.rpartition(".")[0] for name in self.wide}:
