@@ -91,7 +91,8 @@ def test_a_schema_of_another_version_is_upgraded_not_deleted(url: str) -> None:
 
 @pytest.mark.slow
 def test_storages_that_are_made_at_once_are_one() -> None:
-    code = "import sys; from distill.tuning import storage; sys.stdin.read(1); storage.opened(sys.argv[1])"
+    code = "import sys; from distill.tuning import storage as s; sys.stdin.read(1); "
+    code += "s.opened(sys.argv[1])"
     made = [
         subprocess.Popen(
             [sys.executable, "-c", code, URL],

@@ -3,16 +3,15 @@
 Each function returns what is wrong, in words, or None. Letters: K members, B examples, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.parameter import UninitializedParameter
 
 from distill.seeds import seeded
 from distill.training.objective import EXAMPLES, Objective, tried
-from distill.training.stack import Stack
+from distill.training.stack import Stack, called
 
 CPU = torch.device("cpu")
 
@@ -85,15 +84,16 @@ def fault_of_forward(
     with seeded(0, CPU), torch.no_grad():
         module = build()
         x = torch.rand(2, *shape)
-        tensors = {n: v.detach().clone() for n, v in _tensors(module).items()}
+        parameters = {n: v.detach().clone() for n, v in module.named_parameters()}
+        buffers = {n: v.detach().clone() for n, v in module.named_buffers()}
         try:
             logits = [_logits(module.eval()(x)) for _ in range(2)]
             module.train()
             torch.default_generator.manual_seed(1)
             logits.append(_logits(module(x)))
-            state = {n: v.clone() for n, v in _tensors(module).items()}
+            state = {n: v.clone() for n, v in module.named_buffers()}
             torch.default_generator.manual_seed(1)
-            logits.append(_logits(functional_call(module, tensors, (x,))))
+            logits.append(called(module, parameters, buffers, x))
         except Exception as error:
             reason = " ".join(str(error).split())
             return f"it fails on images {shape}: {type(error).__name__}: {reason}"
@@ -107,22 +107,15 @@ def fault_of_forward(
         return "it is random in evaluation, too: two evaluations of the same weights differ"
     if not torch.equal(found[2], found[3]):
         return "its randomness does not come from torch's generators, so a seed does not decide it"
-    lost = [n for n in state if not torch.equal(state[n], tensors[n])]
+    lost = [n for n in state if not torch.equal(state[n], buffers[n])]
     if lost:
-        return (
-            f"it puts another tensor in place of its buffer {lost[0]}; needed is a change in "
-            "place, such as add_ or copy_, since each member of a stack has one of its own"
-        )
+        return f"it changes its buffer {lost[0]} in a way that is lost where a stack calls it"
     return None
 
 
 def _logits(found: object) -> object:
     """The logits among what a model returns: the first of several."""
     return found[0] if isinstance(found, tuple) else found
-
-
-def _tensors(module: nn.Module) -> Mapping[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def maps(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> bool:
@@ -140,7 +133,7 @@ def maps(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> bool:
         stack.trainable(torch.float32)
         stack.train(torch.default_generator)
         try:
-            stack(torch.rand(2, *shape)).sum().backward()
+            torch.autograd.backward(stack(torch.rand(2, *shape)).sum())
             stack.eval()
             stack(torch.rand(2, *shape))
         except Exception:  # of a model that works alone: `fault_of_forward` has seen that

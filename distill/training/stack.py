@@ -6,6 +6,7 @@ Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +51,21 @@ def _keep_float32(module: nn.Module) -> frozenset[str]:
         if own and any(b.is_floating_point() for b in part.buffers(recurse=False)):
             names += [name for name, _ in own]
     return frozenset(names)
+
+
+def called(
+    module: nn.Module, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
+) -> Any:
+    """What a module returns with these tensors, the first of several things: its logits.
+
+    Its buffers are changed in place, also where it puts others in their place.
+    """
+    own = {**parameters, **buffers}
+    found = functional_call(module, own, (x,))
+    for name, buffer in buffers.items():
+        if own[name] is not buffer:
+            buffer.copy_(own[name])
+    return found[0] if isinstance(found, tuple) else found
 
 
 class Stack:
@@ -149,10 +165,8 @@ class Stack:
     def generic(self, x: Tensor) -> Tensor:
         """The same for any module, by mapping it over the members, or calling it for each."""
 
-        def member(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
-            found = functional_call(self.module, (parameters, buffers), (x,))
-            logits: Tensor = found[0] if isinstance(found, tuple) else found
-            return logits
+        def member(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Any:
+            return called(self.module, parameters, buffers, x)
 
         self.dtype = x.dtype
         tensors = (self._cast(x.dtype), self.buffers)
@@ -199,7 +213,7 @@ class Stack:
     def finite(self) -> Tensor:
         """A mask (K,) of the members whose parameters are all finite."""
         largest = [
-            torch.linalg.vector_norm(p.flatten(1), torch.inf, dim=1)
+            torch.linalg.vector_norm(p.reshape(len(p), -1), torch.inf, dim=1)
             for p in self.tensors.values()
             if p.is_floating_point()
         ]
