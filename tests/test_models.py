@@ -221,7 +221,7 @@ STATEFUL: dict[type[Small], bool] = {
     Unmapped: False,
 }
 # Of float32 figures, members mapped against alone; called one after another they are the same bits.
-TOLERANCE = 2e-5
+TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
