@@ -8,7 +8,7 @@ import pandas as pd
 
 from distill.report.contents import Digit, Estimate
 from distill.report.statistics import Interval, interval
-from distill.runs.columns import COLUMNS
+from distill.runs.columns import COLUMNS, TERM
 
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 _KNOWN = {
@@ -121,7 +121,7 @@ def settings(runs: pd.DataFrame, *first: str) -> list[str]:
 
     A teacher of its own for each seed is none, as the order of the examples is none.
     """
-    names = [c for c in map(str, runs.columns) if c not in _KNOWN]
+    names = [c for c in map(str, runs.columns) if c not in _KNOWN and not c.startswith(TERM)]
     names = list(dict.fromkeys([*(c for c in first if c in runs), *names]))
     if "teacher.seed" in names and (runs.groupby("seed")["teacher.seed"].nunique() <= 1).all():
         names.remove("teacher.seed")

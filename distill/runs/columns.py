@@ -1,8 +1,10 @@
 """The columns of the summary: the one table of their types and meanings, which reading follows.
 
-Columns are only ever added to. Accuracies are shares of 1, losses are means over examples in nats,
-seconds are wall time. Beside those below, each key of the config that they do not show has a column
-of its own name (`model.depth`, `teacher.model.width`, ...); where files lie is left out.
+Columns are only ever added to. Each term that a loss names has one, before its weight:
+`train_soft`, `train_hard`, or `train_NAME` for others. Accuracies are shares of 1, losses are means
+over examples in nats, seconds are wall time. Beside those below, each key of the config that they
+do not show has a column of its own name (`model.depth`, `teacher.model.width`, ...); where files
+lie is left out.
 """
 
 import re
@@ -54,6 +56,7 @@ COLUMNS = {
     "weight_decay": Column(NUMBER, "its weight decay"),
     "precision": Column(TEXT, "fp32 or bf16, as used"),
     "device": Column(TEXT, "cpu or cuda, as used"),
+    "code": Column(TEXT, "SHA-256 of the code of one's own that decides the run; none for ours"),
     "train_loss": Column(NUMBER, "training loss in the last epoch, mean over its steps"),
     "train_soft": Column(NUMBER, "the soft term of it, before its weight alpha"),
     "train_hard": Column(NUMBER, "the hard term of it, before its weight 1 - alpha"),
@@ -89,6 +92,14 @@ COLUMNS = {
     "version": Column(TEXT, "version of distill"),
     "directory": Column(TEXT, "the run's directory, from that of the summary"),
 }
+
+TERM = "train_"  # and the name of a term of the loss: what a column of its own name holds
+
+
+def measured(name: str) -> bool:
+    """Whether a column is of the table above, or a term of the loss, and so no key of a config."""
+    return name in COLUMNS or name.startswith(TERM)
+
 
 # Keys of the config that the columns above show, or that name places on one machine.
 SHOWN = {

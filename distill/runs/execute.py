@@ -19,7 +19,7 @@ from torch import Tensor
 from distill import __version__
 from distill.config import ConfigError
 from distill.runs import results
-from distill.runs.columns import COLUMNS
+from distill.runs.columns import measured
 from distill.runs.job import Job
 from distill.runs.students import students
 from distill.system import interrupt, machine, store
@@ -165,7 +165,7 @@ def execute(
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
     for k, (job, directory) in reversed([*enumerate(zip(jobs, directories, strict=True))]):
-        last = {n: v for n, v in history.rows[k][-1].items() if n in COLUMNS and n != "lr"}
+        last = {n: v for n, v in history.rows[k][-1].items() if measured(n) and n != "lr"}
         share = len(history.rows[k]) / sum(map(len, history.rows))
         body = _head(job) | facts | last
         body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
@@ -256,6 +256,7 @@ def _head(job: Job) -> dict[str, Any]:
         "lr": run.optim.lr,
         "weight_decay": run.optim.weight_decay,
         **kind(job),
+        "code": store.digest(run.sources) if run.sources else None,
         "version": __version__,
         "config": run.model_dump(by_alias=True, exclude=unsaid),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from distill.runs.columns import COLUMNS, SHOWN, parsed, typed
+from distill.runs.columns import COLUMNS, SHOWN, measured, parsed, typed
 from distill.system.store import digest, file_digest, naming, tidy, told, write_text
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
             for key, value in leaves(result.pop("config"))
             if key not in SHOWN and not key.endswith("._target_")
         }
-        row = dict(leaves({key: value for key, value in result.items() if key in COLUMNS}))
+        row = dict(leaves({key: value for key, value in result.items() if measured(key)}))
     except (OSError, *DAMAGED) as error:
         status, reason = "failed", told(error) or f"{RESULT} is damaged"
         if isinstance(error, OSError) and not isinstance(error, IsADirectoryError):

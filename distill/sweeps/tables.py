@@ -10,12 +10,12 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distill.runs.columns import COLUMNS
+from distill.runs.columns import COLUMNS, TERM
 from distill.runs.results import SUMMARY
 
 FEW = 5  # runs in a listing; tables that are always few enough
 SHADES = " ░▒▓█"
-AXES = ["temperature", "width"]
+AXES = {"temperature": "loss", "width": "model"}
 FIGURES = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 # What says which run it is, or follows from its settings.
 KNOWN = {*FIGURES, "run", "status", "reason", "seed", "parameters", "multiply_adds"}
@@ -37,20 +37,31 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
     done = done.astype({"test_errors": float})
     if done.empty:
         return
-    keys = _settings(done)
+    axes = _axes(done)
+    keys = _settings(done, axes)
     done = _ordered(done, keys)
     groups = list(_groups(done, keys))
     if len(groups) > max(FEW, len(done) // 2):  # of searched values, each is its own
-        yield _all(done, [*keys, *(k for k in AXES if done[k].nunique(dropna=False) > 1)])
+        yield _all(done, [*keys, *(k for k in axes if done[k].nunique(dropna=False) > 1)])
         return
     for values, rows in groups:
-        yield _table(rows, _named(keys, values))
+        yield _table(rows, _named(keys, values), axes)
 
 
-def _settings(done: pd.DataFrame) -> list[str]:
+def _axes(done: pd.DataFrame) -> list[str]:
+    """What the rows and the columns of a table are: of what no run has, what differs instead."""
+    found = []
+    for axis, group in AXES.items():
+        others = (str(n) for n in done.columns if str(n).startswith(f"{group}."))
+        swept = (name for name in others if done[name].nunique(dropna=False) > 1)
+        found.append(axis if done[axis].notna().any() else next(swept, axis))
+    return found
+
+
+def _settings(done: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """The settings, beside the axes, in which runs differ; what is left are seeds alone."""
-    names = map(str, done.columns)
-    others = [k for k in names if k not in {*KNOWN, *LAST, *AXES, *FIRST}]
+    names = [name for name in map(str, done.columns) if not name.startswith(TERM)]
+    others = [k for k in names if k not in {*KNOWN, *LAST, *axes, *FIRST}]
     seeds = [k for k in others if _of_seed(done, k)]
     keys: list[str] = []
     for key in (k for k in [*FIRST, *others] if k not in seeds):
@@ -59,7 +70,7 @@ def _settings(done: pd.DataFrame) -> list[str]:
     # What no column names, as where a teacher was read from: its digest tells, or the run's.
     if _splits(done, "teacher_digest", [*keys, *seeds]):
         keys.append("teacher_digest")
-    if _splits(done, "run", [*keys, *AXES, "seed"]):
+    if _splits(done, "run", [*keys, *axes, "seed"]):
         keys.append("run")
     return keys
 
@@ -105,7 +116,7 @@ def listings(frame: pd.DataFrame) -> Iterator[Table]:
         return
     ranked = done.sort_values(["val_errors", "val_loss"], kind="stable")
     known = {*FIGURES, "run", "status", "reason", "parameters", "multiply_adds", "teacher_digest"}
-    keys = map(str, done.columns)
+    keys = [name for name in map(str, done.columns) if not name.startswith(TERM)]
     differ = [k for k in keys if k not in known and done[k].nunique(dropna=False) > 1]
     yield _listing(ranked[:FEW], f"fewest validation errors of {len(done)} runs", differ)
     if done["parameters"].nunique() > 1:
@@ -153,16 +164,16 @@ def _all(done: pd.DataFrame, keys: Sequence[str]) -> Table:
     return table
 
 
-def _table(group: pd.DataFrame, title: str) -> Table:
+def _table(group: pd.DataFrame, title: str, axes: Sequence[str]) -> Table:
     """Means with a shade beside each: blank for the best of its width, full for the worst."""
-    cells = group.groupby(AXES, dropna=False)["test_errors"]
+    cells = group.groupby(list(axes), dropna=False)["test_errors"]
     means, counts = cells.mean().unstack(), cells.count()
     numbers = counts.unstack()
     decimals = int(counts.max() > 1)
     first, same = _title(counts)
     titles = [first, *[title] * bool(title)]
     table = Table(title="\n".join(titles), min_width=max(map(len, titles)) + 2)
-    table.add_column("temperature \\ width", justify="right")
+    table.add_column(" \\ ".join(axes), justify="right")
     for width in means.columns:
         table.add_column(f"{_text(width)}  ", justify="right")
     best, worst = means.min(), means.max()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from distill.seeds import seeded
+from distill.training.mapping import mappable
 from distill.training.objective import EXAMPLES, Objective, tried
 from distill.training.stack import Stack, called
 
@@ -132,10 +133,4 @@ def maps(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> bool:
     with seeded(0, CPU):
         stack.trainable(torch.float32)
         stack.train(torch.default_generator)
-        try:
-            torch.autograd.backward(stack(torch.rand(2, *shape)).sum())
-            stack.eval()
-            stack(torch.rand(2, *shape))
-        except Exception:  # of a model that works alone: `fault_of_forward` has seen that
-            return False
-    return True
+        return mappable(lambda: torch.autograd.backward(stack(torch.rand(2, *shape)).sum()))

@@ -3,6 +3,7 @@
 Letters: K members.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,6 +51,24 @@ def each(
                 generator.set_state(state)
         found.append(function(*(part(k) for part in parts)))
     return _stacked(found)
+
+
+def mappable(trial: Callable[[], object]) -> bool:
+    """Whether torch can map what a ``trial`` does, and has a rule for each of its operations.
+
+    Where it has none, it calls the operation for one member after another, and warns once.
+    """
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            trial()
+    except Exception:  # of what fails unmapped, too, its contract says so
+        return False
+    finally:
+        torch.set_warn_always(before)
+    return True
 
 
 def _unbound(tree: Tree) -> Callable[[int], Any]:

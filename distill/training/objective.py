@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from distill.config import Component
-from distill.training.mapping import each
+from distill.training.mapping import each, mappable
 
 CPU = torch.device("cpu")
 EXAMPLES = 6  # of random numbers, on which a loss is tried
@@ -88,11 +88,7 @@ class Objective:
     def maps(self, classes: int) -> bool:
         """Whether torch can map the loss over members, seen on a few random numbers."""
         logits, given = tried(1, classes)
-        try:
-            self.keep(torch.tensor([0]))(logits, given)
-        except Exception:  # which the contract says, if it comes without mapping too
-            return False
-        return True
+        return mappable(lambda: self.keep(torch.tensor([0]))(logits, given))
 
 
 def tried(members: int, classes: int) -> tuple[Tensor, dict[str, Any]]:
