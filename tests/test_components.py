@@ -225,9 +225,9 @@ class Grown(MLP):
 def test_a_new_key_with_a_default_changes_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job("loss=hard")
 
-    Later = create_model("Run", __base__=type(job.run), more=(int, 3))
+    later_run = create_model("Run", __base__=type(job.run), more=(int, 3))
     values = {name: getattr(job.run, name) for name in type(job.run).model_fields}
-    later = Later.model_construct(**values)
+    later = later_run.model_construct(**values)
     assert isinstance(later, Run)
     assert later.digest({}) == job.run.digest({})
     assert later.model_copy(update={"more": 4}).digest({}) != job.run.digest({})

@@ -79,7 +79,6 @@ class Component(Strict):
 COUNTED = {
     "Run": {"test"},
     "Teacher": {"jitter", "seed", "model", "optim", "train"},
-    "distill.data.synthetic": {"classes", "side", "noise", "examples", "seed"},
     "distill.models.MLP": {"depth", "dropout", "input_dropout", "max_norm"},
     "distill.models.CNN": {"hidden", "dropout"},
     "distill.optim.AdamW": {"beta1", "beta2", "eps"},
@@ -94,9 +93,11 @@ def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
 
 
 def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    kind = section.target if isinstance(section, Component) else type(section).__name__
+    kind, fields = type(section).__name__, type(section).model_fields
     always, kept = COUNTED.get(kind, set()), {}
-    for name, field in type(section).model_fields.items():
+    if isinstance(section, Component):  # and the keys of its group, which no target has as its own
+        always = COUNTED.get(section.target, set()) | (fields.keys() - section.parameters)
+    for name, field in fields.items():
         key, value = field.alias or name, getattr(section, name)
         if key not in dumped:
             continue
@@ -109,9 +110,9 @@ def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
 class Data(Component):
     """A data set and how its images are read; ``validation`` is held out of each class."""
 
-    root: Place | None
-    jitter: Jitter
-    validation: Share
+    root: Place | None = None
+    jitter: Jitter = 0
+    validation: Share = 0.0
     mean: float
     std: PositiveFloat
 

@@ -1,0 +1,62 @@
+"""The README's section on code of one's own, followed word for word."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from conftest import shell
+from PIL import Image
+
+from distill.data import load, synthetic
+from distill.runs.results import read_summary
+from distill.sweeps.compose import CONF
+
+README = CONF.parent / "README.md"
+
+
+def blocks(section: str, language: str) -> list[str]:
+    """The code blocks of a section in a language."""
+    text = README.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def write_files(place: Path) -> None:
+    """Write each block that begins with the name of a file."""
+    for block in [*blocks("Code of your own", "python"), *blocks("Code of your own", "yaml")]:
+        first, _, rest = block.partition("\n")
+        path = place / first.removeprefix("# ")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(rest)
+
+
+def draw_pictures(place: Path) -> None:
+    data = load(synthetic, examples=240, classes=3, size=12)
+    parts = {
+        "train": (data.train_images, data.train_labels),
+        "test": (data.test_images, data.test_labels),
+    }
+    for part, (images, labels) in parts.items():
+        for n, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            folder = place / part / "abc"[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / f"{n}.png")
+
+
+SMALL = "train.epochs=2 teacher.model.width=16 teacher.train.epochs=2"
+
+
+def test_code_of_ones_own_as_the_readme_has_it(home: Path) -> None:
+    write_files(home)
+    draw_pictures(home / "pictures")
+    [commands] = blocks("Code of your own", "bash")
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for command in commands.splitlines():
+        smaller = f"{command} {SMALL}" if command.startswith("distill ") else command
+        done = shell("bash", "-c", smaller, PATH=places)
+        assert (done.code, done.err) == (0, ""), command
+    swept, tuned = read_summary("multirun/mine"), read_summary("multirun/tuned")
+    assert swept["status"].tolist() == ["complete"] * 8
+    assert swept["train_tckd"].notna().all()
+    assert (tuned["status"] == "complete").sum() == 9  # eight trials, and the best on all data
+    assert Path("multirun/mine/report.html").is_file()
