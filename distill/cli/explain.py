@@ -105,7 +105,9 @@ def _other(error: BaseException, text: str) -> str:
         return f"{_argument(str(error.filename))}: {error.strerror}"
     if not type(error).__module__.startswith("distill") and (disk := told(error)):
         return disk
-    said = (type(error).__module__, *[_raiser(error)] * isinstance(error, ValueError))
+    said = [type(error).__module__]
+    if isinstance(error, ValueError):
+        said.append(_raiser(error))
     ours = any(module.startswith(("hydra.", "distill.")) for module in said)
     name = "" if ours else type(error).__name__
     where = _local(error, "config_path", "load_config")

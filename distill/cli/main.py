@@ -50,7 +50,7 @@ def task(config: DictConfig) -> Any:
     if (error := failure(result)) is not None:
         raise error
     with terminal.outlets():  # a launcher may have started this in another process
-        print(line(result) + "; finished before" * (before is not None))
+        print(f"{line(result)}; finished before" if before is not None else line(result))
         if hydra.mode == RunMode.RUN:
             print(directory)
     return result.get("val_errors")

@@ -43,10 +43,8 @@ def lacking(key: str, given: str, composing: Mapping[str, Any]) -> str | None:
         and not all(has(option, str(name).partition(".")[2]) for option in without)
     ]
     ways = " ".join(f"'~hydra.sweeper.params.{name.replace('.', chr(92) + '.')}'" for name in swept)
-    return (
-        f"{given}: {_named(group, without)} has no such key; {_named(group, having)} has"
-        + f"; not to sweep it, add {ways}" * (key in swept)
-    )
+    line = f"{given}: {_named(group, without)} has no such key; {_named(group, having)} has"
+    return f"{line}; not to sweep it, add {ways}" if key in swept else line
 
 
 def _named(group: str, options: list[str]) -> str:

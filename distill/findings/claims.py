@@ -64,9 +64,9 @@ class Claim:
         alike = 2 * len(checked.near) > len(sweep.runs) and not lacking(checked.near, self.covers)
         reason = checked.missed if counted.empty else ""
         if not reason and (value := lacking(counted, self.covers)):
-            reason = f"the sweep lacks runs ({value})" + f"; {checked.missed}" * bool(
-                checked.missed
-            )
+            reason = f"the sweep lacks runs ({value})"
+            if checked.missed:
+                reason += f"; {checked.missed}"
         if not reason and (setting := apart(counted, self.compared, self.of)):
             reason = f"its runs are not of one setting: {setting}; report on one of them"
         decision = Decision((), UNDECIDED, reason)

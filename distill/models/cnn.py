@@ -33,7 +33,7 @@ class CNN(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise([channels, width, 2 * width])
         )
-        sizes = [features, *[hidden] * (hidden > 0), classes]
+        sizes = [features, hidden, classes] if hidden > 0 else [features, classes]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout = Dropout(dropout)
 

@@ -303,7 +303,7 @@ def _bars(
     axes.grid(visible=False)
     axes.spines[["left"]].set_visible(False)
     for c, value in enumerate(values):
-        name = f"class {c}{' (its label)' * (c == label)}"
+        name = f"class {c}{' (its label)' if c == label else ''}"
         words = f"{name}\ntemperature {temperature:g}\nprobability {value:.2g}"
         drawing.values.append((axes, c, value / 2, words))
 

@@ -87,8 +87,9 @@ def amount(value: float) -> str:
 
 def span(found: Interval | Estimate) -> str:
     """A mean and its interval, as far as it is known: 74.3 [70.1, 78.5]."""
-    known = not math.isnan(found.low)
-    return amount(found.mean) + known * f" [{amount(found.low)}, {amount(found.high)}]"
+    if math.isnan(found.low):
+        return amount(found.mean)
+    return f"{amount(found.mean)} [{amount(found.low)}, {amount(found.high)}]"
 
 
 def counted(found: Estimate) -> str:

@@ -70,7 +70,9 @@ def _figures(sweep: Sweep, slug: str, folder: Path) -> Iterator[_Drawn]:
     """The figures, named by their kind, and by their setting where a kind has several."""
     drawn = list(plots.every(sweep))
     kinds = Counter(plot.kind for plot in drawn)
-    names = [f"{slug}-{p.kind}" + f"-{p.setting}" * (kinds[p.kind] > 1) for p in drawn]
+    plain = [f"{slug}-{plot.kind}" for plot in drawn]
+    whole = [f"{name}-{plot.setting}" for name, plot in zip(plain, drawn, strict=True)]
+    names = [whole[n] if kinds[p.kind] > 1 else plain[n] for n, p in enumerate(drawn)]
     for plot, name in zip(drawn, _apart(names), strict=True):
         # Escaped where it was made: an XML library wrote it.
         svg = Markup(figures.save(plot, folder / FIGURES, name))
@@ -96,7 +98,7 @@ def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
     column = errors(sweep.runs)
     counted = unit(column) if column else "errors"
     header = (*map(words, keys), "mean", "low", "high", "seeds")
-    about = f"{len(sweep.runs)} complete run{'s' * (len(sweep.runs) != 1)}"
+    about = f"{len(sweep.runs)} complete run{'' if len(sweep.runs) == 1 else 's'}"
     if "data" in sweep.runs and sweep.runs["data"].nunique() == 1:
         about += f" on {sweep.runs['data'].iloc[0]}"
     rows = tuple(_row(values, interval) for values, interval in found)

@@ -203,7 +203,7 @@ def curves(sweep: Sweep) -> tuple[Lines, ...]:
         return ()
     ends = [(line.y[-1].mean, line.label or "these students") for line in lines]
     (least, first), (most, last) = min(ends), max(ends)
-    also = f", most {amount(most)} with {last}" * (len(ends) > 1)
+    also = f", most {amount(most)} with {last}" if len(ends) > 1 else ""
     caption = f"After the last epoch, fewest errors are {amount(least)} with {first}{also}."
     name = unit(column)
     return (_readable(Lines("curves", f"{name} by epoch", held, name, caption, "epoch", lines)),)

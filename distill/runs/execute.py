@@ -164,7 +164,8 @@ def execute(
     bodies = []
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
-    for k, (job, directory) in reversed([*enumerate(zip(jobs, directories, strict=True))]):
+    for k in reversed(range(len(jobs))):
+        job, directory = jobs[k], directories[k]
         last = {n: v for n, v in history.rows[k][-1].items() if measured(n) and n != "lr"}
         share = len(history.rows[k]) / sum(map(len, history.rows))
         body = _head(job) | facts | last
@@ -184,9 +185,9 @@ def execute(
             results.write(directory, body, history.rows[k])
         except (OSError, SafetensorError) as error:
             [body] = fail([job], [directory], error)
-        bodies.append(body)
+        bodies.insert(0, body)
     saved.remove()
-    return bodies[::-1]
+    return bodies
 
 
 def _detail(job: Job, stack: Stack) -> Values:

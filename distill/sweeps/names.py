@@ -129,7 +129,8 @@ def sweep_name() -> str:
     overrides = sorted(o for o in config.overrides.task if _key(o).partition(".")[0] not in ASIDE)
     swept = [_key(o).rpartition(".")[2] for o in overrides if "," in o or "(" in o]
     readable = re.sub(r"[^\w.-]", "-", "-".join(swept[:4]), flags=re.ASCII)[:LONGEST]
-    return "-".join([*[readable] * bool(readable), store.digest(overrides)[:8]])
+    short = store.digest(overrides)[:8]
+    return f"{readable}-{short}" if readable else short
 
 
 def _key(override: str) -> str:

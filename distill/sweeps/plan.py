@@ -183,7 +183,8 @@ def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
     sizes = sorted({len(stack.jobs) for stack in stacks})
     members = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     return (
-        f"{len(jobs)} job{'s' * (len(jobs) > 1)} in {len(stacks)} stack{'s' * (len(stacks) > 1)} "
+        f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in "
+        f"{len(stacks)} stack{'s' if len(stacks) > 1 else ''} "
         f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
     )
 

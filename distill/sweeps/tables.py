@@ -126,7 +126,8 @@ def listings(frame: pd.DataFrame) -> Iterator[Table]:
 
 def _listing(rows: pd.DataFrame, title: str, settings: list[str]) -> Table:
     table = Table(title=title, min_width=len(title) + 2)
-    columns = ["val_errors", *["parameters"] * (rows["parameters"].nunique() > 1), *settings]
+    sizes = ["parameters"] if rows["parameters"].nunique() > 1 else []
+    columns = ["val_errors", *sizes, *settings]
     for column in columns:
         table.add_column(column, justify="right")
     for values in rows[columns].to_numpy(dtype=object):
@@ -147,7 +148,7 @@ def _text(value: object) -> str:
 def _title(counts: "pd.Series[int]") -> tuple[str, bool]:
     """What the figures are, and whether all are means over as many seeds."""
     first, same = int(counts.iloc[0]), counts.nunique() == 1
-    seeds = f"{first} seed{'s' * (first > 1)}" if same else "n seeds"
+    seeds = f"{first} seed{'s' if first > 1 else ''}" if same else "n seeds"
     return f"test errors, mean over {seeds}", same
 
 
@@ -156,11 +157,13 @@ def _all(done: pd.DataFrame, keys: Sequence[str]) -> Table:
     found = [(values, rows["test_errors"]) for values, rows in _groups(done, keys)]
     title, same = _title(pd.Series([len(errors) for _, errors in found]))
     table = Table(title=title, min_width=len(title) + 2)
-    for column in (*keys, "test errors", *["n"] * (not same)):
+    counted = [] if same else ["n"]
+    for column in (*keys, "test errors", *counted):
         table.add_column(column, justify="right")
     for values, errors in found:
         mean = f"{errors.mean():.{int(len(errors) > 1)}f}"
-        table.add_row(*map(_text, values), mean, *[str(len(errors))] * (not same))
+        number = [] if same else [str(len(errors))]
+        table.add_row(*map(_text, values), mean, *number)
     return table
 
 
@@ -171,7 +174,7 @@ def _table(group: pd.DataFrame, title: str, axes: Sequence[str]) -> Table:
     numbers = counts.unstack()
     decimals = int(counts.max() > 1)
     first, same = _title(counts)
-    titles = [first, *[title] * bool(title)]
+    titles = [first, title] if title else [first]
     table = Table(title="\n".join(titles), min_width=max(map(len, titles)) + 2)
     table.add_column(" \\ ".join(axes), justify="right")
     for width in means.columns:
@@ -181,7 +184,11 @@ def _table(group: pd.DataFrame, title: str, axes: Sequence[str]) -> Table:
     rows = (part.to_numpy() for part in (means, numbers, shades))
     for label, values, seeds, levels in zip(means.index, *rows, strict=True):
         texts = [
-            "" if math.isnan(v) else f"{v:.{decimals}f}" + f" (n={n:.0f})" * (not same)
+            ""
+            if math.isnan(v)
+            else f"{v:.{decimals}f}"
+            if same
+            else f"{v:.{decimals}f} (n={n:.0f})"
             for v, n in zip(values, seeds, strict=True)
         ]
         table.add_row(
@@ -227,4 +234,6 @@ def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "
         who = runs.iloc[0] if len(runs) == 1 else f"{len(runs)} runs"
         say(f"{who} {status}: {reason}", style="red")
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
-    say(f"{len(frame)} run{'s' * (len(frame) > 1)} ({counts}): {unwritten or folder / SUMMARY}")
+    say(
+        f"{len(frame)} run{'s' if len(frame) > 1 else ''} ({counts}): {unwritten or folder / SUMMARY}"
+    )

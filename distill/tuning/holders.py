@@ -121,7 +121,7 @@ class Holder:
         return any(known for _, known in others)
 
     def _line(self, who: str, known: bool, numbers: list[int]) -> str:
-        trials = f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+        trials = f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
         if not known:
             return (
                 f"{trials}: held by {who}, which gives no sign of life, and not waited for; "
