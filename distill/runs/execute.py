@@ -161,7 +161,7 @@ def execute(
         fail(jobs, directories, error)
         raise
     trained()
-    bodies = []
+    bodies: list[dict[str, Any]] = []
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
