@@ -20,7 +20,7 @@ from distill.runs import execute as run
 from distill.runs import results
 from distill.runs.results import WEIGHTS
 from distill.runs.students import students
-from distill.system import interrupt
+from distill.system import interrupt, machine
 from distill.system.store import locked
 from distill.training.checkpoint import FILE, Checkpoint, members
 from distill.training.loop import Training
@@ -380,7 +380,7 @@ def test_kept_runs_of_another_kind_of_machine_are_told_of(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for fast, values in ((True, "0,1"), (False, "0,1,2")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda fast=fast: {"amx_bf16": fast})
+        monkeypatch.setattr(machine, "abilities", lambda own={"amx_bf16"} if fast else set(): own)
         done = cli("-m", *SMALL, "device=cpu", "hydra.sweep.dir=sweep", f"seed={values}")
         assert done.code == 0
     said = "2 of 2 in bf16 on cpu, not fp32 on cpu"

@@ -100,6 +100,16 @@ def prepare() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(count))
 
 
+def abilities() -> set[str]:
+    """What the processor can, as Linux names it, such as avx2 or amx_bf16; elsewhere nothing."""
+    try:
+        lines = (ROOT / "proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    flags = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    return set(next(flags, []))
+
+
 _hurried = False
 
 

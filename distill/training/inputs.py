@@ -15,6 +15,7 @@ from distill.config import ConfigError, Data, Run
 from distill.data import Dataset, load
 from distill.data.views import Images
 from distill.seeds import generator
+from distill.system import machine
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,7 @@ def dtype_of(run: Run, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        abilities = torch.cpu.get_capabilities()
-        fast = bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
+        fast = bool({"avx512_bf16", "amx_bf16"} & machine.abilities())
     bf16 = fast if run.precision == "auto" else run.precision == "bf16"
     return torch.bfloat16 if bf16 else torch.float32
 
