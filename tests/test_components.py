@@ -81,6 +81,14 @@ def test_a_module_is_trusted_by_a_flag_or_the_environment(
     assert "finished before" in cli(*SMALL, "loss=brier").out
 
 
+def test_a_flag_without_a_name_is_one_line(cli: Cli) -> None:
+    done = cli(*SMALL, "--module")
+    assert done.code == 2
+    assert done.err == (
+        "argument --module: expected one argument; distill --help shows what can be given\n"
+    )
+
+
 def test_it_is_the_same_in_a_sweep_of_several_processes(cli: Cli) -> None:
     command = ("--module=mine", "-m", *SMALL, "loss=brier", "loss.sharpness=0.5,1", "seed=0,1")
     for workers in (1, 2):

@@ -5,7 +5,7 @@ import os
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -56,16 +56,10 @@ def task(config: DictConfig) -> Any:
     return result.get("val_errors")
 
 
-def _refused(reason: str) -> NoReturn:
-    """End the command as argparse does, but for the usage."""
-    print(f"{reason}; distill --help shows what can be given", file=sys.stderr)
-    sys.exit(2)
-
-
 def _flags() -> Namespace:
     """Hydra's flags among the arguments; wrong ones end the command in a line."""
     parser = get_args_parser()
-    parser.error = _refused  # type: ignore[method-assign, assignment]
+    parser.error = modules.refuse  # type: ignore[method-assign, assignment]
     flags = parser.parse_intermixed_args()
     if not flags.config_dir and not flags.config_path and (folder := modules.own_configs(CONF)):
         sys.argv += ["--config-dir", str(folder)]

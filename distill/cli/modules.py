@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 TRUSTED = "DISTILL_MODULES"  # as `distill.config.components` reads it
 HELP = "a module of your own whose functions and classes a config may name; may be given again"
@@ -16,9 +18,16 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--module", metavar="NAME", action="append", default=[], help=HELP)
 
 
+def refuse(reason: str) -> NoReturn:
+    """End the command as argparse does, but for the usage."""
+    print(f"{reason}; distill --help shows what can be given", file=sys.stderr)
+    sys.exit(2)
+
+
 def taken(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The modules that ``arguments`` name, and the other arguments, which Hydra is to read."""
     parser = argparse.ArgumentParser(prog="distill", add_help=False, allow_abbrev=False)
+    parser.error = refuse  # type: ignore[method-assign, assignment]
     add_flag(parser)
     known, rest = parser.parse_known_args(list(arguments))
     return known.module, rest

@@ -150,7 +150,10 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
         )
     except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"{target}: its annotations cannot check values ({reason})") from error
+        raise ConfigError(
+            f"{target}: its annotations cannot check values ({reason}); what is given to it, and "
+            f"no key, has one of the names {', '.join(kind.given) or '(none)'}"
+        ) from error
     section.function = staticmethod(function)
     section.parameters = frozenset(own)
     section.takes = frozenset(parameters) & frozenset(kind.given)

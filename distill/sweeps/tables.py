@@ -234,5 +234,5 @@ def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "
         who = runs.iloc[0] if len(runs) == 1 else f"{len(runs)} runs"
         say(f"{who} {status}: {reason}", style="red")
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
-    runs = "1 run" if len(frame) == 1 else f"{len(frame)} runs"
-    say(f"{runs} ({counts}): {unwritten or folder / SUMMARY}")
+    how_many = "1 run" if len(frame) == 1 else f"{len(frame)} runs"
+    say(f"{how_many} ({counts}): {unwritten or folder / SUMMARY}")
