@@ -172,6 +172,46 @@ def teach(
     return lambda stack: started.pop(stack, None) or start(stack)
 
 
+class _Workers:
+    """Processes of one stack at a time, each in its slot, with its share of cores and GPUs."""
+
+    def __init__(self, count: int) -> None:
+        gpus = torch.cuda.device_count()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = (visible.split(",") if visible else [str(n) for n in range(gpus)])[:gpus]
+        self.devices = [names[slot % gpus] if gpus else None for slot in range(count)]
+        self.threads = max(1, torch.get_num_threads() // count)
+        self.pools: list[ProcessPoolExecutor] = []
+        self.processes: list[Future[int]] = []
+        for device in self.devices:
+            self.pools.append(self._pool(device))
+            self.processes.append(self.pools[-1].submit(os.getpid))
+
+    def _pool(self, device: str | None) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, initializer=_start, initargs=(device, self.threads))
+
+    def submit(self, slot: int, task: Task) -> "Future[Results]":
+        """Let the process of a slot train a stack."""
+        future: Future[Results] = self.pools[slot].submit(task.run)
+        return future
+
+    def replace(self, slot: int) -> None:
+        """Put another process in the place of one that died."""
+        self.pools[slot].shutdown(kill_workers=True)
+        self.pools[slot] = self._pool(self.devices[slot])
+        self.processes[slot] = self.pools[slot].submit(os.getpid)
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on to each process: at once, or when it has started."""
+        for process in self.processes:
+            process.add_done_callback(partial(_pass_on, number))
+
+    def close(self) -> None:
+        """End all of them."""
+        for pool in self.pools:
+            pool.shutdown(kill_workers=True)
+
+
 def side_by_side(
     stacks: Sequence[Stack], start: Callable[[Stack], Task], workers: int
 ) -> Iterator[Outcome]:
@@ -183,20 +223,8 @@ def side_by_side(
     Raises:
         Interrupt: a signal came.
     """
-    count = torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = (visible.split(",") if visible else [str(n) for n in range(count)])[:count]
     slots = range(min(workers, len(stacks)))
-    threads = max(1, torch.get_num_threads() // len(slots))
-
-    def worker(slot: int) -> ProcessPoolExecutor:
-        device = devices[slot % count] if count else None
-        pool = ProcessPoolExecutor(1, initializer=_start, initargs=(device, threads))
-        processes[slot] = pool.submit(os.getpid)
-        return pool
-
-    processes: dict[int, Future[int]] = {}
-    pools = {slot: worker(slot) for slot in slots}
+    processes = _Workers(len(slots))
     stop: Interrupt | None = None
     waiting = list(stacks)
     running: dict[Future[Results], tuple[int, Stack]] = {}
@@ -206,14 +234,14 @@ def side_by_side(
         while waiting:
             stack = waiting.pop(0)
             try:
-                running[pools[slot].submit(start(stack).run)] = (slot, stack)
+                running[processes.submit(slot, start(stack))] = (slot, stack)
             except Exception as error:
                 yield stack, error
             else:
                 return
 
     try:
-        for slot in pools:
+        for slot in slots:
             yield from submit(slot)
         while running:
             try:
@@ -224,31 +252,41 @@ def side_by_side(
                 stop = signal
                 waiting.clear()
                 log.warning(interrupt.NOTICE)
-                passed = interrupt.PASSED[Signals(stop.number)]
-                for process in processes.values():  # at once, or when it has started
-                    process.add_done_callback(partial(_pass_on, passed))
+                processes.signal(interrupt.PASSED[Signals(stop.number)])
                 continue
             for future in done:
                 slot, stack = running.pop(future)
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
-                    if stop is not None:
-                        continue
-                    pools[slot].shutdown(kill_workers=True)
-                    pools[slot] = worker(slot)
-                    error = WorkerDiedError("its worker process died")
-                if error is None:
-                    yield stack, future.result()
-                elif not isinstance(error, Exception):
-                    if stop is None:
-                        raise error
-                elif stop is None and (halves := _smaller(stack, error)):
-                    waiting[:0] = halves
-                else:
-                    yield stack, error
+                if isinstance(future.exception(), BrokenProcessPool) and stop is None:
+                    processes.replace(slot)
+                yield from _outcome(stack, future, waiting, stopping=stop is not None)
                 yield from submit(slot)
         if stop is not None:
             raise stop
     finally:
-        for pool in pools.values():
-            pool.shutdown(kill_workers=True)
+        processes.close()
+
+
+def _outcome(
+    stack: Stack, future: "Future[Results]", waiting: list[Stack], *, stopping: bool
+) -> Iterator[Outcome]:
+    """What became of a stack; of one that is tried in halves nothing yet, which are ``waiting``.
+
+    While a signal is ``stopping`` the workers, a stack ends by it, and says nothing of its own.
+    """
+    error = future.exception()
+    if error is None:
+        yield stack, future.result()
+        return
+    if isinstance(error, BrokenProcessPool):
+        if stopping:
+            return
+        error = WorkerDiedError("its worker process died")
+    if not isinstance(error, Exception):
+        if not stopping:
+            raise error
+        return
+    halves = [] if stopping else _smaller(stack, error)
+    if halves:
+        waiting[:0] = halves
+    else:
+        yield stack, error
