@@ -195,66 +195,23 @@ class StackLauncher(Launcher):
                 )
 
     def _train(self, members: list[_Member]) -> list[JobReturn]:
-        from distill.runs.execute import fail, kept, unlike
-        from distill.runs.results import RESULT, counted
-        from distill.sweeps import plan
-        from distill.system.progress import progress
+        from distill.runs.results import RESULT
 
         same: dict[Path, list[int]] = {}  # equal jobs are trained once
         for number, member in enumerate(members):
             same.setdefault(member.directory, []).append(number)
-        distinct: list[_Member] = []
-        before: list[tuple[Job, dict[str, Any]]] = []
+        results = self._kept([members[numbers[0]] for numbers in same.values()])
+        distinct = [members[numbers[0]] for place, numbers in same.items() if place not in results]
         returns: dict[int, JobReturn] = {}
-        for numbers in same.values():
-            member = members[numbers[0]]
-            if (result := kept(member.job, member.directory)) is None:
-                distinct.append(member)
-                continue
-            before.append((member.job, result))
-            returns |= {n: self._done(members[n], result) for n in numbers}
-        if before:
-            log.info("%d of %d jobs were finished before and are kept", len(before), len(same))
-        if line := unlike(before):
-            log.warning(line)
-        if not distinct:
-            return [returns[n] for n in range(len(members))]
-        jobs = [member.job for member in distinct]
-        environments = [tuple(sorted(member.environment.items())) for member in distinct]
-        stacks = plan.stacks(
-            jobs,
-            self.max_members,
-            self.workers or 1,
-            environments.__getitem__,
-            plan.begun(jobs, [member.directory for member in distinct]),
-        )
-        log.info(plan.described(stacks, jobs))
-        schedule = plan.schedule(stacks, jobs, self.workers)
-        log.info(str(schedule))
-        finished: Results = []
-        self._started: dict[Stack, list[_Member]] = {}
-        with progress() as bars:
-            bar = bars.add_task("sweep", total=len(jobs))
-            try:
-                for stack, outcome in self._outcomes(distinct, schedule):
-                    own = self._started.pop(stack, [distinct[n] for n in stack.jobs])
-                    ended, error = outcome, None
-                    if isinstance(ended, Exception):
-                        error = ended
-                        ended = fail([m.job for m in own], [m.directory for m in own], error)
-                    for member, result in zip(own, ended, strict=True):
-                        for n in same[member.directory]:
-                            returns[n] = self._return(members[n], result, error)
-                    # For the count of them; their configs are most of what they hold.
-                    finished += [{k: v for k, v in r.items() if k != "config"} for r in ended]
-                    bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
-                    log.info("%d of %d jobs: %s", len(finished), len(jobs), counted(finished))
-            except BaseException as stop:
-                for own in self._started.values():
-                    left = [m for m in own if not (m.directory / RESULT).exists()]
-                    fail([m.job for m in left], [m.directory for m in left], stop)
-                raise
-            bars.remove_task(bar)
+        for directory, result in results.items():
+            returns |= {n: self._done(members[n], result) for n in same[directory]}
+
+        def ended(member: _Member, result: dict[str, Any], error: Exception | None) -> None:
+            for n in same[member.directory]:
+                returns[n] = self._return(members[n], result, error)
+
+        if distinct:
+            self._train_stacks(distinct, ended)
         for n, member in enumerate(members):
             # What was removed while others trained is in no summary, and the sweep not whole.
             path = member.directory / RESULT
@@ -262,6 +219,64 @@ class StackLauncher(Launcher):
                 gone = {"run": member.job.name, "status": "failed", "reason": f"{path} is gone"}
                 returns[n] = self._done(member, gone)
         return [returns[n] for n in range(len(members))]
+
+    def _kept(self, members: Sequence[_Member]) -> dict[Path, dict[str, Any]]:
+        """The results, by their directories, of those jobs that were finished before."""
+        from distill.runs.execute import kept, unlike
+
+        found = [(member, kept(member.job, member.directory)) for member in members]
+        before = [(member, result) for member, result in found if result is not None]
+        if before:
+            log.info("%d of %d jobs were finished before and are kept", len(before), len(members))
+        if line := unlike([(member.job, result) for member, result in before]):
+            log.warning(line)
+        return {member.directory: result for member, result in before}
+
+    def _schedule(self, members: Sequence[_Member]) -> "Schedule":
+        """The stacks that jobs become, told before anything is timed, and where they train."""
+        from distill.sweeps import plan
+
+        jobs = [member.job for member in members]
+        environments = [tuple(sorted(member.environment.items())) for member in members]
+        begun = plan.begun(jobs, [member.directory for member in members])
+        stacks = plan.stacks(
+            jobs, self.max_members, self.workers or 1, environments.__getitem__, begun
+        )
+        log.info(plan.described(stacks, jobs))
+        schedule = plan.schedule(stacks, jobs, self.workers)
+        log.info(str(schedule))
+        return schedule
+
+    def _train_stacks(
+        self,
+        members: Sequence[_Member],
+        ended: Callable[[_Member, dict[str, Any], Exception | None], None],
+    ) -> None:
+        """Tell of each job as it ends: its result, and the error that ended its stack, if any."""
+        from distill.runs.results import RESULT, counted
+        from distill.system.progress import progress
+
+        schedule = self._schedule(members)
+        finished: Results = []
+        self._started: dict[Stack, list[_Member]] = {}
+        with progress() as bars:
+            bar = bars.add_task("sweep", total=len(members))
+            try:
+                for stack, outcome in self._outcomes(members, schedule):
+                    own = self._started.pop(stack, [members[n] for n in stack.jobs])
+                    error = outcome if isinstance(outcome, Exception) else None
+                    done = _failed(own, outcome) if isinstance(outcome, Exception) else outcome
+                    for member, result in zip(own, done, strict=True):
+                        ended(member, result, error)
+                    # For the count of them; their configs are most of what they hold.
+                    finished += [{k: v for k, v in r.items() if k != "config"} for r in done]
+                    bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
+                    log.info("%d of %d jobs: %s", len(finished), len(members), counted(finished))
+            except BaseException as stop:
+                for own in self._started.values():
+                    _failed([m for m in own if not (m.directory / RESULT).exists()], stop)
+                raise
+            bars.remove_task(bar)
 
     def _outcomes(
         self, members: Sequence[_Member], schedule: "Schedule"
@@ -357,6 +372,13 @@ class StackLauncher(Launcher):
         done.return_value = result.get("val_errors") if error is None else error
         done.status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
         return done
+
+
+def _failed(members: Sequence[_Member], error: BaseException) -> "Results":
+    """The results, written, of jobs that an error ended."""
+    from distill.runs.execute import fail
+
+    return fail([member.job for member in members], [m.directory for m in members], error)
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
