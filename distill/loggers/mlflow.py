@@ -80,7 +80,7 @@ class MLflow(Logger):
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        return found.experiment_id if found is not None else self.client.create_experiment(name)
+        return str(found.experiment_id if found else self.client.create_experiment(name))
 
     def _found(self, run: RunInfo) -> str | None:
         """The MLflow run of an earlier try, running again; None if there is none."""

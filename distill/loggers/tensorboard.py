@@ -32,7 +32,7 @@ class TensorBoard(Logger):
         """Open a file, and write the config as text."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(run.directory, purge_step=1, flush_secs=self.flush)
+        self.writer: Any = SummaryWriter(run.directory, purge_step=1, flush_secs=self.flush)
         self.config: Mapping[str, Any] | None = run.config
         self._text("config", json.dumps(run.config, indent=1))
         for row in run.rows:
@@ -68,12 +68,13 @@ class TensorBoard(Logger):
 
     def _begin(self, config: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         """Write what the page of hyperparameters shows: the config, and which figures there are."""
-        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard import summary
 
         plain = {k: v if isinstance(v, int | float) else str(v) for k, v in flat(config)}
         # The third says that the run succeeded, which it has not yet.
-        for summary in hparams(plain, dict(figures))[:2]:
-            self.writer.file_writer.add_summary(summary)
+        made: Any = summary.hparams
+        for part in made(plain, dict(figures))[:2]:
+            self.writer.file_writer.add_summary(part)
 
     def _text(self, name: str, text: str) -> None:
         self.writer.add_text(name, f"    {text}".replace("\n", "\n    "))
