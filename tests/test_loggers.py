@@ -1,10 +1,13 @@
 """Loggers: those of trackers, with the real packages, and one's own; histories that grow."""
 
+import importlib
 import importlib.util
 import json
 import shutil
 import signal
+import struct
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -254,8 +257,10 @@ def in_tensorboard(folder: Path) -> dict[str, tuple[list[int], str, str]]:
 def in_mlflow(folder: Path) -> dict[str, tuple[list[int], str, str]]:
     from mlflow import MlflowClient
 
+    warnings.simplefilter("ignore")  # MLflow's own, of what it uses; pytest restores the filters
     client = MlflowClient(f"sqlite:///{folder.absolute() / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(folder.name)
+    assert experiment is not None
     found = {}
     for run in client.search_runs([experiment.experiment_id]):
         assert run.info.run_name not in found
@@ -266,28 +271,43 @@ def in_mlflow(folder: Path) -> dict[str, tuple[list[int], str, str]]:
     return found
 
 
+def records(path: Path) -> Iterator[bytes]:
+    """The records of a W&B file, which is a log as LevelDB has it: blocks, and records in parts."""
+    content, place, whole, block = path.read_bytes(), 7, b"", 2**15
+    assert content.startswith(b":W&B")
+    while place + 7 <= len(content):
+        if block - place % block < 7:  # the rest of a block is too short for a part
+            place += block - place % block
+            continue
+        length, kind = struct.unpack("<HB", content[place + 4 : place + 7])
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # all of one, or its last part
+            yield whole
+            whole = b""
+
+
 def in_wandb(folder: Path) -> dict[str, tuple[list[int], str, str]]:
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
+    read: Any = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString
+
+    def of(items: Any, *names: str) -> list[Any]:
+        own = [item for item in items if (item.key or item.nested_key[0]) in names]
+        return [json.loads(item.value_json) for item in own]
 
     found: dict[str, tuple[list[int], str, str]] = {}
+    ids: dict[str, set[str]] = {}
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store, steps, status, name, alpha = DataStore(), [], "", "", ""
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record.FromString(data)
-            for item in record.run.config.update:
-                if item.key == "loss":
-                    alpha = str(json.loads(item.value_json)["alpha"])
+        steps, status, name, alpha = [], "", "", ""
+        for record in map(read, records(path)):
             name = record.run.display_name or name
-            for item in record.history.item:
-                if "epoch" in (item.key, *item.nested_key):
-                    steps.append(int(json.loads(item.value_json)))
-            for item in record.summary.update:
-                if "status" in (item.key, *item.nested_key):
-                    status = json.loads(item.value_json)
+            for loss in of(record.run.config.update, "loss"):
+                alpha = str(loss["alpha"])
+            steps += [int(epoch) for epoch in of(record.history.item, "epoch")]
+            status = [status, *of(record.summary.update, "status")][-1]
         before = found.get(name, ([], "", ""))[0]  # of an earlier try
         found[name] = ([*before, *steps], status, alpha)
+        ids.setdefault(name, set()).add(path.stem)
+    assert all(len(own) == 1 for own in ids.values())
     return found
 
 

@@ -13,7 +13,8 @@ class WandB(Logger):
 
     Offline, runs lie in the folder ``wandb`` beside those of the sweep, until ``wandb sync`` sends
     them. A resumed run keeps its W&B id. Online, W&B leaves out the epochs that it holds; offline,
-    each try has a folder of its own, which ``wandb sync --append`` joins.
+    each try has a folder of its own, which ``wandb sync`` joins, and epochs that were trained again
+    after a kill stand in both.
     """
 
     def __init__(
