@@ -201,6 +201,13 @@ def test_a_logger_without_a_method_is_refused(own: Path, cli: Cli) -> None:
     )
 
 
+def test_loggers_are_not_swept(cli: Cli) -> None:
+    done = cli(*SWEEP, "seed=0,1", "logger=none,tensorboard")
+    assert (done.code, Path("sweep").exists()) == (1, False)
+    assert done.err.startswith("logger=tensorboard: synthetic-mlp8-")
+    assert done.err.endswith("several at once are a list, 'logger=[tensorboard,mlflow]'\n")
+
+
 def test_every_logger_has_a_yaml_that_says_all_of_its_keys() -> None:
     named = set()
     for name in TRACKERS:
@@ -234,10 +241,10 @@ def test_a_missing_package_is_refused_before_anything_trains(
 
 
 # The epochs that a tracker holds of each run below a folder, its status and its alpha.
-Held = Callable[[Path], Mapping[str, tuple[list[int], str, str]]]
+Held = Callable[[Path], Mapping[str, tuple[tuple[int, ...], str, str]]]
 
 
-def in_tensorboard(folder: Path) -> dict[str, tuple[list[int], str, str]]:
+def in_tensorboard(folder: Path) -> dict[str, tuple[tuple[int, ...], str, str]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -245,7 +252,7 @@ def in_tensorboard(folder: Path) -> dict[str, tuple[list[int], str, str]]:
     for directory in {path.parent for path in folder.rglob("events.out.tfevents.*")}:
         held = EventAccumulator(str(directory))
         held.Reload()
-        steps = [event.step for event in held.Scalars("train_loss")]
+        steps = tuple(event.step for event in held.Scalars("train_loss"))
         status = held.Tensors("status/text_summary")[-1].tensor_proto.string_val[0]
         content = held.PluginTagToContent("hparams")["_hparams_/session_start_info"]
         start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
@@ -254,7 +261,7 @@ def in_tensorboard(folder: Path) -> dict[str, tuple[list[int], str, str]]:
     return found
 
 
-def in_mlflow(folder: Path) -> dict[str, tuple[list[int], str, str]]:
+def in_mlflow(folder: Path) -> dict[str, tuple[tuple[int, ...], str, str]]:
     from mlflow import MlflowClient
 
     warnings.simplefilter("ignore")  # MLflow's own, of what it uses; pytest restores the filters
@@ -267,7 +274,7 @@ def in_mlflow(folder: Path) -> dict[str, tuple[list[int], str, str]]:
         held = client.get_metric_history(run.info.run_id, "train_loss")
         assert run.info.status == "FINISHED"
         alpha = run.data.params["loss.alpha"]
-        found[run.info.run_name] = ([m.step for m in held], run.data.tags["distill.status"], alpha)
+        found[run.info.run_name] = (tuple(m.step for m in held), run.data.tags["distill.status"], alpha)
     return found
 
 
@@ -287,14 +294,14 @@ def records(path: Path) -> Iterator[bytes]:
             whole = b""
 
 
-def in_wandb(folder: Path) -> dict[str, tuple[list[int], str, str]]:
+def in_wandb(folder: Path) -> dict[str, tuple[tuple[int, ...], str, str]]:
     read: Any = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString
 
     def of(items: Any, *names: str) -> list[Any]:
         own = [item for item in items if (item.key or item.nested_key[0]) in names]
         return [json.loads(item.value_json) for item in own]
 
-    found: dict[str, tuple[list[int], str, str]] = {}
+    found: dict[str, tuple[tuple[int, ...], str, str]] = {}
     ids: dict[str, set[str]] = {}
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         steps, status, name, alpha = [], "", "", ""
@@ -304,7 +311,7 @@ def in_wandb(folder: Path) -> dict[str, tuple[list[int], str, str]]:
                 alpha = str(loss["alpha"])
             steps += [int(epoch) for epoch in of(record.history.item, "epoch")]
             status = [status, *of(record.summary.update, "status")][-1]
-        before = found.get(name, ([], "", ""))[0]  # of an earlier try
+        before = found.get(name, ((), "", ""))[0]  # of an earlier try
         found[name] = ([*before, *steps], status, alpha)
         ids.setdefault(name, set()).add(path.stem)
     assert all(len(own) == 1 for own in ids.values())
@@ -319,6 +326,14 @@ def needs(name: str) -> None:
         pytest.skip(f"{name} is not installed: pip install 'distill-sweep[{name}]'")
 
 
+def test_tensorboard_holds_each_member_of_a_stack(cli: Cli) -> None:
+    needs("tensorboard")
+    done = cli(*SWEEP, "loss.alpha=0.25,0.5", "logger=tensorboard")
+    assert (done.code, done.err) == (0, "")
+    held = in_tensorboard(Path("sweep"))
+    assert {*held.values()} == {((1, 2), "complete", "0.25"), ((1, 2), "complete", "0.5")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_holds_every_epoch_of_every_run_once(name: str, home: Path) -> None:
@@ -329,7 +344,7 @@ def test_a_tracker_holds_every_epoch_of_every_run_once(name: str, home: Path) ->
     held = HELD[name](home / "sweep")
     assert len(held) == 4
     for run, (steps, status, alpha) in held.items():
-        assert (steps, status) == ([1, 2], "complete")
+        assert (steps, status) == ((1, 2), "complete")
         assert f"alpha{alpha}-" in run
 
 
@@ -369,7 +384,7 @@ def test_a_tracker_goes_on_without_epochs_that_stand_twice(name: str, home: Path
     assert len(held) == 2
     for steps, status, _ in held.values():
         # Files of W&B are joined by its server, which leaves out steps that it holds.
-        assert (steps if name != "wandb" else sorted({*steps})) == [1, 2, 3, 4, 5, 6]
+        assert [*steps if name != "wandb" else sorted({*steps})] == [1, 2, 3, 4, 5, 6]
         assert status == "complete"
 
 
@@ -385,6 +400,7 @@ def test_histories_grow_and_the_summary_shows_what_runs(
         seen.append(({p: p.read_bytes() for p in paths}, results.summary(Path("sweep"))))
         assert not results.paths(Path("sweep"))
 
+    monkeypatch.setattr(watch, "FIRST", 0.0)
     monkeypatch.setattr(watch, "EVERY", 0.0)
     monkeypatch.setattr(watch, "SHARE", 1e6)
     monkeypatch.setattr(Watch, "epoch", look)
@@ -409,7 +425,7 @@ def test_histories_grow_and_the_summary_shows_what_runs(
 
 KILLED = f"""
 from distill.runs import watch
-watch.EVERY, watch.SHARE = 0.0, 1e6
+watch.FIRST, watch.EVERY, watch.SHARE = 0.0, 0.0, 1e6
 {interrupted(2).replace("SIGTERM", "SIGKILL")}
 """
 

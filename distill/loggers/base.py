@@ -18,7 +18,7 @@ class RunInfo:
 
     Attributes:
         name: the run's name, the same for the same config.
-        directory: the run's own folder, absolute. Folders of one sweep lie side by side in it.
+        directory: the run's own folder, absolute; those of a sweep's runs lie side by side.
         config: the run's config as a nested dict of plain values.
         seed: the student's seed.
         resume: whether what an earlier try told the tracker is to be continued (``resume=true``).

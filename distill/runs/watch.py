@@ -7,9 +7,11 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from distill.config import Component
 from distill.loggers import Logger, RunInfo
 from distill.runs import results
 from distill.runs.job import Job
@@ -19,7 +21,7 @@ from distill.training.loop import History
 
 log = logging.getLogger(__name__)
 
-EVERY = 5.0  # seconds, at least, from one writing of the histories to the next
+FIRST, EVERY = 1.0, 5.0  # seconds, at least, until histories are written, and then to the next
 SHARE = 0.02  # of the time, at most, that goes into it
 
 
@@ -42,55 +44,56 @@ class Watch:
 
     def begin(self, history: History | None) -> None:
         """Start the loggers; ``history`` is that of a checkpoint from which training goes on."""
-        self.due = time.monotonic() + EVERY
-        self._save(history)
+        self._save(history, FIRST)
         for k, job in enumerate(self.jobs):
             for name, component in job.run.logger.each.items():
-                run = RunInfo(
-                    name=job.name,
-                    directory=self.directories[k].absolute(),
-                    config=copy.deepcopy(self.heads[k]["config"]),
-                    seed=job.run.seed,
-                    resume=job.run.resume,
-                    rows=tuple(map(dict, history.rows[k])) if history is not None else (),
-                )
-                logger = make_logger(component)
-                if self._tell(k, name, logger.start, run):
-                    self.loggers[k][name] = logger
+                self._tell(k, name, "start", partial(self._start, k, name, component, history))
 
     def epoch(self, history: History) -> None:
         """Tell of the last epoch of ``history``, which was trained just now."""
         if time.monotonic() >= self.due:
-            self._save(history)
+            self._save(history, EVERY)
         for k, loggers in enumerate(self.loggers):
             if loggers and history.rows[k][-1]["epoch"] == history.epoch:
                 for name, logger in [*loggers.items()]:
-                    self._tell(k, name, logger.epoch, dict(history.rows[k][-1]))
+                    row = dict(history.rows[k][-1])
+                    self._tell(k, name, "epoch", partial(logger.epoch, row))
 
     def end(self, k: int, result: Mapping[str, Any]) -> None:
         """End the loggers of the job ``k``, whose ``result`` was written."""
         for name, logger in [*self.loggers[k].items()]:
-            self._tell(k, name, logger.end, copy.deepcopy(dict(result)))
+            self._tell(k, name, "end", partial(logger.end, copy.deepcopy(dict(result))))
         self.loggers[k] = {}
 
-    def _tell(self, k: int, name: str, method: Callable[[Any], object], what: Any) -> bool:
-        """Call a method of a logger, which is dropped if it fails; returns whether it did not."""
+    def _start(self, k: int, name: str, component: Component, history: History | None) -> None:
+        run = RunInfo(
+            name=self.jobs[k].name,
+            directory=self.directories[k].absolute(),
+            config=copy.deepcopy(self.heads[k]["config"]),
+            seed=self.jobs[k].run.seed,
+            resume=self.jobs[k].run.resume,
+            rows=tuple(map(dict, history.rows[k])) if history is not None else (),
+        )
+        logger = make_logger(component)
+        logger.start(run)
+        self.loggers[k][name] = logger
+
+    def _tell(self, k: int, name: str, what: str, call: Callable[[], object]) -> None:
+        """Call a method of a logger, which is dropped if it fails."""
         try:
-            method(what)
-            return True
+            call()
         except (Exception, SystemExit) as error:
             self.loggers[k].pop(name, None)
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             level = logging.INFO if name in self.failed else logging.WARNING
             self.failed.add(name)
             text = "logger.%s is not told any more of %s, since its %s failed (%s)"
-            log.log(level, text, name, self.jobs[k].name, method.__name__, reason)
-            return False
+            log.log(level, text, name, self.jobs[k].name, what, reason)
 
-    def _save(self, history: History | None) -> None:
+    def _save(self, history: History | None, wait: float) -> None:
         """Write the histories as far as they are; before the first, what the runs are.
 
-        The next is due when what this took is but a small share of the time.
+        The next are due in ``wait`` seconds, or when what this took is a small share of the time.
         """
         start = time.monotonic()
         rows = history.rows if history is not None else [[] for _ in self.jobs]
@@ -107,4 +110,4 @@ class Watch:
             self.due = float("inf")
             return
         end = time.monotonic()
-        self.due = end + max(EVERY, (end - start) / SHARE)
+        self.due = end + max(wait, (end - start) / SHARE)
