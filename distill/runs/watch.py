@@ -22,7 +22,7 @@ from distill.training.loop import History
 log = logging.getLogger(__name__)
 
 FIRST, EVERY = 1.0, 5.0  # seconds, at least, until histories are written, and then to the next
-SHARE = 0.02  # of the time, at most, that goes into it
+SHARE = 0.01  # of the time, at most, that goes into it
 
 
 class Watch:
