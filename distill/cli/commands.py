@@ -54,7 +54,7 @@ def summary() -> None:
     from distill.runs import results
     from distill.sweeps import tables
 
-    if not results.paths(folder):
+    if not results.paths(folder) and not results.running(folder):
         sys.exit(
             f"DIR={folder}: no {results.RESULT} lies below it; "
             "give the directory of a sweep or a run"

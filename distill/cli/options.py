@@ -1,6 +1,6 @@
 """Which options of a config group have a key that a composition lacks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hydra.core.override_parser.types import ChoiceSweep, Override
@@ -31,7 +31,7 @@ def lacking(key: str, given: str, composing: Mapping[str, Any]) -> str | None:
     if not having:
         return None
     default = composing["defaults_list"].overrides.known_choices.get(group)
-    chosen = _chosen(group, composing["parsed_overrides"]) or [default]
+    chosen = _chosen(group, composing["parsed_overrides"]) or _flat([default])
     without = [option for option in chosen if option not in having]
     if not without:  # Hydra composes a sweep's default before its jobs
         return f"{given}: {group}={default}, the default, has no such key; write ++{given}"
@@ -57,4 +57,9 @@ def _chosen(group: str, overrides: list[Override]) -> list[str]:
     if not values:
         return []
     several = values[-1].list if isinstance(values[-1], ChoiceSweep) else [values[-1]]
-    return [str(option) for option in several]
+    return _flat(several)
+
+
+def _flat(options: Iterable[Any]) -> list[str]:
+    """Options, of which lists of them are several at once."""
+    return [str(o) for given in options for o in (given if isinstance(given, list) else [given])]

@@ -46,8 +46,9 @@ def _config(directory: Path) -> tuple[DictConfig, Run]:
         ) from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"RUN={directory}: {path} is not the config of a run")
+    decides = [str(key) for key in config if key != "logger"]  # whose code need not be at hand
     try:
-        return config, parse(config)
+        return config, parse(OmegaConf.masked_copy(config, decides))
     except ConfigError as error:
         lines = [f"RUN={directory}: {line}" for line in str(error).splitlines()]
         raise ConfigError("\n".join(lines)) from error

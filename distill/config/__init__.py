@@ -21,6 +21,7 @@ from distill.config.sections import (
     Component,
     Data,
     Halving,
+    Loggers,
     Optim,
     Run,
     Strict,
@@ -35,6 +36,7 @@ __all__ = [
     "ConfigError",
     "Data",
     "Halving",
+    "Loggers",
     "Optim",
     "Run",
     "Teacher",
@@ -56,13 +58,47 @@ def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> typ
     for key, section in config.items():
         if key == "teacher" and isinstance(section, Mapping):
             fields[key] = _typed(section, Teacher, "teacher.")
+        elif key == "logger" and isinstance(section, Mapping):
+            fields[key] = _loggers(section)
         elif key in GROUPS and key in base.model_fields and section is not None:
-            target = section.get("_target_") if isinstance(section, Mapping) else None
             name = f"{path}{key}._target_"
-            if not isinstance(target, str):
-                raise ConfigError(f"{name}={target}: allowed are {', '.join(targets(key))}")
+            target = _target(key, section, name)
             fields[key] = schema(key, find(key, target, name), target)
     return _section(base, tuple(fields.items()))
+
+
+def _loggers(config: Mapping[str, Any]) -> type[Strict]:
+    """`Loggers` with the schema of each logger below its name.
+
+    Raises:
+        ConfigError: as `_typed`; or a name is none that a key can have.
+    """
+    fields: dict[str, type[Strict]] = {}
+    for name, section in config.items():
+        if not isinstance(section, Mapping):
+            given = f"logger.{name}={shown(section)}"
+            raise ConfigError(
+                f"{given}: a logger's keys stand below its name; write logger.NAME.{name} and, in "
+                "a yaml, NAME: in a line above them"
+            )
+        if not name.isidentifier() or name.startswith("_") or hasattr(Strict, name):
+            raise ConfigError(f"logger.{name}: no logger can have this name; choose another")
+        key = f"logger.{name}._target_"
+        target = _target("logger", section, key)
+        fields[name] = schema("logger", find("logger", target, key), target)
+    return _section(Loggers, tuple(fields.items()))
+
+
+def _target(group: str, section: Any, name: str) -> str:
+    """The ``_target_`` of a section, whose key is ``name``.
+
+    Raises:
+        ConfigError: it is missing.
+    """
+    target = section.get("_target_") if isinstance(section, Mapping) else None
+    if not isinstance(target, str):
+        raise ConfigError(f"{name}={target}: allowed are {', '.join(targets(group))}")
+    return target
 
 
 @cache
@@ -100,7 +136,11 @@ def check(values: Mapping[str, Any]) -> Run:
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, section))) from error
     assert isinstance(run, Run)
-    beyond = [(k, v) for k, v in _floats(run.model_dump(by_alias=True)) if not in_float32(v)]
+    beyond = [
+        (k, v)
+        for k, v in _floats(run.model_dump(by_alias=True, exclude={"logger"}))
+        if not in_float32(v)
+    ]
     if beyond:
         allowed = f"allowed are 0 and sizes from {SMALLEST:.3g} to {LARGEST:.3g}, as in float32"
         raise ConfigError("\n".join(f"{key}={value}: {allowed}" for key, value in beyond))

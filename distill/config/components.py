@@ -48,6 +48,7 @@ GROUPS = {
     ),
     "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
     "transfer": Group("distill.transfer", Component, ("labels", "generator")),
+    "logger": Group("distill.loggers", Component, ()),
 }
 
 C = TypeVar("C", bound=Component)

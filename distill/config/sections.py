@@ -223,6 +223,15 @@ class Halving(Strict):
         return tuple(epochs // self.factor**n for n in range(self.rungs, 0, -1))
 
 
+class Loggers(Strict):
+    """Loggers by their names, of which none decides anything; each is a key of a subclass."""
+
+    @property
+    def each(self) -> dict[str, Component]:
+        """The loggers, by their names."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
 class Run(Strict):
     """All of one run."""
 
@@ -240,6 +249,7 @@ class Run(Strict):
     halving: Halving = Halving()
     resume: bool = True
     checkpoint: Checkpoint = Checkpoint()
+    logger: Loggers = Loggers()
 
     @model_validator(mode="after")
     def _validated(self) -> Self:
@@ -262,7 +272,7 @@ class Run(Strict):
     @property
     def aside(self) -> Any:
         """The keys that say nothing of the student, as pydantic excludes them."""
-        return {"resume": True, "checkpoint": True, "halving": True}
+        return {"resume": True, "checkpoint": True, "halving": True, "logger": True}
 
     @property
     def distils(self) -> bool:
@@ -272,8 +282,8 @@ class Run(Strict):
     def digest(self, content: Mapping[str, str]) -> str:
         """The SHA-256 of all that decides the student, given the digests of the data and files.
 
-        Where things lie (data.root, teacher.cache, teacher.path), the device, halving, resume and
-        checkpoint do not count, nor does the teacher of a loss that does not use one.
+        Where things lie (data.root, teacher.cache, teacher.path), the device, halving, resume,
+        checkpoint and loggers do not count, nor does the teacher of a loss that does not use one.
         """
         elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}
         config = said(self, elsewhere)

@@ -29,8 +29,11 @@ COLUMNS = {
     "run": Column(
         TEXT, "name of the run: what stands out in its config, and a digest of all of it"
     ),
-    "status": Column(TEXT, "complete, failed, diverged, stopped, interrupted or unreadable"),
-    "reason": Column(TEXT, "why a run is not complete"),
+    "status": Column(
+        TEXT,
+        "complete, failed, diverged, stopped, interrupted or unreadable; running while it trains",
+    ),
+    "reason": Column(TEXT, "why a run is not complete; the epoch in which it is"),
     "data": Column(TEXT, "data set"),
     "model": Column(TEXT, "the student's model"),
     "width": Column(WHOLE, "its width"),

@@ -22,6 +22,7 @@ from distill.runs import results
 from distill.runs.columns import measured
 from distill.runs.job import Job
 from distill.runs.students import students
+from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
 from distill.teachers.find import find_teacher, soft_targets
 from distill.teachers.gallery import gallery
@@ -153,12 +154,14 @@ def execute(
     saved = Checkpoint(directories[0] / checkpoint.FILE, runs, 60 * first.checkpoint.every)
     if not first.resume:
         saved.remove()
+    watch = Watch(jobs, directories)
     try:
-        stack, history, facts = _fit(jobs, saved, directories[0])
+        stack, history, facts = _fit(jobs, saved, directories[0], watch)
         detail = _detail(jobs[0], stack) if history.members else {}
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
-        fail(jobs, directories, error)
+        for k, body in enumerate(fail(jobs, directories, error)):
+            watch.end(k, body)
         raise
     trained()
     bodies: list[dict[str, Any]] = []
@@ -187,6 +190,8 @@ def execute(
             [body] = fail([job], [directory], error)
         bodies.insert(0, body)
     saved.remove()
+    for k, body in enumerate(bodies):
+        watch.end(k, body)
     return bodies
 
 
@@ -200,7 +205,7 @@ def _detail(job: Job, stack: Stack) -> Values:
 
 
 def _fit(
-    jobs: Sequence[Job], saved: Checkpoint, folder: Path
+    jobs: Sequence[Job], saved: Checkpoint, folder: Path, watch: Watch
 ) -> tuple[Stack, History, dict[str, Any]]:
     """The trained students of K jobs, and the facts of their teacher, shown in ``folder``."""
     run, setting = jobs[0].run, jobs[0].setting
@@ -213,7 +218,8 @@ def _fit(
         _show(jobs[0], found.digest, soft, folder)
     training = students(jobs, soft)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
-    history = fit(what, training, evaluator(setting, run.test), saved)
+    watch.heads = [_head(job) | facts for job in jobs]
+    history = fit(what, training, evaluator(setting, run.test), saved, watch)
     return training.stack, history, facts
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distill.config import ConfigError, Run
+from distill.runs.loggers import check_logger
 from distill.seeds import generator
 from distill.system import store
 from distill.teachers.find import teacher_cache
@@ -36,6 +37,8 @@ class Job:
 
     def _check(self) -> None:
         run, last = self.run, self.data.classes - 1
+        for name, logger in run.logger.each.items():
+            check_logger(name, logger)
         if any(label > last for label in run.transfer.options.get("classes", [])):
             allowed = f"{run.data.name} has the classes 0 to {last}"
             raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from distill.runs.columns import COLUMNS, SHOWN, measured, parsed, typed
-from distill.system.store import digest, file_digest, naming, tidy, told, write_text
+from distill.system.store import digest, file_digest, held, naming, tidy, told, write_text
 
 if TYPE_CHECKING:
     import pandas as pd  # late elsewhere: a single run does without it
@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
 WEIGHTS = "student.safetensors"
 SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
+RUNNING = "running.json"  # what is known of a run that trains, until its result is there
 DIGITS = "digits"  # with the digest of a teacher and .json: what it says of some examples
 SUMMARY_LOCK = ".summary.lock"
+# What a history has under the names of the summary; its learning rate is that of an epoch.
+FIGURES = [name for name in COLUMNS if name.startswith(("train_", "val_", "test_"))]
 EARLIER = ".earlier"  # holds what was put aside
 OWN = (HISTORY, WEIGHTS, RESULT)  # the files of a run that a result speaks of
 ENDED = ("complete", "stopped", "diverged")
@@ -37,14 +40,26 @@ def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float
 
     The result holds the digests of the history and the weights beside it, and its own.
     """
-    names = list(rows[0]) if rows else ["epoch"]
-    lines = [names, *([_cell(row[name]) for name in names] for row in rows)]
-    write_text(directory / HISTORY, "".join(",".join(line) + "\n" for line in lines))
+    write_text(directory / HISTORY, history(rows))
     paths = [directory / name for name in (HISTORY, WEIGHTS)]
     files = {path.name: file_digest(path) for path in paths if path.exists()}
     body = {**_finite(result), "files": files}
     text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
+    (directory / RUNNING).unlink(missing_ok=True)
     write_text(directory / RESULT, text + "\n")
+
+
+def history(rows: Sequence[Mapping[str, float]], *, header: bool = True) -> str:
+    """The ``rows`` of epochs as CSV, with a ``header`` or to be added to those before them."""
+    names = list(rows[0]) if rows else ["epoch"]
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    return "".join(",".join(line) + "\n" for line in [*[names] * header, *cells])
+
+
+def write_running(directory: Path, head: Mapping[str, Any]) -> None:
+    """Write what is known of a run that begins to train, for the summary."""
+    text = json.dumps(_finite({**head, "status": "running"}), allow_nan=False)
+    write_text(directory / RUNNING, text + "\n", sync=False)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -126,7 +141,7 @@ def clear(directory: Path, *, keep: bool, config: str | None = None) -> None:
         failed = False
     if keep or not failed:
         put_aside(directory, config)
-    for name in OWN:
+    for name in (*OWN, RUNNING):
         (directory / name).unlink(missing_ok=True)
 
 
@@ -152,6 +167,16 @@ def paths(folder: Path) -> list[Path]:
 
     Of a folder that cannot be read, it is taken to hold one.
     """
+    return [path for path in _found(folder) if path.name == RESULT]
+
+
+def running(folder: Path) -> list[Path]:
+    """The histories below ``folder`` of runs without a result, in the order of their names."""
+    return [path for path in _found(folder) if path.name == HISTORY]
+
+
+def _found(folder: Path) -> list[Path]:
+    """The results below ``folder``; and, where there is none yet, the histories."""
     closed: list[Path] = []
 
     def on_error(error: OSError) -> None:
@@ -163,6 +188,8 @@ def paths(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if name != EARLIER]
         if RESULT in files or RESULT in folders:
             found.append(Path(place) / RESULT)
+        elif HISTORY in files:
+            found.append(Path(place) / HISTORY)
     return sorted([*found, *closed])
 
 
@@ -225,10 +252,10 @@ def _pareto(frame: "pd.DataFrame") -> "pd.Series[Any]":
 def _row(path: Path, folder: Path) -> dict[str, Any]:
     directory = path.parent.relative_to(folder).as_posix()
     try:
-        result = read(path)
+        result = read(path) if path.name == RESULT else _unfinished(path.parent)
         config = {
             key: value
-            for key, value in leaves(result.pop("config"))
+            for key, value in leaves(result.pop("config", {}))
             if key not in SHOWN and not key.endswith("._target_")
         }
         row = dict(leaves({key: value for key, value in result.items() if measured(key)}))
@@ -245,11 +272,39 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     return {**config, **row, "directory": directory}
 
 
+def _unfinished(directory: Path) -> dict[str, Any]:
+    """What the files of a run without a result tell of it, as a result would.
+
+    It runs while someone holds the lock of its folder, or of one above it. Else it was killed.
+
+    Raises:
+        OSError: they cannot be read.
+        ValueError: they are damaged.
+    """
+    with naming(directory / HISTORY):
+        names, *rows = (directory / HISTORY).read_text(encoding="utf-8").splitlines()
+    cells = dict(zip(names.split(","), rows[-1].split(","), strict=True)) if rows else {}
+    try:
+        head = json.loads((directory / RUNNING).read_text(encoding="utf-8"))
+    except FileNotFoundError:  # of a version that wrote none, which was killed before its result
+        head = {"run": directory.name}
+    last = {n: parsed(n, [cell or None])[0] for n, cell in cells.items() if n in FIGURES}
+    of = f" of {head['epochs']}" if "epochs" in head else ""
+    reason = f"epoch {cells.get('epoch', 0)}{of}"
+    if held(directory):
+        return {**head, "status": "running", "reason": reason, **last}
+    reason = f"it was killed after {reason}; the same command goes on"
+    return {**head, "status": "interrupted", "reason": reason, **last}
+
+
 def summary(folder: Path) -> "pd.DataFrame":
-    """A row for each result below ``folder``, in the order of their names."""
+    """A row for each run below ``folder`` that has a result or a history, in order of their names.
+
+    One that still trains has the status running, and the figures of the last epoch written.
+    """
     import pandas as pd
 
-    rows = [_row(path, folder) for path in paths(folder)]
+    rows = [_row(path, folder) for path in _found(folder)]
     others = sorted({key for row in rows for key in row} - set(COLUMNS))
     columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*COLUMNS, *others]}
     frame = pd.DataFrame(columns)
@@ -272,7 +327,7 @@ def read_summary(path: str | Path) -> "pd.DataFrame":
 
     path = Path(path)
     if path.is_dir():
-        if paths(path):
+        if _found(path):
             return summary(path)
         path /= SUMMARY
     cells = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])

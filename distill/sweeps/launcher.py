@@ -170,8 +170,8 @@ class StackLauncher(Launcher):
         """Refuse what cannot be had for jobs that train together.
 
         Raises:
-            ConfigError: jobs that differ have the same directory, or want one to work in; or a
-                sweeper would choose on the test set.
+            ConfigError: jobs that differ have the same directory, or want one to work in; equal
+                ones differ in their loggers; or a sweeper would choose on the test set.
         """
         from distill.config import ConfigError
 
@@ -181,6 +181,7 @@ class StackLauncher(Launcher):
                 "choose hydra/launcher=basic"
             )
         names: dict[Path, str] = {}
+        loggers: dict[Path, object] = {}
         chooses = "optuna" in str(self.config.hydra.sweeper._target_)
         for member in members:
             if chooses and not member.job.run.data.validation:
@@ -192,6 +193,14 @@ class StackLauncher(Launcher):
                 raise ConfigError(
                     f"hydra.sweep.subdir={member.config.hydra.sweep.subdir}: "
                     f"{other} and {name} would both be written there"
+                )
+            own = member.job.run.logger
+            if loggers.setdefault(member.directory, own) != own:
+                task = member.config.hydra.overrides.task
+                given = " ".join(o for o in task if o.lstrip("+~").startswith("logger"))
+                raise ConfigError(
+                    f"{given}: {name} would be trained twice, with other loggers; several at once "
+                    "are a list, 'logger=[tensorboard,mlflow]'"
                 )
 
     def _train(self, members: list[_Member]) -> list[JobReturn]:

@@ -17,7 +17,7 @@ from distill.system import store
 if TYPE_CHECKING:
     from distill.runs.job import Job
 
-ASIDE = {"resume", "checkpoint"}  # they change how a sweep is run, and not what it is
+ASIDE = {"resume", "checkpoint", "logger"}  # they change how a sweep is run, and not what it is
 LONGEST = 200  # characters of the name of a sweep's directory; file systems take 255 bytes
 
 named: ContextVar["Job | None"] = ContextVar("named", default=None)

@@ -215,6 +215,16 @@ def _teachers(frame: pd.DataFrame) -> Iterator[str]:
         yield f"{name}: {_text(row.teacher_test_errors)} test errors"
 
 
+def _so_far(rows: pd.DataFrame) -> str:
+    """The errors of runs that train: on the validation split if there is one."""
+    for part in ("val", "test"):
+        errors = rows[f"{part}_errors"].dropna()
+        if not errors.empty:
+            span = dict.fromkeys((errors.min(), errors.max()))
+            return f", {' to '.join(map(str, span))} {part} errors"
+    return ""
+
+
 def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "") -> None:
     """Print the tables, the teachers, what did not complete, and where the summary lies.
 
@@ -227,12 +237,13 @@ def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "
     for line in _teachers(frame):
         say(line)
     lost = frame[~frame.status.isin(["complete", "stopped"])]
-    for (status, reason), runs in lost.groupby(["status", "reason"], sort=False, dropna=False)[
-        "run"
-    ]:
+    for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
         # What ended many at once, as a signal does, is one line.
-        who = runs.iloc[0] if len(runs) == 1 else f"{len(runs)} runs"
-        say(f"{who} {status}: {reason}", style="red")
+        who = rows["run"].iloc[0] if len(rows) == 1 else f"{len(rows)} runs"
+        if status == "running":
+            say(f"{who} {status}: {reason}{_so_far(rows)}")
+        else:
+            say(f"{who} {status}: {reason}", style="red")
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
     how_many = "1 run" if len(frame) == 1 else f"{len(frame)} runs"
     say(f"{how_many} ({counts}): {unwritten or folder / SUMMARY}")

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from distill.config import Halving, Optim, Train
 from distill.system import interrupt
@@ -15,6 +16,16 @@ from distill.training.objective import Objective
 from distill.training.stack import Stack
 
 log = logging.getLogger(__name__)
+
+
+class Watcher(Protocol):
+    """Who is told of the epochs of a stack."""
+
+    def begin(self, history: History | None) -> None:
+        """Training begins, or goes on after the ``history`` of a checkpoint."""
+
+    def epoch(self, history: History) -> None:
+        """The last epoch of ``history`` was trained."""
 
 
 class RunError(Exception):
@@ -51,15 +62,21 @@ def assemble(
     return Training(stack, optimizer, transfer, objective, steps, seed)
 
 
-def fit(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint) -> History:
+def fit(
+    what: str,
+    training: Training,
+    evaluator: Evaluator,
+    saved: Checkpoint,
+    watcher: Watcher | None = None,
+) -> History:
     """Train a stack; a log line and a tick of the progress an epoch.
 
     It goes on from the checkpoint ``saved``, and writes it when it is due, and when a signal came,
     by which it then ends; for several members also at the end, since a process that is killed
-    between their results leaves only some of them.
+    between their results leaves only some of them. The ``watcher`` is told of each epoch before the
+    checkpoint holds it.
     """
     epochs = training.plan.epochs
-    start = time.perf_counter()
     with progress() as bars:
         task = bars.add_task(what, total=epochs)
 
@@ -71,6 +88,8 @@ def fit(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint) 
             log.info("%s: epoch %d of %d: %s", what, epoch, epochs, text)
             errors = means.get("test_errors", means.get("val_errors", 0.0))
             bars.update(task, completed=epoch, description=f"{what}: {errors:.5g} errors")
+            if watcher is not None:
+                watcher.epoch(history)
             last = epoch == epochs and len(history.rows) > 1
             if saved.due or last or interrupt.asked():
                 saved.write(training, history)
@@ -79,6 +98,9 @@ def fit(what: str, training: Training, evaluator: Evaluator, saved: Checkpoint) 
         try:
             history = saved.restore(training)
             before = history.seconds if history is not None else 0.0
+            if watcher is not None:
+                watcher.begin(history)
+            start = time.perf_counter()
             with interrupt.deferred():
                 return training.run(evaluator, on_epoch, history)
         finally:
