@@ -257,5 +257,7 @@ def _head(job: Job) -> dict[str, Any]:
         "weight_decay": run.optim.weight_decay,
         **kind(job),
         "version": __version__,
+        "shape": list(job.data.shape),
+        "classes": job.data.classes,
         "config": run.model_dump(by_alias=True, exclude=unsaid),
     }
