@@ -5,9 +5,11 @@ Letters: N images, H and W an image's size.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from distill.system.store import told
 
 Shape = tuple[int, int, int]
+Array = npt.NDArray[Any]
 ARRAYS = (".npy", ".npz")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, by their channels
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits for each pixel
@@ -72,19 +75,23 @@ def _picture(path: Path, shape: Shape) -> Tensor:
 
 
 def _arrays(path: Path, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+    with path.open("rb") as file:  # which NumPy would leave open where it is damaged
+        for name, array in _loaded(path, file):
+            yield from _array(name, array, shape)
+
+
+def _loaded(path: Path, file: BinaryIO) -> list[tuple[str, Array]]:
+    """The arrays in a file, and their names."""
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(file, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return [(str(path), loaded)]
+        return [(f"{path}:{key}", loaded[key]) for key in loaded.files]
     except ValueError as error:
         raise ValueError(f"{path}: it holds no plain array of numbers") from error
-    if isinstance(loaded, np.ndarray):
-        yield from _array(str(path), loaded, shape)
-        return
-    with loaded:
-        for key in loaded.files:
-            yield from _array(f"{path}:{key}", loaded[key], shape)
 
 
-def _array(name: str, array: np.ndarray, shape: Shape) -> Iterator[tuple[str, Tensor]]:
+def _array(name: str, array: Array, shape: Shape) -> Iterator[tuple[str, Tensor]]:
     """Each image of an array (N, channels, H, W); (N, H, W) and (H, W) are of one channel."""
     channels, height, width = shape
     given = array.shape
