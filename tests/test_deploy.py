@@ -24,6 +24,8 @@ from distill.deploy import export, pictures
 from distill.deploy.student import Student
 from distill.runs import results
 from distill.runs.execute import execute
+from distill.teachers.weights import finite_weights
+from distill.training.build import fresh
 from distill.training.evaluate import logits
 from distill.training.inputs import read
 
@@ -66,8 +68,8 @@ def run(home: Path) -> Path:
 def own_logits(directory: Path, images: Tensor) -> Tensor:
     """Logits (B, C) as the evaluation of this package makes them."""
     _, config = rescore._config(directory)
-    stack = rescore.fresh(config.model, read(config.data), "model", 1, 0, torch.device("cpu"))
-    stack.load([rescore.finite_weights(directory / results.WEIGHTS)])
+    stack = fresh(config.model, read(config.data), "model", 1, 0, torch.device("cpu"))
+    stack.load([finite_weights(directory / results.WEIGHTS)])
     reading = Images(images, jitter=1, mean=config.data.mean, std=config.data.std)
     return logits(stack, reading, reading.centre, torch.float32)[0]
 
@@ -138,7 +140,7 @@ def test_the_best_of_a_sweep_is_that_with_the_fewest_validation_errors() -> None
     assert distill.load(folder, "val_accuracy").name in set(
         frame.run[frame.val_errors == frame.val_errors.min()]
     )
-    assert distill.load(folder, best="test_loss").name == frame.run[frame.test_loss.idxmin()]
+    assert distill.load(folder, best="test_loss").name == frame.sort_values("test_loss").run.iloc[0]
     with pytest.raises(distill.ConfigError, match=r"best=lr; allowed are .*val_errors"):
         distill.load(folder, best="lr")
 
