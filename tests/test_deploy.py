@@ -29,7 +29,7 @@ from distill.training.build import fresh
 from distill.training.evaluate import logits
 from distill.training.inputs import read
 
-HARD = ("loss=hard", "data.jitter=1", "train.epochs=4")
+HARD = ("loss=hard", "data.jitter=1", "model.dropout=0.3", "train.epochs=4")
 CNN = ("model=cnn", "model.width=4")
 Tool = Callable[..., Finished]
 
@@ -141,8 +141,9 @@ def test_the_best_of_a_sweep_is_that_with_the_fewest_validation_errors() -> None
         frame.run[frame.val_errors == frame.val_errors.min()]
     )
     assert distill.load(folder, best="test_loss").name == frame.sort_values("test_loss").run.iloc[0]
-    with pytest.raises(distill.ConfigError, match=r"best=lr; allowed are .*val_errors"):
-        distill.load(folder, best="lr")
+    for column in ("lr", "loss", "teacher_test_errors"):
+        with pytest.raises(distill.ConfigError, match=f"best={column}; allowed are .*val_errors"):
+            distill.load(folder, best=column)
 
 
 def test_the_test_set_chooses_nothing_by_default(home: Path, run: Path) -> None:

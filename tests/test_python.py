@@ -112,7 +112,11 @@ def test_what_a_callback_of_a_sweep_refuses_is_an_exception() -> None:
         distill.sweep(7)  # type: ignore[arg-type]
 
 
-def test_nothing_is_printed_unless_asked(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("notebook", [False, True])
+def test_nothing_is_printed_unless_asked(
+    notebook: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
     distill.sweep(*HARD, "seed=0")
     distill.run(*HARD)
     assert capfd.readouterr() == ("", "")

@@ -133,6 +133,7 @@ def sweep(
     Raises:
         ConfigError: a config is wrong; no job was started.
         OSError: a file cannot be read or written.
+        Exception: under launchers that train one job after another, what a job raised.
 
     Example:
         >>> import distill

@@ -3,9 +3,9 @@
 Letters: B images, C classes, H and W an image's size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from distill.teachers.weights import finite_weights
 from distill.training.evaluate import EXAMPLES
 from distill.training.inputs import read
 from distill.training.stack import Stack
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHOOSES = "val_errors"  # of a sweep's runs, the one with the fewest is loaded
 NO_TEACHER = {"name": "none", "path": None, "cache": None}
@@ -212,9 +215,9 @@ def _best(folder: Path, best: str | None) -> Path:
     if len(done) == 1 and best is None:
         return folder / str(done["directory"].iloc[0])
     column = best or CHOOSES
-    figures = [c for c in _figures(done) if c == column]
-    if not figures:
-        allowed = ", ".join(_figures(done))
+    figures = _figures(done)
+    if column not in figures:
+        allowed = ", ".join(figures)
         hint = "" if best else "; the test set should choose nothing: better, set data.validation"
         what = f"best={best}" if best else f"best: {len(done)} runs have no {CHOOSES} to choose by"
         raise ConfigError(f"{folder}: {what}; allowed are {allowed}{hint}")
@@ -226,15 +229,11 @@ def _best(folder: Path, best: str | None) -> Path:
     return folder / str(done["directory"].iloc[order[0]])
 
 
-def _figures(done: Any) -> Iterator[str]:
-    """The columns that rank runs: numbers that were measured."""
-    parts = ("errors", "accuracy", "loss")
-    for name in map(str, done.columns):
-        measured = name.endswith(parts) and name != "teacher_test_errors"
-        if (measured or name in ("parameters", "multiply_adds", "seconds")) and done[
-            name
-        ].notna().any():
-            yield name
+def _figures(done: "pd.DataFrame") -> list[str]:
+    """The columns that may choose a run: what was measured of its student."""
+    ends = ("_errors", "_accuracy", "_loss", "parameters", "multiply_adds", "seconds")
+    names = [str(n) for n in done.columns if str(n).endswith(ends) and n != "teacher_test_errors"]
+    return [name for name in names if done[name].notna().any()]
 
 
 def _last(value: float) -> float:

@@ -64,7 +64,8 @@ class Summary(Callback):
                 tell(folder)
                 if not isinstance(ended, REFUSED | ConfigError):
                     _record(config, folder)
-                tables.show(frame, folder, Console())
+                # In a notebook rich would go around stdout, which may be silenced.
+                tables.show(frame, folder, Console(force_jupyter=False))
         except OSError as error:
             # Hydra makes a warning of an Exception, and the sweep would seem to be done.
             text = store.told(error) or str(error)
