@@ -327,3 +327,35 @@ def test_a_missing_package_is_named(run: Path, tool: Tool, monkeypatch: pytest.M
     assert done.code == 1 and done.out == ""
     assert done.err.endswith("pip install 'distill-sweep[export]'")
     assert "onnx, onnxruntime, onnxscript" in done.err
+
+
+def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(home: Path, tool: Tool) -> None:
+    (home / "normed_of_mine.py").write_text(
+        "from math import prod\n"
+        "from torch import nn\n"
+        "class Normed(nn.Sequential):\n"
+        "    def __init__(self, inputs, classes, *, width: int):\n"
+        "        first, last = nn.Linear(prod(inputs), width), nn.Linear(width, classes)\n"
+        "        super().__init__(nn.Flatten(), first, nn.BatchNorm1d(width), nn.ReLU(), last)\n"
+    )
+    (home / "mine" / "model").mkdir(parents=True)
+    (home / "mine" / "model" / "normed.yaml").write_text(
+        "_target_: normed_of_mine.Normed\nwidth: 8\n"
+    )
+    given = ("data=synthetic", "loss=hard", "train.epochs=4", "train.batch_size=64")
+    own = ["normed_of_mine"]
+    result = distill.run(*given, "model=normed", config_dir=home / "mine", modules=own)
+    student = result.load(modules=own)
+    data = read(make_job().run.data)
+    wrong = student.predict(data.test_images) != data.test_labels
+    assert int(wrong.sum()) == result.test_errors
+    assert dict(student.named_buffers())["model.2.num_batches_tracked"] > 0
+    export_to = ("--format", "onnx", "--out", home / "own.onnx")
+    assert "normed_of_mine" in tool("export", result.directory, *export_to).err
+    done = tool("export", result.directory, *export_to, "--module", "normed_of_mine")
+    assert done.code == 0, done.err
+    [found] = onnxruntime.InferenceSession(home / "own.onnx").run(
+        ["logits"], {"images": data.test_images.numpy()}
+    )
+    expected = student.logits(data.test_images)
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
