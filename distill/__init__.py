@@ -3,10 +3,16 @@
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from distill import data, losses, models, optim, transfer
+    from distill.cli.python import Result, load, run, sweep
+    from distill.config.errors import ConfigError
+    from distill.deploy.student import Student
+    from distill.training.fit import RunError
 
 from distill.system import machine
 
@@ -15,6 +21,49 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 machine.prepare()
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "Result",
+    "RunError",
+    "Student",
+    "__version__",
+    "data",
+    "load",
+    "losses",
+    "models",
+    "optim",
+    "run",
+    "summary",
+    "sweep",
+    "transfer",
+]
+
+# Where the names above lie; each is imported when it is first used.
+_HOMES = {
+    "ConfigError": "distill.config.errors",
+    "Result": "distill.cli.python",
+    "RunError": "distill.training.fit",
+    "Student": "distill.deploy.student",
+    "load": "distill.cli.python",
+    "run": "distill.cli.python",
+    "sweep": "distill.cli.python",
+}
+_PARTS = ("data", "losses", "models", "optim", "transfer")
+
+
+def __getattr__(name: str) -> Any:
+    """What `__all__` names, imported now, since most of it needs torch."""
+    if name in _PARTS:
+        return import_module(f"distill.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'distill' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def summary(path: str | Path) -> "pd.DataFrame":

@@ -13,19 +13,9 @@ import distill
 PACKAGE = Path(distill.__file__).parent
 # Packages and modules, from low to high: each imports only from those before it, and from itself.
 FLOORS = [
-    *(
-        "system",
-        "seeds",
-        "losses",
-        "models",
-        "optim",
-        "transfer",
-        "loggers",
-        "data",
-        "config",
-        "training",
-    ),
-    *("teachers", "runs", "report", "findings", "sweeps", "tuning", "cli", "__main__"),
+    *("system", "seeds", "losses", "models", "optim", "transfer", "loggers", "data", "config"),
+    *("training", "teachers", "runs", "deploy", "report", "findings", "sweeps", "tuning", "cli"),
+    "__main__",
 ]
 # These alone know Hydra or OmegaConf.
 HYDRA = {"config", "sweeps", "tuning", "cli"}
@@ -37,7 +27,7 @@ LIGHT = {
     *("", "__main__", "runs.columns", "runs.results", "config", "teachers.misfits"),
     *("sweeps.launcher", "sweeps.names", "sweeps.summary", "sweeps.compose", "sweeps.tables"),
     *("tuning.sweeper", "system.machine", "system.store", "system.progress", "system.terminal"),
-    *("cli.main", "cli.explain", "cli.commands", "cli.report", "cli.modules"),
+    *("cli.main", "cli.explain", "cli.commands", "cli.report", "cli.modules", "cli.python"),
 }
 # What a command's --help loads none of.
 LARGE = ("torch", "optuna", "pandas", "scipy", "matplotlib", "statsmodels", "rich.table")
@@ -46,6 +36,8 @@ COMMANDS = {
     "distill-evaluate": "from distill.cli.commands import evaluate as main",
     "distill-summary": "from distill.cli.commands import summary as main",
     "distill-report": "from distill.cli.report import main",
+    "distill-predict": "from distill.cli.commands import predict as main",
+    "distill-export": "from distill.cli.commands import export as main",
 }
 
 

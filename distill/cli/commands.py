@@ -39,6 +39,54 @@ def evaluate() -> None:
         rescore.show([Path(run) for run in arguments.runs], arguments.data)
 
 
+RUN = "a run's directory, or a sweep's, of which the best run is taken"
+BEST = "of a sweep, the run with the least in this column (val_errors)"
+
+
+@command
+def predict() -> None:
+    """Print the class of each image in some files, and how probable it is."""
+    parser = argparse.ArgumentParser(
+        prog="distill-predict",
+        description="What the student of a run takes images for: file, class and probability.",
+    )
+    parser.add_argument("run", metavar="RUN", type=home, help=RUN)
+    files = "a picture, or an array of images (.npy, .npz)"
+    parser.add_argument("files", metavar="FILE", nargs="+", type=home, help=files)
+    parser.add_argument("--csv", metavar="OUT", type=home, help="write the lines to this CSV, too")
+    parser.add_argument("--best", metavar="COLUMN", help=BEST)
+    modules.add_flag(parser)
+    arguments = parser.parse_args()
+
+    from distill.cli import using
+
+    out = None if arguments.csv is None else Path(arguments.csv)
+    with modules.trusting(arguments.module):
+        using.predict(Path(arguments.run), arguments.best, [*map(Path, arguments.files)], out)
+
+
+@command
+def export() -> None:
+    """Write the student of a run in a format that runs without this package."""
+    parser = argparse.ArgumentParser(
+        prog="distill-export",
+        description="Write the student of a run as ONNX, or for torch.export.load.",
+    )
+    parser.add_argument("run", metavar="RUN", type=home, help=RUN)
+    parser.add_argument("--format", choices=("onnx", "torch"), required=True)
+    out = "the file (the run's name in this folder, with .onnx or .pt2)"
+    parser.add_argument("--out", metavar="FILE", type=home, help=out)
+    parser.add_argument("--best", metavar="COLUMN", help=BEST)
+    modules.add_flag(parser)
+    arguments = parser.parse_args()
+
+    from distill.cli import using
+
+    path = None if arguments.out is None else Path(arguments.out)
+    with modules.trusting(arguments.module):
+        using.export(Path(arguments.run), arguments.best, arguments.format, path)
+
+
 @command
 def summary() -> None:
     """Rebuild summary.csv from the files below DIR, and print it."""

@@ -17,6 +17,7 @@ from distill.config import ConfigError, unknown
 from distill.sweeps.compose import override
 from distill.system.store import told
 
+NEEDS = "which needs -m"  # said of several values in one run
 # Hydra's flags that show something of one composed config instead of running it.
 LOOKS = re.compile(r"(-h|-i|-c(job|hydra|all)?|--(help|cfg|info|hydra-help)(=.*)?)$")
 
@@ -85,7 +86,7 @@ def _other(error: BaseException, text: str) -> str:
     """The line for an error that Hydra tells of by its ``text`` alone."""
     if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)' ?", text):
         looks = next((a for a in sys.argv[1:] if LOOKS.match(a)), None)
-        needs = f"and {looks} shows one run" if looks else "which needs -m"
+        needs = f"and {looks} shows one run" if looks else NEEDS
         text = _quoted(swept[1]) or "; a list is written [a,b]"
         return f"{swept[1]}: several values are a sweep, {needs}{text}"
     if "Config group override must be a string" in text:

@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from distill.cli import modules
+from distill.cli.untouched import untouched
 from distill.sweeps import names
 from distill.sweeps.compose import CONF, command, override
 from distill.sweeps.launcher import stackable
-from distill.system import interrupt, terminal
+from distill.system import terminal
 
 WHITELIST = ("distill.sweeps.summary.Summary", "distill.system.logs.LogFile")
 
@@ -49,6 +52,8 @@ def task(config: DictConfig) -> Any:
         [result] = execute([job], [directory]) if before is None else [before]
     if (error := failure(result)) is not None:
         raise error
+    if hydra.mode == RunMode.RUN:
+        names.tell(directory)
     with terminal.outlets():  # a launcher may have started this in another process
         print(f"{line(result)}; finished before" if before is not None else line(result))
         if hydra.mode == RunMode.RUN:
@@ -116,39 +121,55 @@ def _sweeps(error: HydraException, flags: Namespace) -> bool:
 @terminal.command
 def main() -> None:
     """Run Hydra; an error becomes one line on stderr and exit code 1."""
-    interrupt.install()
-    arguments = [*sys.argv]
-    names.typed.set(arguments[1:])
-    own, rest = modules.taken(arguments[1:])
-    sys.argv = [arguments[0], *rest]
-    with modules.trusting(own):
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    with untouched():
         try:
-            _run()
-        finally:  # as they were, for another call in this process
-            sys.argv = arguments
-
-
-def _run() -> None:
-    full = os.environ.get("HYDRA_FULL_ERROR", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets errors through to here
-    try:
-        flags = _flags()
-        try:
-            _check_configs(flags)
-            task()
-            return
-        except HydraException as error:
-            if not _sweeps(error, flags):
+            perform(sys.argv[1:])
+        except SystemExit as end:
+            if not isinstance(end.code, str):
                 raise
-        # Not in the handler: what ends the sweep would take this error for its own.
-        sys.argv = [*sys.argv, "--multirun"]
-        task()
-    except Exception as error:
-        if full == "1":
-            raise
-        from distill.cli.explain import explain
+            print(end.code, file=sys.stderr)
+            sys.exit(1)
+        except Exception as error:
+            if full:
+                raise
+            from distill.cli.explain import explain
 
-        print(explain(error), file=sys.stderr)
-        sys.exit(1)
+            print(explain(error), file=sys.stderr)
+            sys.exit(1)
+
+
+def perform(arguments: Sequence[str], *, single: bool = False) -> None:
+    """Do what the command does with ``arguments``, and let errors through; within `untouched`.
+
+    Raises:
+        ConfigError: with ``single``, an experiment asks for a sweep.
+    """
+    token = names.typed.set(arguments)
+    own, rest = modules.taken(arguments)
+    sys.argv = [sys.argv[0], *rest]
+    try:
+        # So that Hydra lets errors through to here.
+        with modules.trusting(own), env_override({"HYDRA_FULL_ERROR": "1"}):
+            _run(single)
     finally:
-        os.environ["HYDRA_FULL_ERROR"] = full
+        names.typed.reset(token)
+
+
+def _run(single: bool) -> None:
+    flags = _flags()
+    try:
+        _check_configs(flags)
+        task()
+        return
+    except HydraException as error:
+        if not _sweeps(error, flags):
+            raise
+    if single:
+        from distill.config import ConfigError
+
+        experiment = [given for given in flags.overrides if given.startswith("experiment=")][-1]
+        raise ConfigError(f"{experiment}: it is a sweep, which distill.sweep runs")
+    # Not in the handler: what ends the sweep would take this error for its own.
+    sys.argv = [*sys.argv, "--multirun"]
+    task()

@@ -10,12 +10,13 @@ from typing import NoReturn
 
 TRUSTED = "DISTILL_MODULES"  # as `distill.config.components` reads it
 HELP = "a module of your own whose functions and classes a config may name; may be given again"
+FLAG = "--module"
 FOLDER = "conf"  # beside one's work, its yamls are found as those of --config-dir
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
     """Let a command take --module."""
-    parser.add_argument("--module", metavar="NAME", action="append", default=[], help=HELP)
+    parser.add_argument(FLAG, metavar="NAME", action="append", default=[], help=HELP)
 
 
 def refuse(reason: str) -> NoReturn:

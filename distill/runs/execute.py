@@ -265,5 +265,7 @@ def _head(job: Job) -> dict[str, Any]:
         **kind(job),
         "code": store.digest(run.sources) if run.sources else None,
         "version": __version__,
+        "shape": list(job.data.shape),
+        "classes": job.data.classes,
         "config": run.model_dump(by_alias=True, exclude=unsaid),
     }

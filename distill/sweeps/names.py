@@ -22,6 +22,8 @@ LONGEST = 200  # characters of the name of a sweep's directory; file systems tak
 
 named: ContextVar["Job | None"] = ContextVar("named", default=None)
 typed: ContextVar[Sequence[str]] = ContextVar("typed", default=())  # the command's arguments
+# Where results came to lie, for a caller who wants to read them.
+landed: ContextVar["list[Path] | None"] = ContextVar("landed", default=None)
 
 
 def run_name(*, _root_: DictConfig) -> str:
@@ -73,6 +75,12 @@ def free(*, _root_: DictConfig) -> str:
     except OSError as error:
         raise ConfigError(store.told(error) or str(error)) from error
     return ""
+
+
+def tell(folder: Path) -> None:
+    """Tell whoever called, if he asked, in which folder results lie."""
+    if (places := landed.get()) is not None:
+        places.append(folder.absolute())
 
 
 _held: list[FileLock] = []

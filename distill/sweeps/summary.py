@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from distill import __version__
 from distill.sweeps.compose import command, override, task_config
-from distill.sweeps.names import check_halving, release, typed
+from distill.sweeps.names import check_halving, release, tell, typed
 from distill.system import store
 
 REFUSED = HydraException | OmegaConfBaseException | SystemExit  # before any job
@@ -61,9 +61,11 @@ class Summary(Callback):
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
                 frame = results.write_summary(folder)
+                tell(folder)
                 if not isinstance(ended, REFUSED | ConfigError):
                     _record(config, folder)
-                tables.show(frame, folder, Console())
+                # In a notebook rich would go around stdout, which may be silenced.
+                tables.show(frame, folder, Console(force_jupyter=False))
         except OSError as error:
             # Hydra makes a warning of an Exception, and the sweep would seem to be done.
             text = store.told(error) or str(error)
@@ -106,9 +108,14 @@ def _record(config: DictConfig, folder: Path) -> None:
 
 
 def _end(line: str) -> NoReturn:
-    """End the command from a callback, of whose other errors Hydra makes warnings."""
-    print(line, file=sys.stderr)
-    sys.exit(1)
+    """End the command from a callback, of whose other errors Hydra makes warnings.
+
+    Raises:
+        SystemExit: always, caused by a ConfigError of the ``line``.
+    """
+    from distill.config import ConfigError
+
+    raise SystemExit(line) from ConfigError(line)
 
 
 def _at_home(config: DictConfig, section: str) -> None:

@@ -49,6 +49,28 @@ def install() -> None:
     _take({number: number for number in STOPS if number not in ignored})
 
 
+@contextmanager
+def installed() -> Iterator[None]:
+    """Take the signals to stop as `install` does; at the end they mean what they did before.
+
+    Only the main thread can take signals: in another one nothing changes.
+    """
+    global _meaning
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    meaning = _meaning
+    handlers = {number: signal.getsignal(number) for number in STOPS}
+    install()
+    try:
+        yield
+    finally:
+        _meaning = meaning
+        for number, handler in handlers.items():
+            if handler is not None:  # one that was not set from Python cannot be set again
+                signal.signal(number, handler)
+
+
 def obey() -> None:
     """In a worker, take what its parent passes on, and nothing else; and end when that dies."""
     for number in STOPS:

@@ -1,0 +1,1 @@
+"""Trained students in use: loaded, asked for classes, exported."""

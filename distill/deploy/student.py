@@ -1,0 +1,241 @@
+"""Trained students, for images as they come: pixels from 0 to 255 in, logits out.
+
+Letters: B images, C classes, H and W an image's size.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from distill.config import ConfigError, Run, check
+from distill.runs import results
+from distill.seeds import seeded
+from distill.system.store import file_digest, told
+from distill.teachers.weights import finite_weights
+from distill.training.evaluate import EXAMPLES
+from distill.training.inputs import read
+from distill.training.stack import Stack
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHOOSES = "val_errors"  # of a sweep's runs, the one with the fewest is loaded
+NO_TEACHER = {"name": "none", "path": None, "cache": None}
+Shape = tuple[int, int, int]
+
+
+class Student(nn.Module):
+    """A trained model that takes pixels from 0 to 255, and normalises them as its training did.
+
+    Args:
+        model: from normalised images (B, channels, H, W) to logits (B, C).
+        shape: (channels, H, W) of an image.
+        classes: C.
+        mean: of the pixels, scaled to [0, 1].
+        std: of the same.
+        name: what it is called.
+        config: of the run that trained it, in plain values.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> student = Student(model, shape=(1, 2, 2), classes=3, mean=0.5, std=0.5)
+        >>> student.predict(torch.full((7, 2, 2), 255, dtype=torch.uint8)).shape
+        torch.Size([7])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        shape: Shape,
+        classes: int,
+        mean: float,
+        std: float,
+        name: str = "student",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.shape, self.classes, self.name = model, shape, classes, name
+        self.config = config or {}
+        # Rounded as in `distill.data.views.Images`, by which it was trained.
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C), float32.
+
+        Args:
+            images: (B, channels, H, W), or (B, H, W) of one channel: uint8, or floats from 0 to 255
+                (not from 0 to 1).
+
+        Raises:
+            ValueError: they have another shape, or are of another type.
+        """
+        if images.dim() == 3 and self.shape[0] == 1:
+            images = images.unsqueeze(1)
+        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"images are {tuple(images.shape)}; wanted is {self.wanted}")
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ValueError(f"images are {_kind(images)}; wanted is {self.wanted}")
+        found = self.model(images.to(torch.float32) * self.scale + self.shift)
+        logits: Tensor = found[0] if isinstance(found, tuple) else found
+        return logits
+
+    @property
+    def wanted(self) -> str:
+        """What images must be, in words."""
+        channels, height, width = self.shape
+        flat = f" or (B, {height}, {width})" * (channels == 1)
+        return f"(B, {channels}, {height}, {width}){flat}, uint8 or floats, from 0 to 255"
+
+    def predict(self, images: Tensor | ArrayLike, batch_size: int = EXAMPLES) -> Tensor:
+        """The class (B,) of each image, int64.
+
+        Args:
+            images: as `forward` takes them, in a tensor or in what NumPy makes an array of.
+            batch_size: how many are looked at at once.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        return self.logits(images, batch_size).argmax(-1)
+
+    def probabilities(self, images: Tensor | ArrayLike, batch_size: int = EXAMPLES) -> Tensor:
+        """The probability (B, C) of each class, at temperature 1; else as `predict`."""
+        return self.logits(images, batch_size).softmax(-1)
+
+    @torch.no_grad()
+    def logits(self, images: Tensor | ArrayLike, batch_size: int = EXAMPLES) -> Tensor:
+        """Logits (B, C) in evaluation mode and in batches; else as `predict`."""
+        if not isinstance(images, Tensor):
+            images = torch.from_numpy(np.array(images))
+        device = next(self.parameters()).device
+        training = self.training
+        self.eval()
+        try:
+            return torch.cat([self(part.to(device)) for part in torch.split(images, batch_size)])
+        finally:
+            self.train(training)
+
+
+def _kind(images: Tensor) -> str:
+    return str(images.dtype).removeprefix("torch.")
+
+
+def load(path: Path, best: str | None = None) -> Student:
+    """The student of the run at ``path``; of several runs below it, the best by a column.
+
+    Raises:
+        ConfigError: as `distill.load`.
+    """
+    directory = path if (path / results.RESULT).exists() else _best(path, best)
+    try:
+        result = results.read(directory / results.RESULT)
+        config, files, name = result["config"], result["files"], str(result["run"])
+        status, reason = result["status"], result["reason"]
+    except OSError as error:
+        raise ConfigError(f"{path}: {told(error) or error}") from error
+    except results.DAMAGED as error:
+        raise ConfigError(f"{directory}: {results.RESULT} is damaged") from error
+    if status != "complete":
+        raise ConfigError(f"{directory}: it has no student, since it is {status}: {reason}")
+    run = _checked(config, directory)
+    weights = _weights(directory, files)
+    if "shape" in result:
+        channels, height, width = result["shape"]
+        shape, classes = (channels, height, width), result["classes"]
+    else:  # results of earlier versions do not say it
+        shape, classes = read(run.data).shape, read(run.data).classes
+    model = _model(lambda: run.model(inputs=shape, classes=classes), weights, directory)
+    student = Student(
+        model,
+        shape=shape,
+        classes=classes,
+        mean=run.data.mean,
+        std=run.data.std,
+        name=name,
+        config=config,
+    )
+    return student.eval()
+
+
+def _checked(config: dict[str, Any], directory: Path) -> Run:
+    try:
+        # A loss that needs no teacher leaves that section out of what is recorded.
+        return check({"teacher": NO_TEACHER, **config})
+    except ConfigError as error:
+        lines = [f"{directory}: {line}" for line in str(error).splitlines()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _weights(directory: Path, files: dict[str, str]) -> dict[str, Tensor]:
+    path = directory / results.WEIGHTS
+    try:
+        if file_digest(path) != files.get(results.WEIGHTS):
+            raise ConfigError(f"{path} is damaged, or not what the run wrote; run it again")
+        return finite_weights(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(told(error) or f"{path}: {error}") from error
+
+
+def _model(
+    build: Callable[[], nn.Module], weights: dict[str, Tensor], directory: Path
+) -> nn.Module:
+    """One model with the ``weights``, which are all its parameters and buffers."""
+    stack = Stack(build, 1, 0, torch.device("cpu"), mapped=False)
+    try:
+        stack.load([weights])
+    except ValueError as error:
+        raise ConfigError(f"{directory}: {results.WEIGHTS}: {error}") from error
+    with seeded(0, torch.device("cpu")), torch.no_grad():
+        model = build()  # another one than the stack's, which may have hooks
+        own = dict(model.named_parameters()) | dict(model.named_buffers())
+        for name, value in stack.tensors.items():
+            own[name].copy_(value[0])
+    return model
+
+
+def _best(folder: Path, best: str | None) -> Path:
+    """The directory of the best complete run below ``folder``.
+
+    Raises:
+        ConfigError: there is none, or nothing that chooses one.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder; give that of a run or a sweep")
+    frame = results.summary(folder)
+    done = frame[frame["status"].eq("complete")] if len(frame) else frame
+    if done.empty:
+        raise ConfigError(f"{folder}: no complete run lies there; give the folder of one, or more")
+    if len(done) == 1 and best is None:
+        return folder / str(done["directory"].iloc[0])
+    column = best or CHOOSES
+    figures = _figures(done)
+    if column not in figures:
+        allowed = ", ".join(figures)
+        hint = "" if best else "; the test set should choose nothing: better, set data.validation"
+        what = f"best={best}" if best else f"best: {len(done)} runs have no {CHOOSES} to choose by"
+        raise ConfigError(f"{folder}: {what}; allowed are {allowed}{hint}")
+    sign = -1 if column.endswith("accuracy") else 1
+    ranks = [sign * done[column].astype(float)]
+    if column == CHOOSES:  # of equal counts, the one that is surer
+        ranks.append(done["val_loss"].astype(float))
+    order = sorted(range(len(done)), key=lambda n: [_last(rank.iloc[n]) for rank in ranks])
+    return folder / str(done["directory"].iloc[order[0]])
+
+
+def _figures(done: "pd.DataFrame") -> list[str]:
+    """The columns that may choose a run: what was measured of its student."""
+    ends = ("_errors", "_accuracy", "_loss", "parameters", "multiply_adds", "seconds")
+    names = [str(n) for n in done.columns if str(n).endswith(ends) and n != "teacher_test_errors"]
+    return [name for name in names if done[name].notna().any()]
+
+
+def _last(value: float) -> float:
+    """A number to sort by; what is missing comes last."""
+    return value if value == value else float("inf")
