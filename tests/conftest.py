@@ -91,6 +91,7 @@ def forget() -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory and a data root of the test's own, and no trace left in the process."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     # Stacks train in this process, unless a test asks for workers, however busy the machine is.
@@ -98,6 +99,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     GlobalHydra.instance().clear()
     forget()
+    for name, module in [*sys.modules.items()]:  # code of the test's own
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 Tensors = Mapping[str, Mapping[str, Tensor]]  # of each run, by its name

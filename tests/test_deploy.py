@@ -257,6 +257,7 @@ def test_colours_are_read_as_the_channels_want_them(home: Path) -> None:
         next(pictures.images(home / "p.png", (2, 4, 5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [(), CNN])
 def test_an_onnx_file_gives_the_same_logits(model: tuple[str, ...], home: Path, tool: Tool) -> None:
     trained(home / "run", *model)

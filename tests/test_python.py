@@ -126,6 +126,7 @@ def test_nothing_is_printed_unless_asked(
     assert str(result.directory) in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_process_is_left_as_it_was(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYDRA_FULL_ERROR")
     root, named = logging.getLogger(), logging.getLogger("distill.runs.execute")

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import shell
 from PIL import Image
 
@@ -46,6 +47,7 @@ def draw_pictures(place: Path) -> None:
 SMALL = "train.epochs=2 teacher.model.width=16 teacher.train.epochs=2"
 
 
+@pytest.mark.slow
 def test_code_of_ones_own_as_the_readme_has_it(home: Path) -> None:
     write_files(home)
     draw_pictures(home / "pictures")
