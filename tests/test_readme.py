@@ -5,10 +5,14 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 from conftest import shell
 from PIL import Image
 
+import distill
 from distill.data import load, synthetic
 from distill.runs.results import read_summary
 from distill.sweeps.compose import CONF
@@ -62,3 +66,15 @@ def test_code_of_ones_own_as_the_readme_has_it(home: Path) -> None:
     assert swept["train_tckd"].notna().all()
     assert (tuned["status"] == "complete").sum() == 9  # eight trials, and the best on all data
     assert Path("multirun/mine/report.html").is_file()
+    lines = [(Path("multirun/mine") / place / "lines.txt") for place in swept["directory"]]
+    assert [len(path.read_text().splitlines()) for path in lines] == [2] * 8
+    images = torch.from_numpy(
+        np.stack(
+            [np.array(Image.open(f)) for f in sorted((home / "pictures" / "test").glob("*/*.png"))]
+        )
+    )
+    session = onnxruntime.InferenceSession("best.onnx")
+    [given] = session.get_inputs()
+    [logits] = session.run(None, {given.name: images.unsqueeze(1).numpy()})
+    student = distill.load("multirun/mine", modules=["mine"])
+    torch.testing.assert_close(torch.from_numpy(logits), student(images), rtol=1e-4, atol=1e-4)
