@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distill.cli import modules as own
 from distill.cli.untouched import untouched
 from distill.config.errors import ConfigError
+from distill.runs.columns import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +153,7 @@ def sweep(
             raise
     frame = read_summary(places[-1])
     frame.attrs["directory"] = str(places[-1])
-    lost = frame.status[~frame.status.isin(["complete", "stopped"])].value_counts()
+    lost = frame.status[~frame.status.isin([Status.COMPLETE, Status.STOPPED])].value_counts()
     if len(lost):
         counts = ", ".join(f"{n} {status}" for status, n in lost.items())
         text = f"of {len(frame)} runs, {counts}: see the columns status and reason"

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from distill.report.contents import Digit, Sweep
+from distill.runs.columns import Status
 from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
 
 
@@ -28,7 +29,7 @@ def sweep(folder: Path) -> Sweep:
     try:
         # Where none could be written, the results speak for themselves.
         frame = read_summary(path if path.exists() else folder)
-        runs = _once(frame[frame["status"].eq("complete").fillna(value=False)])
+        runs = _once(frame[frame["status"].eq(Status.COMPLETE).fillna(value=False)])
     except FileNotFoundError as error:
         hint = "give the directory of a sweep, or rebuild it with distill-summary"
         raise ReportError(f"DIR={folder}: there is no {SUMMARY} in it; {hint}") from error

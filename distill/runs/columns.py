@@ -9,10 +9,23 @@ lie is left out.
 
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Status(StrEnum):
+    """How a run stands: what its result says, or what is found instead of one."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"  # by halving
+    DIVERGED = "diverged"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    RUNNING = "running"
+    UNREADABLE = "unreadable"  # its result cannot be read now, and may be whole
 
 
 class Column(NamedTuple):

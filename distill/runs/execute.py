@@ -19,7 +19,7 @@ from torch import Tensor
 from distill import __version__
 from distill.config import ConfigError
 from distill.runs import results
-from distill.runs.columns import measured
+from distill.runs.columns import Status, measured
 from distill.runs.job import Job
 from distill.runs.students import students
 from distill.runs.watch import Watch
@@ -44,7 +44,7 @@ ELSEWHERE = (
 
 def failure(result: dict[str, Any]) -> RunError | None:
     """The error that a result speaks of; None for a run that completed or was stopped."""
-    if result["status"] in ("complete", "stopped"):
+    if result["status"] in (Status.COMPLETE, Status.STOPPED):
         return None
     return RunError(f"{result['run']} {result['status']}: {result['reason']}")
 
@@ -53,7 +53,7 @@ def fail(
     jobs: Sequence[Job], directories: Sequence[Path], error: BaseException
 ) -> list[dict[str, Any]]:
     """Write the result of jobs that an error ended; returns it."""
-    status = "failed" if isinstance(error, Exception) else "interrupted"
+    status = Status.FAILED if isinstance(error, Exception) else Status.INTERRUPTED
     name = "" if isinstance(error, RunError | interrupt.Interrupt) else f"{type(error).__name__}: "
     text = store.told(error) if isinstance(error, OSError) else None
     reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
@@ -176,9 +176,9 @@ def execute(
         body["seconds"] = round(history.seconds * share, 3)
         try:
             if k in history.diverged:
-                body |= {"status": "diverged", "reason": history.diverged[k]}
+                body |= {"status": Status.DIVERGED, "reason": history.diverged[k]}
             elif k in history.stopped:
-                body |= {"status": "stopped", "reason": history.stopped[k]}
+                body |= {"status": Status.STOPPED, "reason": history.stopped[k]}
                 body |= {"epochs": len(history.rows[k]), "halving": job.run.halving.model_dump()}
             else:
                 place = history.members.index(k)
@@ -241,7 +241,7 @@ def _head(job: Job) -> dict[str, Any]:
     unsaid = run.aside | ({} if run.distils else {"teacher": True})
     return {
         "run": job.name,
-        "status": "complete",
+        "status": Status.COMPLETE,
         "reason": None,
         "data": run.data.name,
         "model": run.model.name,

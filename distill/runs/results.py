@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from distill.runs.columns import COLUMNS, SHOWN, measured, parsed, typed
+from distill.runs.columns import COLUMNS, SHOWN, Status, measured, parsed, typed
 from distill.system.store import digest, file_digest, held, naming, tidy, told, write_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SUMMARY_LOCK = ".summary.lock"
 FIGURES = [name for name in COLUMNS if name.startswith(("train_", "val_", "test_"))]
 EARLIER = ".earlier"  # holds what was put aside
 OWN = (HISTORY, WEIGHTS, RESULT)  # the files of a run that a result speaks of
-ENDED = ("complete", "stopped", "diverged")
+ENDED = (Status.COMPLETE, Status.STOPPED, Status.DIVERGED)
 # What reading a damaged result raises.
 DAMAGED = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
@@ -58,7 +58,7 @@ def history(rows: Sequence[Mapping[str, float]], *, header: bool = True) -> str:
 
 def write_running(directory: Path, head: Mapping[str, Any]) -> None:
     """Write what is known of a run that begins to train, for the summary."""
-    text = json.dumps(_finite({**head, "status": "running"}), allow_nan=False)
+    text = json.dumps(_finite({**head, "status": Status.RUNNING}), allow_nan=False)
     write_text(directory / RUNNING, text + "\n", sync=False)
 
 
@@ -90,7 +90,7 @@ def ended(directory: Path) -> dict[str, Any] | None:
         result = read(directory / RESULT)
         if result["status"] not in ENDED:
             return None
-        whole = [WEIGHTS] if result["status"] == "complete" else []
+        whole = [WEIGHTS] if result["status"] == Status.COMPLETE else []
         files = {HISTORY, *whole, *result["files"]}
         damaged = [n for n in files if file_digest(directory / n) != result["files"].get(n)]
     except FileNotFoundError as error:
@@ -210,7 +210,7 @@ def counted(finished: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(result["status"] for result in finished)
     text = ", ".join(f"{n} {status}" for status, n in counts.items())
     for part in ("val", "test"):
-        complete = [r for r in finished if r["status"] == "complete"]
+        complete = [r for r in finished if r["status"] == Status.COMPLETE]
         if errors := [r[f"{part}_errors"] for r in complete if f"{part}_errors" in r]:
             return f"{text}, the best with {min(errors)} {part} errors"
     return text
@@ -242,7 +242,7 @@ def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _pareto(frame: "pd.DataFrame") -> "pd.Series[Any]":
     """Whether each complete run is on the front of validation errors and parameters."""
-    done = frame[frame["status"].eq("complete") & frame["val_errors"].notna()]
+    done = frame[frame["status"].eq(Status.COMPLETE) & frame["val_errors"].notna()]
     figures = done[["parameters", "val_errors"]].astype(float)
     least = figures.groupby("parameters")["val_errors"].min()
     front = least[least < least.cummin().shift(fill_value=math.inf)]
@@ -260,12 +260,12 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
         }
         row = dict(leaves({key: value for key, value in result.items() if measured(key)}))
     except (OSError, *DAMAGED) as error:
-        status, reason = "failed", told(error) or f"{RESULT} is damaged"
+        status, reason = Status.FAILED, told(error) or f"{RESULT} is damaged"
         if isinstance(error, OSError) and not isinstance(error, IsADirectoryError):
-            status, reason = "unreadable", f"cannot be read ({reason})"  # and may be complete
+            status, reason = Status.UNREADABLE, f"cannot be read ({reason})"  # and may be complete
         return {
             "run": path.parent.name,
-            "status": status,
+            "status": str(status),
             "reason": reason,
             "directory": directory,
         }
@@ -292,9 +292,9 @@ def _unfinished(directory: Path) -> dict[str, Any]:
     of = f" of {head['epochs']}" if "epochs" in head else ""
     reason = f"epoch {cells.get('epoch', 0)}{of}"
     if held(directory):
-        return {**head, "status": "running", "reason": reason, **last}
+        return {**head, "status": str(Status.RUNNING), "reason": reason, **last}
     reason = f"it was killed after {reason}; the same command goes on"
-    return {**head, "status": "interrupted", "reason": reason, **last}
+    return {**head, "status": str(Status.INTERRUPTED), "reason": reason, **last}
 
 
 def summary(folder: Path) -> "pd.DataFrame":

@@ -25,6 +25,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from distill.runs.columns import Status
 from distill.sweeps import names
 from distill.sweeps.compose import Composer
 from distill.system import machine, store
@@ -225,7 +226,11 @@ class StackLauncher(Launcher):
             # What was removed while others trained is in no summary, and the sweep not whole.
             path = member.directory / RESULT
             if returns[n].status == JobStatus.COMPLETED and not path.exists():
-                gone = {"run": member.job.name, "status": "failed", "reason": f"{path} is gone"}
+                gone = {
+                    "run": member.job.name,
+                    "status": Status.FAILED,
+                    "reason": f"{path} is gone",
+                }
                 returns[n] = self._done(member, gone)
         return [returns[n] for n in range(len(members))]
 

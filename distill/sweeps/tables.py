@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from distill.runs.columns import COLUMNS, TERM
+from distill.runs.columns import COLUMNS, TERM, Status
 from distill.runs.results import SUMMARY
 
 FEW = 5  # runs in a listing; tables that are always few enough
@@ -32,7 +32,7 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
 
     Where those would be too many, one listing of all settings.
     """
-    done = frame[frame["status"].eq("complete") & frame["test_errors"].notna()]
+    done = frame[frame["status"].eq(Status.COMPLETE) & frame["test_errors"].notna()]
     done = done.drop_duplicates(["run", "precision", "device"])  # one that lies in two folders
     done = done.astype({"test_errors": float})
     if done.empty:
@@ -111,7 +111,7 @@ def _named(keys: Sequence[str], values: Sequence[object]) -> str:
 
 def listings(frame: pd.DataFrame) -> Iterator[Table]:
     """The runs with the fewest validation errors; and, if sizes differ, the Pareto front."""
-    done = frame[frame["status"].eq("complete") & frame["val_errors"].notna()]
+    done = frame[frame["status"].eq(Status.COMPLETE) & frame["val_errors"].notna()]
     if len(done) < 2:
         return
     ranked = done.sort_values(["val_errors", "val_loss"], kind="stable")
@@ -236,7 +236,7 @@ def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "
         console.print(table)
     for line in _teachers(frame):
         say(line)
-    lost = frame[~frame.status.isin(["complete", "stopped"])]
+    lost = frame[~frame.status.isin([Status.COMPLETE, Status.STOPPED])]
     for (status, reason), rows in lost.groupby(["status", "reason"], sort=False, dropna=False):
         # What ended many at once, as a signal does, is one line.
         who = rows["run"].iloc[0] if len(rows) == 1 else f"{len(rows)} runs"

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from distill.config import ConfigError, parse
 from distill.runs import results
+from distill.runs.columns import Status
 from distill.runs.job import Job
 from distill.sweeps.compose import task_config
 from distill.system import store
@@ -225,7 +226,7 @@ class Tuner:
         except (OSError, ValueError) as error:
             log.warning("trial %d: %s", trial.number, error)
             return not trial.state.is_finished()
-        both = (trial.state, result["status"]) == (TrialState.COMPLETE, "complete")
+        both = (trial.state, result["status"]) == (TrialState.COMPLETE, Status.COMPLETE)
         if both and trial.values != self._values(result):
             raise storage.DamagedError(f"trial {trial.number} is not what {result['run']} came to")
         return True
@@ -310,7 +311,7 @@ class Tuner:
         try:
             result = results.read(directory / results.RESULT)
         except (OSError, ValueError) as error:
-            result = {"run": directory.name, "status": "failed", "reason": str(error)}
+            result = {"run": directory.name, "status": Status.FAILED, "reason": str(error)}
         try:
             return self._told(study, trial, directory, result)
         except optuna.exceptions.UpdateFinishedTrialError:
@@ -323,21 +324,21 @@ class Tuner:
         trial.set_user_attr("run", result["run"])
         trial.set_user_attr("directory", os.path.relpath(directory, self.folder))
         status = result["status"]
-        if len(self.objectives) == 1 and status in ("complete", "stopped"):
+        if len(self.objectives) == 1 and status in (Status.COMPLETE, Status.STOPPED):
             known = study.get_trials(deepcopy=False)[trial.number].intermediate_values
             for epoch, value in results.rungs(directory, self.objectives[0], result):
                 if epoch not in known:
                     trial.report(value, epoch)
-        if status == "complete" and not all(map(math.isfinite, self._values(result))):
+        if status == Status.COMPLETE and not all(map(math.isfinite, self._values(result))):
             names = ", ".join(self.objectives)
-            status, result = "diverged", {**result, "reason": f"no finite number in {names}"}
+            status, result = Status.DIVERGED, {**result, "reason": f"no finite number in {names}"}
         if status == "complete":
             trial.set_user_attr("val_loss", result["val_loss"])
             study.tell(trial, self._values(result))
             return []
         trial.set_user_attr("reason", f"{status}: {result['reason']}")
-        study.tell(trial, state=TrialState.PRUNED if status == "stopped" else TrialState.FAIL)
-        return [result["reason"]] if status == "failed" else []
+        study.tell(trial, state=TrialState.PRUNED if status == Status.STOPPED else TrialState.FAIL)
+        return [result["reason"]] if status == Status.FAILED else []
 
     def _finish(self, study: optuna.Study, identity: str, space: Space, fixed: list[str]) -> None:
         """Train the best configurations on all data, and write each as an experiment."""
