@@ -47,6 +47,11 @@ SMALL = (
     "train.epochs=2",
     "train.batch_size=64",
 )
+# A small study.
+TUNE = (
+    *("experiment=tune", *SMALL, "precision=fp32", "train.epochs=9", "data.examples=64"),
+    *("hydra.sweep.dir=tune", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4"),
+)
 
 
 # Folders that may hold the full data sets: the user's, and one beside the checkout.

@@ -112,6 +112,7 @@ def test_what_a_callback_of_a_sweep_refuses_is_an_exception() -> None:
         distill.sweep(7)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", [False, True])
 def test_nothing_is_printed_unless_asked(
     notebook: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pandas as pd
 import pytest
-from conftest import SMALL, Cli
+from conftest import SMALL, TUNE, Cli
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -24,10 +24,6 @@ from distill.training.loop import Training
 from distill.tuning.best import REPORT
 from distill.tuning.study import STUDY
 
-TUNE = (
-    *("experiment=tune", *SMALL, "precision=fp32", "train.epochs=9", "data.examples=64"),
-    *("hydra.sweep.dir=tune", "hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4"),
-)
 SQLITE = "sqlite:///tune/study.db"
 
 

@@ -48,7 +48,8 @@ def _imported() -> None:
     """Processes are forked from one that has imported all, and has run nothing: no second of
     imports for each, and no thread of torch's that a fork would lose."""
     with pytest.MonkeyPatch.context() as patch:
-        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        here = Path(__file__).parent
+        path = [str(here), str(here.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         patch.setenv("PYTHONPATH", os.pathsep.join(path))
         FORKS.set_forkserver_preload(
             [

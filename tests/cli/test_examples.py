@@ -26,6 +26,7 @@ def test_the_examples_of_a_module_hold(name: str) -> None:
     assert done.attempted > 0 and done.failed == 0
 
 
+@pytest.mark.slow
 def test_what_the_readme_does_from_python_works(home: Path) -> None:
     section = README.read_text(encoding="utf-8").partition("\n## From Python\n")[2]
     section = section.partition("\n## ")[0]

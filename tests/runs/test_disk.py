@@ -70,6 +70,7 @@ class Place:
         environment = {
             "DISTILL_DATA": str(home / "data"),
             "HYDRA_FULL_ERROR": "0",
+            "PYTHONPATH": str(Path(__file__).parents[1]),  # where conftest lies
             "OMP_NUM_THREADS": "1",  # threads that wait for each other take long on a busy machine
         }
         self.process = subprocess.Popen(

@@ -221,7 +221,7 @@ def test_what_only_looks_at_configs_is_quick_and_without_torch(arguments: list[s
 @pytest.mark.slow
 def test_the_wheel_works_from_another_directory(home: Path) -> None:
     """Built, installed into a fresh environment, run with the dependencies of this one."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     shutil.copytree(root, home / "source", ignore=shutil.ignore_patterns(".*", "multirun"))
     shutil.copytree(root / "multirun" / "reference", home / "source" / "multirun" / "reference")
     built = shell(

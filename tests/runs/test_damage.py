@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Cli, forget, same
+from conftest import TUNE, Cli, forget, same
 from test_resume import SWEEP, signals, weights
-from test_tune import TUNE
 
 from distill.cli import rescore
 from distill.config import ConfigError
