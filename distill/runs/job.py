@@ -14,7 +14,7 @@ from distill.seeds import generator
 from distill.system import store
 from distill.teachers.find import teacher_cache
 from distill.teachers.weights import teacher_weights
-from distill.training.build import check_loss, parameters
+from distill.training.build import check_batches, check_loss, parameters
 from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
 
 # Part of every run's digest: raise it when the same configuration would make another student.
@@ -53,8 +53,17 @@ class Job:
             raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
         check_loss(run.loss, self.data.classes)
         parameters(run.model, run.data, "model")
+        check_batches(run.model, run.data, "model", len(self.index), run.train.batch_size)
         if run.distils and run.teacher.model is not None:
             parameters(run.teacher.model, run.data, "teacher.model")
+            if run.teacher.train is not None and run.teacher.path is None:
+                check_batches(
+                    run.teacher.model,
+                    run.data,
+                    "teacher.model",
+                    int((~held_out(run.data)).sum()),
+                    run.teacher.train.batch_size,
+                )
             if run.teacher.path is not None:
                 teacher_weights(run.data, run.teacher)
             cache = teacher_cache(run.data, run.teacher)

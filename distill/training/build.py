@@ -10,7 +10,13 @@ from distill.config import Component, ConfigError, Data
 from distill.data import Dataset
 from distill.seeds import seeded
 from distill.system import machine
-from distill.training.contracts import fault_of_forward, fault_of_loss, fault_of_parts, maps
+from distill.training.contracts import (
+    fault_of_forward,
+    fault_of_loss,
+    fault_of_one_image,
+    fault_of_parts,
+    maps,
+)
 from distill.training.inputs import read
 from distill.training.objective import Objective
 from distill.training.stack import Stack
@@ -95,4 +101,37 @@ def fresh(
 ) -> Stack:
     """A stack of ``members`` new members of ``model``."""
     make = partial(build, model, data, key)
-    return Stack(make, members, seed, device, mapped=maps(make, data.shape))
+    kind = (model, data.shape, data.classes)
+    if kind not in _mapped:
+        _mapped[kind] = maps(make, data.shape)
+    return Stack(make, members, seed, device, mapped=_mapped[kind])
+
+
+_mapped: dict[tuple[Component, tuple[int, int, int], int], bool] = {}
+
+
+def check_batches(model: Component, data: Data, key: str, examples: int, size: int) -> None:
+    """See that a model can be trained on the last batch, if that is of one example.
+
+    Args:
+        model: the section at ``key``.
+        data: what it is trained on.
+        key: "model" or "teacher.model".
+        examples: how many there are in an epoch.
+        size: of a batch.
+
+    Raises:
+        ConfigError: it cannot, as those that normalise by a batch's statistics.
+    """
+    if examples % size == 1 and (fault := _fault_of_one(model, data, key)) is not None:
+        batches = f"{key.removesuffix('model')}train.batch_size={size}"
+        raise ConfigError(
+            f"{batches}: of {examples} examples the last batch has one, on which {model.name} "
+            f"cannot be trained ({fault}); choose another size"
+        )
+
+
+@lru_cache(maxsize=64)
+def _fault_of_one(model: Component, data: Data, key: str) -> str | None:
+    dataset = read(data)
+    return fault_of_one_image(partial(build, model, dataset, key), dataset.shape)

@@ -114,6 +114,16 @@ def fault_of_forward(
     return None
 
 
+def fault_of_one_image(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> str | None:
+    """Why a model fails on a batch of one image in training, if it does."""
+    with seeded(0, CPU), torch.no_grad():
+        try:
+            build().train()(torch.rand(1, *shape))
+        except Exception as error:
+            return " ".join(f"{type(error).__name__}: {error}".split())
+    return None
+
+
 def _logits(found: object) -> object:
     """The logits among what a model returns: the first of several."""
     return found[0] if isinstance(found, tuple) else found

@@ -31,7 +31,7 @@ def each(
         arguments: tensors (K, ...) and dictionaries of such.
         members: K.
         mapped: all at once, by `torch.vmap`; else one after another.
-        noise: the generators that the function draws from, beside torch's own for the CPU.
+        noise: the generators that the function draws from, beside torch's own.
 
     Example:
         >>> x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -41,6 +41,8 @@ def each(
     if mapped:
         return torch.vmap(function, randomness="same")(*arguments)
     generators = [torch.default_generator, *noise]
+    if (device := _device(arguments[0])).type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
     states = [generator.get_state() for generator in generators]
     # Unbound once, since the gradient of a slice would be as large as the whole.
     parts = [_unbound(argument) for argument in arguments]
@@ -69,6 +71,10 @@ def mappable(trial: Callable[[], object]) -> bool:
     finally:
         torch.set_warn_always(before)
     return True
+
+
+def _device(tree: Tree) -> torch.device:
+    return (tree if isinstance(tree, Tensor) else next(iter(tree.values()))).device
 
 
 def _unbound(tree: Tree) -> Callable[[int], Any]:

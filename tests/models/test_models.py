@@ -254,6 +254,22 @@ def test_members_with_buffers_are_those_alone(
         assert first["unused"].tolist() == [1.0] * 3
 
 
+@pytest.mark.parametrize("key", ["model", "teacher.model"])
+def test_a_last_batch_of_one_that_a_model_cannot_take_is_refused(key: str, offered: Offer) -> None:
+    """Of 256 examples, 51 batches of 5 leave one."""
+    part = key.removesuffix("model")
+    size = f"{part}train.batch_size=5"
+    with pytest.raises(ConfigError) as error:
+        offered(key, Normed, size)
+    assert str(error.value) == (
+        f"{size}: of 256 examples the last batch has one, on which normed cannot be trained "
+        "(ValueError: Expected more than 1 value per channel when training, got input size "
+        "torch.Size([1, 4])); choose another size"
+    )
+    offered(key, Normed, f"{part}train.batch_size=6")
+    offered(key, Counting, size)
+
+
 def test_a_model_with_normalised_groups_is_trained(offered: Offer) -> None:
     class Grouped(Small):
         def __init__(self, inputs: Any, classes: int) -> None:
