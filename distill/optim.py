@@ -82,7 +82,8 @@ class Optimizer(ABC):
         lr: Sequence[float],
         weight_decay: Sequence[float],
     ) -> None:
-        self.lr, self.weight_decay, self.steps = list(lr), list(weight_decay), 0
+        self.lr, self.weight_decay = list(lr), list(weight_decay)
+        self.steps = [0.0] * len(parameters)  # of each tensor: those that it had a gradient for
         self._bind(
             parameters,
             leaves,
@@ -108,7 +109,10 @@ class Optimizer(ABC):
                         [p.detach()[members] for p in parameters],
                         [leaf.detach()[members] for leaf in leaves],
                         [[s[members] for s in slot] for slot in state],
-                        [torch.full((), float(self.steps), device=p.device) for p in parameters],
+                        [
+                            torch.full((), n, device=p.device)
+                            for n, p in zip(self.steps, parameters, strict=True)
+                        ],
                     )
                 )
             start = end
@@ -125,14 +129,15 @@ class Optimizer(ABC):
                     leaf.copy_(p)
         for leaf in self.leaves:
             leaf.grad = None
-        self.steps += 1
+        for n in gradients:
+            self.steps[n] += 1
 
-    def at(self, steps: int) -> None:
-        """Go on as after ``steps`` steps."""
-        self.steps = steps
+    def at(self, steps: Sequence[float]) -> None:
+        """Go on as after so many ``steps`` of each tensor."""
+        self.steps = list(steps)
         for chunk in self.chunks:
-            for count in chunk.counts:
-                count.fill_(float(steps))
+            for count, number in zip(chunk.counts, steps, strict=True):
+                count.fill_(number)
 
     @abstractmethod
     def _update(self, chunk: _Chunk, gradients: list[Tensor], lr: float) -> None:

@@ -42,6 +42,7 @@ def task(config: DictConfig) -> Any:
     from distill.system.store import locked
 
     hydra = HydraConfig.get()
+    names.check_names(OmegaConf.create({"hydra": hydra}))  # whoever resolved the directory
     directory = Path(hydra.runtime.output_dir)
     job = Job(parse(config))
     names.check_halving(OmegaConf.create({"hydra": hydra}), job.run.halving.rungs)
@@ -90,10 +91,33 @@ def _check_configs(flags: Namespace) -> None:
             rerun = command("--experimental-rerun", str(folder.parent))
             name = f"--{flag.replace('_', '-')}={folder}"
             raise ConfigError(f"{name}: it is the record of a run, which is run again by: {rerun}")
+    _check_searchpath(flags)
     for path in CONF.rglob("*.yaml") if flags.config_dir else ():
         own = Path(flags.config_dir) / path.relative_to(CONF)
         if own.exists() and not own.samefile(path):
             print(f"{own} is not read: distill has one of that name; rename it", file=sys.stderr)
+
+
+def _check_searchpath(flags: Namespace) -> None:
+    """Refuse a primary config that lets Hydra import a package to find more configs.
+
+    Raises:
+        ConfigError: its hydra.searchpath names one.
+    """
+    from distill.config import ConfigError
+
+    if not flags.config_name:
+        return
+    for folder in (flags.config_path or CONF, flags.config_dir or "."):
+        path = Path(folder) / f"{str(flags.config_name).removesuffix('.yaml')}.yaml"
+        if path.is_file():
+            places = OmegaConf.select(OmegaConf.load(path), "hydra.searchpath") or []
+            for place in (str(place) for place in places):
+                if place.startswith("pkg:"):
+                    raise ConfigError(
+                        f"hydra.searchpath={place}: in {path} it would import a package; "
+                        "name a folder, file://DIR, or give it on the command line"
+                    )
 
 
 def _sweeps(error: HydraException, flags: Namespace) -> bool:

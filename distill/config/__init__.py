@@ -147,7 +147,7 @@ def check(values: Mapping[str, Any]) -> Run:
     if run.distils and run.teacher.model is None:
         raise ConfigError(
             f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
-            "without one the loss must be hard"
+            "without one the loss must be one that takes no teacher_logits, such as hard"
         )
     return run
 

@@ -125,17 +125,23 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
         ConfigError: a parameter has no annotation, or one that says nothing of a value.
     """
     kind = GROUPS[group]
-    hints = typing.get_type_hints(
-        function.__init__ if inspect.isclass(function) else function,
-        include_extras=True,
-    )
+    try:
+        hints = typing.get_type_hints(
+            function.__init__ if inspect.isclass(function) else function,
+            include_extras=True,
+        )
+    except (NameError, TypeError) as error:
+        raise ConfigError(f"{target}: its annotations cannot be read ({error})") from error
     parameters = inspect.signature(function).parameters
+    taken = {*dir(Component), *Component.__annotations__, *kind.section.model_fields} - {"root"}
     own: dict[str, Any] = {}
     for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise ConfigError(f"{target}: it takes {parameter}; each of its keys must be named")
         if name in kind.given:
             continue
+        if name in taken:
+            raise ConfigError(f"{target}: its parameter {name} has a name that is taken; rename it")
         if name not in hints:
             raise ConfigError(
                 f"{target}: its parameter {name} has no annotation, by which values are checked; "
@@ -158,19 +164,22 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
     section.function = staticmethod(function)
     section.parameters = frozenset(own)
     section.takes = frozenset(parameters) & frozenset(kind.given)
-    section.source = None if target in targets(group) else _source(function)
+    section.source = None if target in targets(group) else _source(target)
     return section
 
 
-def _source(function: Callable[..., Any]) -> str:
+def _source(target: str) -> str:
     """The SHA-256 of the file that defines a component, and of the files beside it that it imports.
 
     Beside it are those of its own package; for a module in no package, those of its folder.
     """
-    path = Path(inspect.getsourcefile(function) or "")
-    if not path.is_file():
-        raise ConfigError(f"{function.__module__}: it has no file, whose content decides a run")
-    name = function.__module__
+    name = target.rpartition(".")[0]
+    module = sys.modules[name]
+    path = Path(getattr(module, "__file__", None) or "")
+    if path.suffix != ".py" or not path.is_file():
+        raise ConfigError(f"{name}: it has no file of Python, whose content decides a run")
+    if _edited(path, getattr(module, "__cached__", None)):
+        raise ConfigError(f"{name}: {path} was changed after it was imported; start a new process")
     parents = len(name.split(".")) - (path.name != "__init__.py")
     base = path.resolve().parents[parents]
     top = name.partition(".")[0] if path.parent.resolve() != base else ""
@@ -182,6 +191,15 @@ def _source(function: Callable[..., Any]) -> str:
     for file in sorted(files):
         content.update(f"{file.relative_to(base).as_posix()} {files[file]}\n".encode())
     return content.hexdigest()
+
+
+def _edited(path: Path, cached: str | None) -> bool:
+    """Whether a file is not the one that was compiled when it was imported (PEP 552)."""
+    if cached is None or not Path(cached).is_file():
+        return False
+    header = Path(cached).read_bytes()[:12]
+    by_time = int.from_bytes(header[4:8], "little") == 0
+    return by_time and int.from_bytes(header[8:12], "little") != int(path.stat().st_mtime)
 
 
 def _collect(path: Path, base: Path, name: str, top: str, files: dict[Path, str]) -> None:

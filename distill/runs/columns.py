@@ -60,7 +60,7 @@ COLUMNS = {
     "loss": Column(TEXT, "loss"),
     "temperature": Column(NUMBER, "its temperature, if it has one"),
     "alpha": Column(NUMBER, "weight of its soft term, if it has one"),
-    "transfer": Column(TEXT, "transfer set: all, omit, only or fraction"),
+    "transfer": Column(TEXT, "transfer set: all, omit, only, fraction or one of your own"),
     "transfer_classes": Column(TEXT, "the classes omitted or kept, separated by spaces"),
     "transfer_fraction": Column(NUMBER, "the share of each class that is kept"),
     "transfer_examples": Column(WHOLE, "number of examples in the transfer set"),

@@ -199,7 +199,8 @@ def _detail(job: Job, stack: Stack) -> Values:
     """What is found of each member (K, ...) once it is trained: errors of each class; and, where
     its transfer set lacks some, what a shift of biases mends."""
     measure = evaluator(job.setting, job.run.test)
-    classes = set(job.run.transfer.options.get("classes", []))
+    given = job.run.transfer.options.get("classes")
+    classes = set(given) if isinstance(given, list) else set()
     partial = 0 < len(classes) < job.data.classes
     return measure.by_class(stack) | (measure.bias_shifts(stack, [*classes]) if partial else {})
 

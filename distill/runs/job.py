@@ -6,6 +6,7 @@ Letters: N training examples, M of them in the transfer set.
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from distill.config import ConfigError, Run
@@ -39,7 +40,8 @@ class Job:
         run, last = self.run, self.data.classes - 1
         for name, logger in run.logger.each.items():
             check_logger(name, logger)
-        if any(label > last for label in run.transfer.options.get("classes", [])):
+        classes = run.transfer.options.get("classes")
+        if isinstance(classes, list) and any(label > last for label in classes):
             allowed = f"{run.data.name} has the classes 0 to {last}"
             raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
         self._check_jitter()
@@ -94,7 +96,12 @@ class Job:
         """Indices (M,) of the training examples in the transfer set, on the CPU."""
         subset = self.run.transfer
         source = generator(self.run.seed, "transfer")
-        mask = subset(labels=self.data.train_labels, generator=source)
+        labels = self.data.train_labels
+        mask = subset(labels=labels.clone(), generator=source)
+        if not isinstance(mask, Tensor) or (mask.dtype, mask.shape) != (torch.bool, labels.shape):
+            kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+            wanted = f"wanted is torch.bool ({len(labels)},), whether each example is in it"
+            raise ConfigError(f"transfer={subset.name}: it returns {kind}; {wanted}")
         indices: Tensor = (mask & ~held_out(self.run.data)).nonzero().flatten()
         return indices
 
@@ -110,7 +117,8 @@ class Job:
     def name(self) -> str:
         """A name that a person can read, the same for the same config, safe as a file's name."""
         run = self.run
-        width = run.model.options.get("width", "")
+        width = run.model.options.get("width")
+        width = width if isinstance(width, int) else ""
         loss = "".join(f"-{key}{run.loss.options[key]:g}" for key in run.loss.numbers)
         student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
         return f"{student}-{self.digest[:8]}"

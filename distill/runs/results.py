@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from distill.runs.columns import COLUMNS, SHOWN, Status, measured, parsed, typed
+from distill.runs.columns import COLUMNS, SHOWN, TERM, Status, measured, parsed, typed
 from distill.system.store import digest, file_digest, held, naming, tidy, told, write_text
 
 if TYPE_CHECKING:
@@ -288,7 +288,11 @@ def _unfinished(directory: Path) -> dict[str, Any]:
         head = json.loads((directory / RUNNING).read_text(encoding="utf-8"))
     except FileNotFoundError:  # of a version that wrote none, which was killed before its result
         head = {"run": directory.name}
-    last = {n: parsed(n, [cell or None])[0] for n, cell in cells.items() if n in FIGURES}
+    last = {
+        n: parsed(n, [cell or None])[0]
+        for n, cell in cells.items()
+        if n in FIGURES or n.startswith(TERM)
+    }
     of = f" of {head['epochs']}" if "epochs" in head else ""
     reason = f"epoch {cells.get('epoch', 0)}{of}"
     if held(directory):

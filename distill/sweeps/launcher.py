@@ -358,6 +358,7 @@ class StackLauncher(Launcher):
             whitelist=self.hydra_context.execution_whitelist,
             environment=members[0].environment,
             configs=configs,
+            names=[member.job.name for member in members] if plain else (),
         )
 
     def _return(

@@ -113,10 +113,20 @@ def check_halving(config: DictConfig, rungs: int) -> None:
 def check_names(config: DictConfig) -> None:
     """Refuse names by which Hydra would write a job's files elsewhere than in its directory.
 
+    And an environment by which a config would trust modules: that is for the user alone.
+
     Raises:
-        ConfigError: one of them is a path.
+        ConfigError: one of them is a path, or the environment of the jobs names modules.
     """
     from distill.config import ConfigError
+    from distill.config.components import FLAG, TRUSTED
+
+    raw = OmegaConf.to_container(OmegaConf.select(config, "hydra.job.env_set"), resolve=False)
+    if isinstance(raw, dict) and TRUSTED in raw:
+        raise ConfigError(
+            f"hydra.job.env_set.{TRUSTED}={raw[TRUSTED]}: no config can trust modules; "
+            f"give {FLAG}, or set {TRUSTED} in the shell"
+        )
 
     for key in ("hydra.job.name", "hydra.output_subdir"):
         name = OmegaConf.select(config, key)

@@ -48,11 +48,16 @@ class Task:
     whitelist: Sequence[str] | None
     environment: Mapping[str, str]
     configs: Sequence[dict[str, Any]] = ()
+    names: Sequence[str] = ()
 
     def run(self, jobs: Sequence[Job] | None = None) -> Results:
         """Train the stack; returns the result of each job."""
         with env_override(dict(self.environment)), self._logged():
             own = jobs or [Job(parse(OmegaConf.create(config))) for config in self.configs]
+            for job, name in zip(own, self.names, strict=bool(self.names)):
+                if job.name != name:
+                    changed = "what decides it changed after the sweep began"
+                    raise RunError(f"{name} would be trained as {job.name}: {changed}")
             return execute(own, self.directories, self._share_log)
 
     def teach(self, job: Job) -> None:

@@ -41,8 +41,9 @@ def take(stack: Stack, state: dict[str, Tensor], data: Data, remedy: str) -> Non
     try:
         stack.load([state])
     except ValueError as error:
-        wanted = {name: list(value.shape[1:]) for name, value in stack.tensors.items()}
-        found = {name: list(value.shape) for name, value in state.items()}
+        wanted = {name: list(value.shape[1:]) for name, value in stack.parameters.items()}
+        names = stack.tensors if state.keys() == stack.tensors.keys() else state
+        found = {n: list(v.shape) for n, v in state.items() if names is state or n in wanted}
         dataset = read(data)
         why = misfits.misfit(found, wanted, data.name, dataset.shape, dataset.classes)
         raise ValueError(why or f"{error}{remedy}") from error

@@ -58,8 +58,12 @@ def parameters(model: Component, data: Data, key: str) -> int:
         ConfigError: as `build` does, they do not fit into this machine's memory, or the training
             loop cannot use the model.
     """
-    with torch.device("meta"):
-        module = build(model, read(data), key)
+    try:
+        with torch.device("meta"):
+            module = build(model, read(data), key)
+    except (ConfigError, NotImplementedError):  # one that reads what it makes, or fails anyway
+        with seeded(0, torch.device("cpu")):
+            module = build(model, read(data), key)
     if (fault := fault_of_parts(module)) is not None:
         raise ConfigError(f"{key}={model.name}: {fault}")
     count = sum(p.numel() for p in module.parameters())

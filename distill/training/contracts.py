@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from distill.seeds import seeded
 from distill.training.mapping import mappable
-from distill.training.objective import EXAMPLES, Objective, tried
+from distill.training.objective import EXAMPLES, PROGRESS, Objective, tried
 from distill.training.stack import Stack, called
 
 CPU = torch.device("cpu")
@@ -20,15 +20,20 @@ CPU = torch.device("cpu")
 def fault_of_loss(objective: Objective, classes: int) -> str | None:
     """Whether the loss of one member, for data of C ``classes``, keeps to `distill.losses`."""
     logits, given = tried(1, classes)
+    names: set[frozenset[str]] = set()
     before = {name: v.clone() for name, v in given.items() if isinstance(v, Tensor)}
     lacking = "" if "teacher_logits" in objective.takes else " (it asks for no teacher_logits)"
     if "student_logits" not in objective.takes:
         return "it has no parameter student_logits, by which it could be differentiated"
     try:
-        total, terms = objective(logits, given)
+        for progress in PROGRESS:
+            total, terms = objective(logits, {**given, "progress": progress})
+            names.add(frozenset(terms))
     except Exception as error:
         reason = " ".join(str(error).split())
         return f"it fails on random logits{lacking}: {type(error).__name__}: {reason}"
+    if len(names) > 1:
+        return "its terms change with progress; it must return the same ones always"
     for name, values in {"": total, **terms}.items():
         if (fault := _fault_of_values(values)) is not None:
             return f"its term {name} is {fault}" if name else f"it returns {fault}"

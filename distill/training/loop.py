@@ -21,6 +21,8 @@ from distill.training.stack import Stack
 
 Values = dict[str, Tensor]
 
+STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensors)
+
 
 @dataclass(frozen=True)
 class TransferSet:
@@ -155,6 +157,7 @@ class Training:
         return {
             **{f"parameters.{n}": p.detach() for n, p in self.stack.parameters.items()},
             **{f"buffers.{n}": b for n, b in self.stack.buffers.items()},
+            STEPS: torch.tensor(self.optimizer.steps).expand(self.stack.members, -1),
             **{
                 f"optimizer.{slot}.{i}": value
                 for slot, values in enumerate(self.optimizer.state)
@@ -172,10 +175,13 @@ class Training:
         device = self.transfer.index.device
         self._keep(torch.tensor(history.members, dtype=torch.long, device=device))
         for name, value in self.state().items():
-            value.copy_(state[name])
+            if name != STEPS:
+                value.copy_(state[name])
         self.stack.refresh()
         steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
-        self.optimizer.at(steps)
+        # A checkpoint of an earlier version knows of no parameter that had no gradient.
+        known = state[STEPS][0].tolist() if STEPS in state else None
+        self.optimizer.at(known or [float(steps)] * len(self.optimizer.steps))
 
     def step(self, index: Tensor, view: Tensor, scale: float, progress: float) -> Values:
         """One step, the learning rates times ``scale``, when ``progress`` of 1 is done.

@@ -15,6 +15,7 @@ from distill.config import Component
 from distill.training.mapping import each, mappable
 
 CPU = torch.device("cpu")
+PROGRESS = (0.0, 0.5, 1.0)  # at which a loss is tried
 EXAMPLES = 6  # of random numbers, on which a loss is tried
 
 
@@ -88,7 +89,8 @@ class Objective:
     def maps(self, classes: int) -> bool:
         """Whether torch can map the loss over members, seen on a few random numbers."""
         logits, given = tried(1, classes)
-        return mappable(lambda: self.keep(torch.tensor([0]))(logits, given))
+        one = self.keep(torch.tensor([0]))
+        return mappable(lambda: [one(logits, {**given, "progress": p}) for p in PROGRESS])
 
 
 def tried(members: int, classes: int) -> tuple[Tensor, dict[str, Any]]:

@@ -33,24 +33,11 @@ def _is_plain_mlp(module: nn.Module) -> bool:
     names = [f"layers.{i}.{kind}" for i in layers for kind in ("weight", "bias")]
     return (
         Counter(type(part) for part in parts) == kinds
-        and [name for name, _ in module.named_parameters()] == names
+        and [name for name, p in module.named_parameters() if p.requires_grad] == names
         and not any(
             value for part in [module, *parts] for n, value in vars(part).items() if "_hooks" in n
         )
     )
-
-
-def _keep_float32(module: nn.Module) -> frozenset[str]:
-    """The names of the parameters beside buffers of floats, whose module computes in float32.
-
-    A running mean that is updated in bfloat16 would stand still.
-    """
-    names = []
-    for path, part in module.named_modules():
-        own = [*part.named_parameters(path, recurse=False)]
-        if own and any(b.is_floating_point() for b in part.buffers(recurse=False)):
-            names += [name for name, _ in own]
-    return frozenset(names)
 
 
 def called(
@@ -76,7 +63,9 @@ class Stack:
     while it is trained, are what gradients are taken of: the parameters themselves, or copies in
     another type. ``buffers`` (K, ...) are what else belongs to a member: the buffers of its module,
     and the parameters that need no gradient. Members that are not ``mapped`` are called one after
-    another; a plain MLP has a way of its own, which is faster than both.
+    another; a plain MLP has a way of its own, which is faster than both. Those with float buffers,
+    which a narrow type would spoil, keep float32 leaves; one after another, torch's autocast casts
+    their products; mapped, which it is not made for, they are float32 throughout.
     """
 
     def __init__(
@@ -101,12 +90,9 @@ class Stack:
         self.noise: list[Generator] = []
         self.fast = _is_plain_mlp(self.module)
         self.mapped = mapped
-        self.wide = _keep_float32(self.module)
-        self.dtype = torch.float32
-        for path in {name.rpartition(".")[0] for name in self.wide}:
-            part = self.module.get_submodule(path)
-            part.register_forward_pre_hook(lambda _, x: (x[0].float(), *x[1:]))
-            part.register_forward_hook(lambda _, __, found: found.to(self.dtype))
+        floats = {n: b for n, b in self.buffers.items() if b.is_floating_point()}
+        self.mixed = bool(floats)
+        self.bounded = {*own} | {n for n, b in floats.items() if b.isfinite().all()}
 
     @property
     def members(self) -> int:
@@ -127,10 +113,8 @@ class Stack:
 
     def _copies(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The parameters in ``dtype``; the rows of an MLP's first weights are whole tiles apart."""
-        copies = {
-            name: value.detach() if name in self.wide else value.detach().to(dtype)
-            for name, value in self.parameters.items()
-        }
+        kept = torch.float32 if self.mixed else dtype
+        copies = {name: value.detach().to(kept) for name, value in self.parameters.items()}
         if self.fast and dtype.itemsize == 2:
             weight = copies["layers.0.weight"]
             inputs = weight.shape[-1]
@@ -152,13 +136,12 @@ class Stack:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits (K, B, C) of images (B, channels, H, W) which all members share.
 
-        Products are made in the type of ``x``, with leaves or copies of the parameters in it.
+        Products are made in the type of ``x``.
         """
         return self._mlp(x) if self.fast else self.generic(x)
 
     def _cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        kinds = {leaf.dtype for name, leaf in self.leaves.items() if name not in self.wide}
-        if self.leaves and kinds <= {dtype}:
+        if self.leaves and (self.mixed or next(iter(self.leaves.values())).dtype == dtype):
             return self.leaves
         return self._copies(dtype)
 
@@ -168,10 +151,18 @@ class Stack:
         def member(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Any:
             return called(self.module, parameters, buffers, x)
 
-        self.dtype = x.dtype
         tensors = (self._cast(x.dtype), self.buffers)
         noise = self.noise if self.module.training else []
-        logits: Tensor = each(member, tensors, self.members, mapped=self.mapped, noise=noise)
+        narrow = x.dtype
+        if self.mixed:
+            x = x.float()
+        with torch.autocast(
+            x.device.type,
+            dtype=narrow,
+            enabled=self.mixed and not self.mapped and narrow != torch.float32,
+            cache_enabled=False,
+        ):
+            logits: Tensor = each(member, tensors, self.members, mapped=self.mapped, noise=noise)
         return logits
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -211,11 +202,11 @@ class Stack:
 
     @torch.no_grad()
     def finite(self) -> Tensor:
-        """A mask (K,) of the members whose parameters are all finite."""
+        """A mask (K,) of the members whose parameters, and buffers that once were, are finite."""
         largest = [
             torch.linalg.vector_norm(p.reshape(len(p), -1), torch.inf, dim=1)
-            for p in self.tensors.values()
-            if p.is_floating_point()
+            for name, p in self.tensors.items()
+            if name in self.bounded
         ]
         return torch.stack(largest).isfinite().all(0)
 
@@ -227,11 +218,10 @@ class Stack:
 
     def keep(self, members: Tensor) -> None:
         """Let all members leave but those at ``members`` (indices)."""
-        narrow = {leaf.dtype for name, leaf in self.leaves.items() if name not in self.wide}
         self.parameters = {n: p.detach()[members] for n, p in self.parameters.items()}
         self.buffers = {n: b[members] for n, b in self.buffers.items()}
         if self.leaves:
-            self.trainable(next(iter(narrow), torch.float32))
+            self.trainable(next(iter(self.leaves.values())).dtype)
 
     def joined(self, others: "Iterable[Stack]") -> "Stack":
         """A stack of the members of this one and of ``others`` of its architecture."""

@@ -1,13 +1,16 @@
 """Code of one's own: trusted, checked, part of a run's name, the same wherever it is run."""
 
+import os
 import sys
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from conftest import SMALL, Cli, composed, make_job, shell
+import torch
+from conftest import SMALL, Cli, Offer, composed, make_job, shell
 from omegaconf import OmegaConf
 from pydantic import create_model
+from torch import Tensor
 
 import distill.models
 from distill.config import ConfigError, Run, components, parse, targets
@@ -175,6 +178,78 @@ def test_a_signature_that_checks_nothing_is_refused(
     monkeypatch.setenv(components.TRUSTED, "mine")
     with pytest.raises(ConfigError, match=f"^{SIGNATURES[name]}"):
         own(_target_=f"mine.{name}")
+
+
+NAMES = ("target", "name", "options", "source", "numbers", "takes")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_whose_name_is_taken_is_refused(
+    name: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(components.TRUSTED, "mine")
+    code = (
+        f"def own(student_logits, *, {name}: float):\n    return student_logits.sum(-1) * {name}\n"
+    )
+    (work / "mine.py").write_text(code)
+    with pytest.raises(ConfigError, match=f"its parameter {name} has a name that is taken"):
+        own(_target_="mine.own")
+
+
+def test_the_code_of_a_decorated_component_counts(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(components.TRUSTED, "mine")
+    code = "import torch\n\n@torch.no_grad()\ndef every(labels, step: int = 2):\n"
+    names = []
+    for start in (0, 1):
+        forget()
+        (work / "mine.py").write_text(
+            f"{code}    return torch.arange(len(labels)) % step == {start}\n"
+        )
+        config = composed(*SMALL)
+        section = OmegaConf.create({"_target_": "mine.every"})
+        OmegaConf.update(config, "transfer", section, merge=False)
+        names.append(Job(parse(config)).name)
+    assert names[0] != names[1]
+
+
+def test_code_that_changed_after_it_was_imported_is_refused(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    own()
+    components.schema.cache_clear()
+    os.utime(work / "mine.py", (1, 1))
+    with pytest.raises(ConfigError, match=r"^mine: .*mine\.py was changed after it was imported"):
+        own()
+
+
+def test_a_config_cannot_trust_modules(cli: Cli, work: Path) -> None:
+    (work / "conf" / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /loss: brier\nhydra:\n"
+    job = "  job:\n    env_set: {DISTILL_MODULES: mine, DISTILL_FREE: ''}\n  run: {dir: out}\n"
+    (work / "conf" / "experiment" / "evil.yaml").write_text(text + job)
+    for more in ((), ("-m", "hydra/launcher=basic"), ("-m",)):
+        done = cli(*SMALL, *more, "experiment=evil")
+        assert done.code == 1
+        assert "DISTILL_MODULES=mine: no config can trust modules" in done.out + done.err
+        assert "mine" not in sys.modules
+    (work / "other.yaml").write_text(
+        "defaults: [config, _self_]\nhydra:\n  searchpath: ['pkg://mine']\n"
+    )
+    done = cli("--config-dir", ".", "--config-name", "other", *SMALL)
+    assert done.code == 1 and done.err.startswith("hydra.searchpath=pkg://mine: in other.yaml it")
+    assert "mine" not in sys.modules
+
+
+def test_a_transfer_set_that_is_no_mask_is_refused(offered: Offer) -> None:
+    def indices(labels: Tensor) -> Tensor:
+        return torch.arange(len(labels))
+
+    with pytest.raises(ConfigError, match=r"returns torch\.int64 \(256,\); wanted is torch\.bool"):
+        offered("transfer", indices)
 
 
 def test_its_keys_and_values_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ BAD = {
     "seed=-1": "seed=-1: Input should be greater than or equal to 0",
     "device=tpu": "device=tpu: Input should be 'auto', 'cpu' or 'cuda'",
     "precision=fp8": "precision=fp8: Input should be 'auto', 'fp32' or 'bf16'",
-    "teacher=none": "teacher=none: loss=kd needs a teacher; without one the loss must be hard",
+    "teacher=none": "teacher=none: loss=kd needs a teacher; without one the loss must be one that",
     "teacher=checkpoint": "teacher.path: it needs a value",
     "~train": "train: this key is missing",
     "seed=${nowhere}": "seed: Interpolation key 'nowhere' not found",

@@ -14,7 +14,10 @@ from distill.config import ConfigError
 from distill.models import MLP
 from distill.models.dropout import Dropout
 from distill.runs.students import students
+from distill.teachers.find import find_teacher, soft_targets
 from distill.training.build import build, multiply_adds
+from distill.training.inputs import training_images
+from distill.training.loop import History
 
 
 @pytest.mark.parametrize("name", options("model"))
@@ -214,11 +217,40 @@ class Unmapped(Counting):
         return z if float(z.detach().abs().max()) > 100 else 2 * z
 
 
-STATEFUL: dict[type[Small], bool] = {
+class Positioned(Small):
+    """A parameter and buffers at the root, one of them infinite, and a tuple of outputs."""
+
+    place: Tensor
+    mask: Tensor
+
+    def __init__(self, inputs: Any, classes: int) -> None:
+        super().__init__(inputs, classes)
+        self.layer = nn.Linear(prod(inputs), classes, bias=False)
+        self.shift = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("place", torch.linspace(0, 1, prod(inputs)))
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+        self.plain = nn.BatchNorm1d(classes, affine=False)
+        self.fixed = nn.Linear(classes, classes).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Any:
+        z = self.layer(x.flatten(1) + self.place)
+        return self.fixed(self.plain(input=z) + self.shift) + self.mask[0], z
+
+
+def frozen_mlp(inputs: Any, classes: int, *, width: int = 8) -> nn.Module:
+    """The MLP, its first layer frozen: a plain function, as a component may be."""
+    module = MLP(inputs, classes, width=width)
+    module.layers[0].requires_grad_(False)
+    return module
+
+
+STATEFUL: dict[Any, bool] = {
     Counting: True,
     Normed: True,
     Convolved: False,
     Unmapped: False,
+    Positioned: True,
+    frozen_mlp: True,
 }
 # Of float32 figures, members mapped against alone; called one after another they are the same bits.
 TOLERANCE = 1e-5
@@ -226,9 +258,7 @@ TOLERANCE = 1e-5
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", STATEFUL)
-def test_members_with_buffers_are_those_alone(
-    model: type[Small], precision: str, offered: Offer
-) -> None:
+def test_members_with_buffers_are_those_alone(model: Any, precision: str, offered: Offer) -> None:
     own = [("optim.lr=0.01",), ("optim.lr=0.003", "loss.temperature=9"), ("loss.alpha=0.2",)]
     jobs = [offered("model", model, f"precision={precision}", *more) for more in own]
     together = make_training(jobs)
@@ -245,13 +275,52 @@ def test_members_with_buffers_are_those_alone(
             tolerance = TOLERANCE if precision == "fp32" else 0.02
             torch.testing.assert_close(found[name], value, rtol=tolerance, atol=tolerance)
     first = together.stack.state(0)
-    if issubclass(model, Counting):
+    if "count" in first:
         assert first["count"] == 2 * 4  # epochs and batches
-    else:
+    if "unused" in first:
         assert first["normal.num_batches_tracked"] == 2 * 4
         assert first["normal.running_mean"].dtype == torch.float32
         assert first["scale"].tolist() == [2.0] * 4
         assert first["unused"].tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_ensemble_of_models_with_statistics(precision: str, offered: Offer) -> None:
+    job = offered("teacher.model", Normed, "teacher.members=2", f"precision={precision}")
+    found = find_teacher(job.setting, job.run.teacher, 5.0)
+    soft = soft_targets(job.setting, job.run.teacher, 5.0)
+    assert found.stack.members == 2
+    images = training_images(job.setting, 0)
+    z = found.stack(images.batch(torch.arange(8), 0, job.setting.dtype)).float().mean(0)
+    torch.testing.assert_close(soft[:8, 0], z, atol=0.02, rtol=0.02)
+
+
+def test_steps_that_a_parameter_skipped_are_kept(offered: Offer) -> None:
+    """A layer that has a gradient in every other epoch alone, when a member leaves, and later."""
+
+    class Skipping(Small):
+        passes = 0
+
+        def __init__(self, inputs: Any, classes: int) -> None:
+            super().__init__(inputs, classes)
+            self.other = nn.Parameter(torch.zeros(classes))
+
+        def forward(self, x: Tensor) -> Tensor:
+            Skipping.passes += 1
+            return super().forward(x) + (self.other if Skipping.passes % 2 else 0)
+
+    Skipping.passes = 0
+    training = make_training([offered("model", Skipping), offered("model", Skipping, "seed=0")])
+    training.run()
+    steps = training.optimizer.steps
+    assert steps[-1] == 8 and 0 < steps[0] < 8
+    training._keep(torch.tensor([1]))
+    assert training.optimizer.steps == steps
+    assert [c.item() for c in training.optimizer.chunks[0].counts] == steps
+    again = make_training([offered("model", Skipping)])
+    state = {name: value.clone() for name, value in training.state().items()}
+    again.restore(History([[]], [0], epoch=2), state)
+    assert again.optimizer.steps == steps
 
 
 @pytest.mark.parametrize("key", ["model", "teacher.model"])

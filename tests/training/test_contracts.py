@@ -47,6 +47,11 @@ def nameless(student_logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, 
     return value, {"a b": value}
 
 
+def moody(student_logits: Tensor, labels: Tensor, progress: float) -> Any:
+    value = hard(student_logits, labels)
+    return value, {"late": value} if progress > 0.6 else {}
+
+
 def listed(student_logits: Tensor, labels: Tensor) -> Any:
     return [hard(student_logits, labels)]
 
@@ -60,6 +65,7 @@ REFUSED: dict[Callable[..., Any], str] = {
     infinite: "it is not finite on random logits",
     blind: "it has no parameter student_logits",
     nameless: "its term 'a b' makes no column train_NAME",
+    moody: "its terms change with progress; it must return the same ones always",
     listed: "it (fails on random logits|returns list)",
 }
 
