@@ -8,9 +8,9 @@ A loss has parameters of these names as it needs them, for a batch of B examples
 - ``progress``, the share of the training that is done, from 0 to 1.
 
 All its other parameters are its hyperparameters and the keys of its yaml. One that is a number is
-given as a tensor without axes, since a stack of K students maps the function over K values of it (or
-as a plain number, where torch cannot map the function, which is then called K times); students whose
-other hyperparameters differ are not trained together.
+given as a tensor without axes, since a stack of K students maps the function over K values of it
+(or as a plain number, where torch cannot map the function, which is then called K times). Students
+whose other hyperparameters differ are not trained together.
 
 It returns a value an example, (B,); or one for the batch, (), where it couples the examples; or one
 of both and a dictionary of named terms of that shape, which are recorded as ``train_NAME``. The
