@@ -77,11 +77,13 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave slow tests out, which pytest then tells of, unless all are asked for."""
-    if not (config.getoption("--full") or config.getoption("--endurance")):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    """Leave slow tests out, which pytest then tells of, unless they are asked for."""
+    endurance = config.getoption("--endurance")
+    asked = {"slow": config.getoption("--full") or endurance, "endurance": endurance}
+    left = {name for name, given in asked.items() if not given}
+    out = [item for item in items if left & {mark.name for mark in item.iter_markers()}]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
 
 
 def forget() -> None:

@@ -245,7 +245,7 @@ def test_the_wheel_works_from_another_directory(home: Path) -> None:
     assert done.code == 0, done.err
     [summary] = (home / "elsewhere").rglob(results.SUMMARY)
     assert len(pd.read_csv(summary)) == 2
-    reference = site / "distill" / "report" / "reference" / "identities"
+    reference = site / "distill" / "findings" / "reference" / "identities"
     command = [str(home / "fresh" / "bin" / "distill-report"), str(reference), "--out", str(home)]
     checked = shell(*command, "--check")
     assert checked.code == 0 and "identities agrees with the reference" in checked.out

@@ -244,7 +244,7 @@ def test_the_face_is_light_and_complete() -> None:
     assert (Path(distill.__file__).parent / "py.typed").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_it_is_typed_from_outside(home: Path) -> None:
     (home / "user.py").write_text(
         "import distill\n"
