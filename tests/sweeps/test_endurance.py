@@ -353,7 +353,7 @@ def test_many_commands_at_once_share_the_work(same: bool, home: Path, full: bool
     assert scratch(together) == []
 
 
-@pytest.mark.slow
+@pytest.mark.endurance
 def test_a_long_sweep_needs_no_more_and_more(
     home: Path, full: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
