@@ -179,8 +179,8 @@ class Training:
                 value.copy_(state[name])
         self.stack.refresh()
         steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
-        # A checkpoint of an earlier version knows of no parameter that had no gradient.
-        known = state[STEPS][0].tolist() if STEPS in state else None
+        # One of an earlier version does not hold them, nor one of no member that goes on.
+        known = state[STEPS][:1].flatten().tolist() if STEPS in state else []
         self.optimizer.at(known or [float(steps)] * len(self.optimizer.steps))
 
     def step(self, index: Tensor, view: Tensor, scale: float, progress: float) -> Values:
