@@ -26,7 +26,14 @@ READS = {"runs.results", "runs.columns", "system.store", "system.terminal"}
 LIGHT = {
     *("", "__main__", "runs.columns", "runs.results", "config", "teachers.misfits"),
     *("sweeps.launcher", "sweeps.names", "sweeps.summary", "sweeps.compose", "sweeps.tables"),
-    *("tuning.sweeper", "system.machine", "system.store", "system.progress", "system.terminal"),
+    *(
+        "tuning.sweeper",
+        "system.machine",
+        "system.trust",
+        "system.store",
+        "system.progress",
+        "system.terminal",
+    ),
     *("cli.main", "cli.explain", "cli.commands", "cli.report", "cli.modules", "cli.python"),
 }
 # What a command's --help loads none of.

@@ -39,8 +39,13 @@ def evaluate() -> None:
         rescore.show([Path(run) for run in arguments.runs], arguments.data)
 
 
-RUN = "a run's directory, or a sweep's, of which the best run is taken"
-BEST = "of a sweep, the run with the least in this column (val_errors)"
+def _student(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a command finds one trained student."""
+    run = "a run's directory, or a sweep's, of which the best run is taken"
+    best = "of a sweep, the run with the least in this column (val_errors)"
+    parser.add_argument("run", metavar="RUN", type=home, help=run)
+    parser.add_argument("--best", metavar="COLUMN", help=best)
+    modules.add_flag(parser)
 
 
 @command
@@ -50,12 +55,10 @@ def predict() -> None:
         prog="distill-predict",
         description="What the student of a run takes images for: file, class and probability.",
     )
-    parser.add_argument("run", metavar="RUN", type=home, help=RUN)
+    _student(parser)
     files = "a picture, or an array of images (.npy, .npz)"
     parser.add_argument("files", metavar="FILE", nargs="+", type=home, help=files)
     parser.add_argument("--csv", metavar="OUT", type=home, help="write the lines to this CSV, too")
-    parser.add_argument("--best", metavar="COLUMN", help=BEST)
-    modules.add_flag(parser)
     arguments = parser.parse_args()
 
     from distill.cli import using
@@ -72,12 +75,10 @@ def export() -> None:
         prog="distill-export",
         description="Write the student of a run as ONNX, or for torch.export.load.",
     )
-    parser.add_argument("run", metavar="RUN", type=home, help=RUN)
+    _student(parser)
     parser.add_argument("--format", choices=("onnx", "torch"), required=True)
     out = "the file (the run's name in this folder, with .onnx or .pt2)"
     parser.add_argument("--out", metavar="FILE", type=home, help=out)
-    parser.add_argument("--best", metavar="COLUMN", help=BEST)
-    modules.add_flag(parser)
     arguments = parser.parse_args()
 
     from distill.cli import using

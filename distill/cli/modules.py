@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-TRUSTED = "DISTILL_MODULES"  # as `distill.config.components` reads it
+from distill.system.trust import FLAG, TRUSTED
+
 HELP = "a module of your own whose functions and classes a config may name; may be given again"
-FLAG = "--module"
 FOLDER = "conf"  # beside one's work, its yamls are found as those of --config-dir
 
 

@@ -14,6 +14,7 @@ from distill.cli import modules as own
 from distill.cli.untouched import untouched
 from distill.config.errors import ConfigError
 from distill.runs.columns import Status
+from distill.system.trust import FLAG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,7 +214,7 @@ def _call(
         _check(given)
     places = [] if places is None else places
     arguments = [*flags, *overrides]
-    arguments += [part for name in _names(modules) for part in (own.FLAG, name)]
+    arguments += [part for name in _names(modules) for part in (FLAG, name)]
     if config_dir is not None:
         arguments += ["--config-dir", os.fspath(config_dir)]
     with _turn, untouched(), _streams(show):

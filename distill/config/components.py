@@ -12,22 +12,19 @@ import importlib
 import importlib.util
 import inspect
 import os
-import re
 import sys
 import typing
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, create_model
 
 from distill.config.errors import ConfigError
 from distill.config.sections import Component, Data, Optim
-
-TRUSTED = "DISTILL_MODULES"  # in the environment: the modules of the user's own that may be named
-FLAG = "--module"  # of each command: one more of them
+from distill.system.trust import FLAG, TRUSTED, trusted
 
 
 class Group(NamedTuple):
@@ -51,19 +48,12 @@ GROUPS = {
     "logger": Group("distill.loggers", Component, ()),
 }
 
-C = TypeVar("C", bound=Component)
-
 
 @cache
 def targets(group: str) -> dict[str, Callable[..., Any]]:
     """What a ``_target_`` of ``group`` may name in this package."""
     module = importlib.import_module(GROUPS[group].module)
     return {f"{module.__name__}.{name}": getattr(module, name) for name in module.__all__}
-
-
-def trusted() -> list[str]:
-    """The modules that the user trusts."""
-    return [name for name in re.split(r"[,\s]+", os.environ.get(TRUSTED, "")) if name]
 
 
 def find(group: str, target: str, key: str) -> Callable[..., Any]:

@@ -164,35 +164,52 @@ def execute(
             watch.end(k, body)
         raise
     trained()
-    bodies: list[dict[str, Any]] = []
+    bodies = []
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
-        job, directory = jobs[k], directories[k]
-        last = {n: v for n, v in history.rows[k][-1].items() if measured(n) and n != "lr"}
-        share = len(history.rows[k]) / sum(map(len, history.rows))
-        body = _head(job) | facts | last
-        body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
-        body["seconds"] = round(history.seconds * share, 3)
         try:
-            if k in history.diverged:
-                body |= {"status": Status.DIVERGED, "reason": history.diverged[k]}
-            elif k in history.stopped:
-                body |= {"status": Status.STOPPED, "reason": history.stopped[k]}
-                body |= {"epochs": len(history.rows[k]), "halving": job.run.halving.model_dump()}
-            else:
-                place = history.members.index(k)
-                body |= {name: value[place].tolist() for name, value in detail.items()}
-                state = stack.state(place)
-                store.write(directory / results.WEIGHTS, partial(save_file, state))
-            results.write(directory, body, history.rows[k])
+            body = _written(jobs[k], directories[k], k, stack, history, facts, detail)
         except (OSError, SafetensorError) as error:
-            [body] = fail([job], [directory], error)
-        bodies.insert(0, body)
+            [body] = fail([jobs[k]], [directories[k]], error)
+        bodies.append(body)
+    bodies.reverse()
     saved.remove()
     for k, body in enumerate(bodies):
         watch.end(k, body)
     return bodies
+
+
+def _written(
+    job: Job,
+    directory: Path,
+    k: int,
+    stack: Stack,
+    history: History,
+    facts: dict[str, Any],
+    detail: Values,
+) -> dict[str, Any]:
+    """The result of the member that began as number ``k``, written with all that belongs to it.
+
+    Raises:
+        OSError, SafetensorError: a file cannot be written.
+    """
+    rows = history.rows[k]
+    last = {n: v for n, v in rows[-1].items() if measured(n) and n != "lr"}
+    body = _head(job) | facts | last
+    body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
+    body["seconds"] = round(history.seconds * len(rows) / sum(map(len, history.rows)), 3)
+    if k in history.diverged:
+        body |= {"status": Status.DIVERGED, "reason": history.diverged[k]}
+    elif k in history.stopped:
+        body |= {"status": Status.STOPPED, "reason": history.stopped[k]}
+        body |= {"epochs": len(rows), "halving": job.run.halving.model_dump()}
+    else:
+        place = history.members.index(k)
+        body |= {name: value[place].tolist() for name, value in detail.items()}
+        store.write(directory / results.WEIGHTS, partial(save_file, stack.state(place)))
+    results.write(directory, body, rows)
+    return body
 
 
 def _detail(job: Job, stack: Stack) -> Values:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from distill.sweeps.compose import task_config
 from distill.system import store
+from distill.system.trust import FLAG, TRUSTED
 
 if TYPE_CHECKING:
     from distill.runs.job import Job
@@ -119,7 +120,6 @@ def check_names(config: DictConfig) -> None:
         ConfigError: one of them is a path, or the environment of the jobs names modules.
     """
     from distill.config import ConfigError
-    from distill.config.components import FLAG, TRUSTED
 
     raw = OmegaConf.to_container(OmegaConf.select(config, "hydra.job.env_set"), resolve=False)
     if isinstance(raw, dict) and TRUSTED in raw:

@@ -18,6 +18,7 @@ from distill.config.sections import said
 from distill.models import MLP
 from distill.runs.job import Job
 from distill.runs.results import read_summary
+from distill.system.trust import TRUSTED
 from distill.training import build
 
 LOSS = '''
@@ -55,7 +56,7 @@ LOSS = '''
 @pytest.fixture(autouse=True)
 def work(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a module, what that imports, and a yaml; none of it is trusted yet."""
-    monkeypatch.delenv(components.TRUSTED, raising=False)
+    monkeypatch.delenv(TRUSTED, raising=False)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(home))])
     for name in ("mine", "helping"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -80,7 +81,7 @@ def test_a_module_is_trusted_by_a_flag_or_the_environment(
     done = cli("--module", "mine", *SMALL, "loss=brier")
     assert done.code == 0 and "synthetic-mlp8-brier-sharpness1-seed0-" in done.out
     assert cli(*SMALL, "loss=brier").code == 1  # it holds for its own command alone
-    monkeypatch.setenv(components.TRUSTED, "other, mine")
+    monkeypatch.setenv(TRUSTED, "other, mine")
     assert "finished before" in cli(*SMALL, "loss=brier").out
 
 
@@ -129,7 +130,7 @@ def forget() -> None:
 def test_its_source_is_part_of_a_runs_name(
     file: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     before = own().name
     forget()
     assert own().name == before
@@ -158,7 +159,7 @@ REFUSED = {
 def test_what_nobody_trusted_or_nobody_defines_is_refused(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     pattern = REFUSED[target]
     pattern = pattern if "*" in pattern or "$" in pattern else pattern.replace("(", r"\(")
     with pytest.raises(ConfigError, match=f"^loss._target_={target}: {pattern}"):
@@ -175,7 +176,7 @@ SIGNATURES = {
 def test_a_signature_that_checks_nothing_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     with pytest.raises(ConfigError, match=f"^{SIGNATURES[name]}"):
         own(_target_=f"mine.{name}")
 
@@ -187,7 +188,7 @@ NAMES = ("target", "name", "options", "source", "numbers", "takes")
 def test_a_parameter_whose_name_is_taken_is_refused(
     name: str, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     code = (
         f"def own(student_logits, *, {name}: float):\n    return student_logits.sum(-1) * {name}\n"
     )
@@ -199,7 +200,7 @@ def test_a_parameter_whose_name_is_taken_is_refused(
 def test_the_code_of_a_decorated_component_counts(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     code = "import torch\n\n@torch.no_grad()\ndef every(labels, step: int = 2):\n"
     names = []
     for start in (0, 1):
@@ -217,7 +218,7 @@ def test_the_code_of_a_decorated_component_counts(
 def test_code_that_changed_after_it_was_imported_is_refused(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     own()
     components.schema.cache_clear()
@@ -253,7 +254,7 @@ def test_a_transfer_set_that_is_no_mask_is_refused(offered: Offer) -> None:
 
 
 def test_its_keys_and_values_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(components.TRUSTED, "mine")
+    monkeypatch.setenv(TRUSTED, "mine")
     with pytest.raises(ConfigError, match=r"^loss\.sharpness=high: Input should be a valid number"):
         own(sharpness="high")
     with pytest.raises(ConfigError, match=r"^loss\.sharp=1: there is no such key; did you mean"):
