@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from distill.cli.main import main
+from distill.cli.report import REFERENCE
 from distill.config import GROUPS, parse, targets
 from distill.config.components import schema
+from distill.report import reading
+from distill.report.contents import Sweep
 from distill.runs import execute as run
 from distill.runs.job import Job
 from distill.runs.students import students
@@ -171,6 +175,14 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(run, "_fit", counted)
     return names
+
+
+@cache
+def reference() -> Mapping[str, Sweep]:
+    """The reference sweeps by their names, read when a test first needs them."""
+    return {
+        path.parent.name: reading.sweep(path.parent) for path in REFERENCE.glob("*/summary.csv")
+    }
 
 
 def shell(*command: str, **environment: str) -> Finished:

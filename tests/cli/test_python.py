@@ -55,6 +55,7 @@ def test_a_sweep_is_the_summary_of_that_of_the_command(cli: Cli, home: Path) -> 
     assert str(folder.relative_to(home) / "summary.csv") in done.out
 
 
+@pytest.mark.slow
 def test_an_experiment_sweeps(home: Path) -> None:
     less = ("hydra.sweeper.params.seed='0'", "hydra.sweeper.params.model\\.width='8'")
     frame = distill.sweep("experiment=quickstart", *SMALL, "train.epochs=1", *less)

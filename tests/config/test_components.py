@@ -93,6 +93,7 @@ def test_a_flag_without_a_name_is_one_line(cli: Cli) -> None:
     )
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_a_sweep_of_several_processes(cli: Cli) -> None:
     command = ("--module=mine", "-m", *SMALL, "loss=brier", "loss.sharpness=0.5,1", "seed=0,1")
     for workers in (1, 2):

@@ -330,6 +330,7 @@ def test_a_missing_package_is_named(run: Path, tool: Tool, monkeypatch: pytest.M
     assert "onnx, onnxruntime, onnxscript" in done.err
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(home: Path, tool: Tool) -> None:
     (home / "normed_of_mine.py").write_text(
         "from math import prod\n"

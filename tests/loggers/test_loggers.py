@@ -97,7 +97,7 @@ def epochs(lines: list[list[Any]]) -> list[dict[str, float]]:
     return [body for what, body in lines if what == "epoch"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_logger_of_ones_own_gets_every_epoch_of_a_sweep_once(
     workers: int, own: Path, cli: Cli
 ) -> None:

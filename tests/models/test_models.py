@@ -256,7 +256,7 @@ STATEFUL: dict[Any, bool] = {
 TOLERANCE = 1e-5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", STATEFUL)
 def test_members_with_buffers_are_those_alone(model: Any, precision: str, offered: Offer) -> None:
     own = [("optim.lr=0.01",), ("optim.lr=0.003", "loss.temperature=9"), ("loss.alpha=0.2",)]

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, shell
+from conftest import SMALL, reference, shell
 
 import distill
-from distill.cli.report import REFERENCE as PLACE
 from distill.cli.report import main
 from distill.findings.claims import CLAIMS, Claim, findings
 from distill.report import reading
@@ -215,12 +214,9 @@ CASES: list[tuple[str, str, Rows]] = [
 ]
 
 
-REFERENCE = {path.parent.name: reading.sweep(path.parent) for path in PLACE.glob("*/summary.csv")}
-
-
 def made_sweep(claim: str, made: Rows, name: str = "mine", **other: Any) -> Sweep:
     """A sweep of rows like those of the claim's reference in all that they and ``other`` leave."""
-    whole = REFERENCE[next(c.sweep for c in CLAIMS if c.id == claim)].runs
+    whole = reference()[next(c.sweep for c in CLAIMS if c.id == claim)].runs
     base: dict[Any, Any] = whole.iloc[0].to_dict()
     base |= {"version": "1.2", **other}
     frame = pd.DataFrame(
@@ -255,14 +251,14 @@ def test_every_claim_is_tried_both_ways() -> None:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> None:
-    reference = REFERENCE[claim.sweep]
+    whole = reference()[claim.sweep]
     for key, values in claim.covers.items():
-        left = reference.runs[reference.runs[key] != values[0]]
-        [found] = [f for f in findings([replace(reference, runs=left)]) if f.id == claim.id]
+        left = whole.runs[whole.runs[key] != values[0]]
+        [found] = [f for f in findings([replace(whole, runs=left)]) if f.id == claim.id]
         assert found.verdict == UNDECIDED
         assert "lacks runs" in found.outcome
-    only = reference.runs.iloc[:1]
-    found = next(f for f in findings([replace(reference, runs=only)]) if f.id == claim.id)
+    only = whole.runs.iloc[:1]
+    found = next(f for f in findings([replace(whole, runs=only)]) if f.id == claim.id)
     assert found.verdict == UNDECIDED or claim.seeds == 1
 
 
@@ -283,15 +279,15 @@ CONDITIONS = sorted({(c.id, key) for c in CLAIMS for part in c.parts for key in 
 @pytest.mark.parametrize(("claim", "key"), CONDITIONS)
 def test_runs_that_miss_a_precondition_do_not_count(claim: str, key: str) -> None:
     one = next(c for c in CLAIMS if c.id == claim)
-    reference = REFERENCE[one.sweep]
-    known = one.judge(reference)
-    runs = reference.runs[reference.runs[one.evidence].isin(known.evidence)]
+    whole = reference()[one.sweep]
+    known = one.judge(whole)
+    runs = whole.runs[whole.runs[one.evidence].isin(known.evidence)]
     value = ITS.get((claim, key), OTHER[key])
-    judged = one.judge(replace(reference, runs=runs.assign(**{key: value})))
+    judged = one.judge(replace(whole, runs=runs.assign(**{key: value})))
     assert known.suffices and not judged.suffices and judged.suggested
     assert judged.finding.verdict == UNDECIDED
     assert f" has {key}={value}, wanted is " in judged.finding.outcome
-    gone = one.judge(replace(reference, runs=runs.drop(columns=key)))
+    gone = one.judge(replace(whole, runs=runs.drop(columns=key)))
     assert gone.finding.verdict == UNDECIDED
     assert f" has no column {key}, wanted is " in gone.finding.outcome
 

@@ -494,7 +494,7 @@ def browse(report: Path, folder: Path, width: int) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no browser: install chromium to test the page in it")
-@pytest.mark.parametrize("width", [360, 1600])
+@pytest.mark.parametrize("width", [360, pytest.param(1600, marks=pytest.mark.slow)])
 def test_the_page_works_in_a_browser(report: Path, tmp_path: Path, width: int) -> None:
     seen = browse(report, tmp_path, width)
     assert seen["width"] == width

@@ -38,7 +38,7 @@ def weights() -> dict[str, Any]:
     return {path.parent.name: load(path.read_bytes()) for path in found if path.exists()}
 
 
-@pytest.mark.parametrize("launcher", ["stack", "basic"])
+@pytest.mark.parametrize("launcher", ["stack", pytest.param("basic", marks=pytest.mark.slow)])
 def test_the_same_command_again_keeps_what_is_finished(
     launcher: str, cli: Cli, trained: list[str]
 ) -> None:
@@ -128,7 +128,9 @@ def signals(monkeypatch: pytest.MonkeyPatch, step: int, *numbers: int) -> None:
     monkeypatch.setattr(Training, "step", counted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_leaves_a_checkpoint_from_which_the_sweep_goes_on(
     number: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

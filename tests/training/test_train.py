@@ -58,7 +58,13 @@ def train(jobs: list[Job], folder: Any) -> list[tuple[dict[str, Any], dict[str, 
     return list(zip(results, weights, strict=True))
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("cnn", "mlp by sgd") else name
+        for name in SETTINGS
+    ],
+)
 def test_members_trained_together_equal_those_trained_alone(setting: str, home: Any) -> None:
     common = ("precision=fp32", "train.epochs=4", *SETTINGS[setting])
     jobs = [make_job(*common, *member) for member in MIXED]
