@@ -27,10 +27,9 @@ from bench.commands import busy, start
 from bench.halving import halving
 from bench.ours import Epochs, clock, gemm, job, peak_memory
 from bench.post import Post
-from distill.data.views import Images
 from distill.runs.job import Job
 from distill.training.evaluate import logits
-from distill.training.inputs import root
+from distill.training.inputs import normalised, root
 
 LOG = Path(__file__).with_name("LOG.md")
 Rows = Iterator[tuple[str, ...]]
@@ -95,12 +94,7 @@ def against_gemm(repeats: int) -> Rows:
     yield row("the 1200-unit teacher, dropout, an epoch", teacher, alone.work, alone.epoch, 55)
 
     data = teacher.data
-    few = Images(
-        data.train_images[:6000].to(alone.device),
-        jitter=2,
-        mean=teacher.run.data.mean,
-        std=teacher.run.data.std,
-    )
+    few = normalised(teacher.run.data, data.train_inputs[:6000].to(alone.device), jitter=2)
 
     def soft_targets() -> float:
         start = clock(alone.device)

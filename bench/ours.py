@@ -12,7 +12,7 @@ from distill.runs.job import Job
 from distill.runs.students import students
 from distill.sweeps.compose import CONF
 from distill.sweeps.plan import member_memory
-from distill.training.inputs import training_images
+from distill.training.inputs import training_inputs
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 
@@ -53,7 +53,10 @@ class Epochs:
     def __init__(
         self, job: Job, members: int = 1, *, examples: int | None = None, generic: bool = False
     ) -> None:
-        data, images = job.data, training_images(job.setting, job.run.data.jitter)
+        data, images = (
+            job.data,
+            training_inputs(job.setting, job.run.data.jitter, job.run.data.flip),
+        )
         self.device = job.setting.device
         shape = (len(images), images.views, data.classes)
         soft = torch.randn(shape, device=self.device) if job.run.distils else None

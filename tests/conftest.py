@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def forget() -> None:
     """Forget the data and teachers that this process holds, as a new process would."""
-    for cached in (inputs.held_out, inputs.training_images, evaluator):
+    for cached in (inputs.held_out, inputs.training_inputs, evaluator):
         cached.cache_clear()
     for made in (find.find_teacher, find.soft_targets):
         made.cache_clear()

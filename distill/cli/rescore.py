@@ -12,13 +12,12 @@ from torch import Tensor
 
 from distill.cli.explain import explain
 from distill.config import ConfigError, Run, parse
-from distill.data.views import Images
 from distill.runs import results
 from distill.sweeps.compose import CONF
 from distill.teachers.weights import finite_weights, take
 from distill.training.build import fresh
 from distill.training.evaluate import evaluate
-from distill.training.inputs import device_of, read
+from distill.training.inputs import device_of, normalisation, normalised, read
 
 
 def _data(name: str) -> DictConfig:
@@ -86,7 +85,9 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
     except ValueError as error:
         raise ConfigError(f"RUN={directory}: {results.WEIGHTS}: {error}") from error
     if data is not None:
-        config.data = OmegaConf.merge(data, {"mean": trained.data.mean, "std": trained.data.std})
+        recorded = results.read(directory / results.RESULT).get("normalisation")
+        mean, std = recorded or normalisation(trained.data)
+        config.data = OmegaConf.merge(data, {"mean": mean, "std": std})
     run = parse(config)
     dataset, device = read(run.data), device_of(run)
     stack = fresh(run.model, dataset, "model", 1, 0, device)
@@ -94,8 +95,8 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
         take(stack, weights, run.data, f" on data={run.data.name}")
     except ValueError as error:
         raise ConfigError(f"RUN={directory}: {error}") from error
-    images = dataset.test_images.to(device)
-    reading = Images(images, jitter=0, mean=run.data.mean, std=run.data.std)
+    images = dataset.test_inputs.to(device)
+    reading = normalised(run.data, images)
     return evaluate(stack, reading, dataset.test_labels.to(device))[0][0], len(images)
 
 

@@ -1,6 +1,6 @@
 """The sections of a run's config: their keys, what values those may have, and the run's digest."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -20,6 +20,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Place = Annotated[str, AfterValidator(store.home)]
+GIVEN = "given"  # the validation split that a data set itself gives
 
 
 SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of normal numbers in float32
@@ -79,6 +80,7 @@ class Component(Strict):
 COUNTED = {
     "Run": {"test"},
     "Teacher": {"jitter", "seed", "model", "optim", "train"},
+    "Data": {"root", "jitter", "validation"},
     "distill.models.MLP": {"depth", "dropout", "input_dropout", "max_norm"},
     "distill.models.CNN": {"hidden", "dropout"},
     "distill.optim.AdamW": {"beta1", "beta2", "eps"},
@@ -93,10 +95,11 @@ def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
 
 
 def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    kind, fields = type(section).__name__, type(section).model_fields
-    always, kept = COUNTED.get(kind, set()), {}
-    if isinstance(section, Component):  # and the keys of its group, which no target has as its own
-        always = COUNTED.get(section.target, set()) | (fields.keys() - section.parameters)
+    fields, kept = type(section).model_fields, {}
+    kinds = [kind.__name__ for kind in type(section).__mro__]
+    if isinstance(section, Component):
+        kinds.append(section.target)
+    always = set().union(*(COUNTED.get(kind, set()) for kind in kinds))
     for name, field in fields.items():
         key, value = field.alias or name, getattr(section, name)
         if key not in dumped:
@@ -108,23 +111,44 @@ def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Data(Component):
-    """A data set and how its images are read; ``validation`` is held out of each class."""
+    """A data set and how its inputs are read.
+
+    A share, ``validation``, of each class is held out, or the data set's own split if it is
+    "given". ``mean`` and ``std`` are of pixels from 0 to 1, or of features: one number, or one a
+    channel or feature; those that are not given are those of the training inputs. In training,
+    images are translated by up to ``jitter`` pixels, and mirrored or not if ``flip``.
+    """
 
     root: Place | None = None
     jitter: Jitter = 0
-    validation: Share = 0.0
-    mean: float
-    std: PositiveFloat
+    flip: bool = False
+    validation: Share | Literal["given"] = 0.0
+    mean: float | list[float] | None = None
+    std: PositiveFloat | list[PositiveFloat] | None = None
 
     @model_validator(mode="after")
     def _scaled(self) -> Self:
-        alone = in_float32(self.mean) and in_float32(self.std)  # or `parse` names them
-        if alone and not (in_float32(1 / (255 * self.std)) and in_float32(self.mean / self.std)):
-            raise ValueError(
-                f"mean={self.mean:g} and std={self.std:g}: 1 / (255 std) and mean / std must be "
-                "numbers that float32 holds"
-            )
+        for mean, std in self._pairs():
+            alone = in_float32(mean) and in_float32(std)  # or `parse` names them
+            if alone and not (in_float32(1 / (255 * std)) and in_float32(mean / std)):
+                raise ValueError(
+                    f"mean={mean:g} and std={std:g}: 1 / (255 std) and mean / std must be "
+                    "numbers that float32 holds"
+                )
         return self
+
+    def _pairs(self) -> Iterator[tuple[float, float]]:
+        """Each mean that is given with its deviation."""
+        means = self.mean if isinstance(self.mean, list) else [self.mean]
+        stds = self.std if isinstance(self.std, list) else [self.std]
+        if len(means) > 1 and len(stds) > 1 and len(means) != len(stds):
+            raise ValueError(f"mean has {len(means)} numbers and std {len(stds)}; give as many")
+        if not means or not stds:
+            raise ValueError("mean and std: an empty list; give a number, or one a channel")
+        for n in range(max(len(means), len(stds))):
+            mean, std = means[n % len(means)], stds[n % len(stds)]
+            if mean is not None and std is not None:
+                yield mean, std
 
 
 class Optim(Component):
@@ -159,6 +183,7 @@ class Teacher(Strict):
     cache: Place | None
     members: Annotated[int, Field(gt=0, le=1000)] = 1
     jitter: Jitter | None = None
+    flip: bool = False
     seed: Seed | None = None
     model: Component | None = None
     optim: Optim | None = None
@@ -187,7 +212,7 @@ class Teacher(Strict):
     def recipe(self) -> dict[str, Any]:
         """What decides the teacher: how it is trained, or the model whose weights are read."""
         places = {"name", "cache", "path"}
-        read = {"jitter", "seed", "optim", "train"} if self.path is not None else set()
+        read = {"jitter", "flip", "seed", "optim", "train"} if self.path is not None else set()
         alone = {"members"} if self.members == 1 else set()
         return said(self, places | read | alone)
 
@@ -253,7 +278,7 @@ class Run(Strict):
 
     @model_validator(mode="after")
     def _validated(self) -> Self:
-        held_out = self.data.validation > 0
+        held_out = self.data.validation != 0
         rungs, epochs = self.halving.at(self.train.epochs), self.train.epochs
         if not self.test and not held_out:
             raise ValueError("test=false: it needs a validation split, data.validation above 0")

@@ -1,28 +1,68 @@
-"""Images that lie whole on the device as uint8, and the views that an augmentation makes of them.
+"""Inputs that lie whole on the device, and the views that an augmentation makes of images.
 
-Letters: N examples, B of them in a batch, V views, j the jitter in pixels, H and W an image's size.
+Letters: N examples, B of them in a batch, V views, j the jitter in pixels, H and W an image's size,
+D features.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Numbers = float | Sequence[float]  # one for all channels or features, or one for each
 
-class Images:
-    """Images on a device, normalised when read, with the (2j + 1)^2 views that the jitter makes.
 
-    A view is a translation by up to ``jitter`` pixels in each direction; what comes in at the edge
-    has value 0. The views are numbered row by row, so the untranslated image is the middle one.
-    Pixels are scaled to [0, 1], then shifted by ``mean`` and divided by ``std``.
+def spread(numbers: Numbers, like: Tensor) -> Tensor | float:
+    """One number as it is; several as a tensor that acts on the second axis of ``like``."""
+    if isinstance(numbers, int | float):
+        return numbers
+    values = torch.tensor(numbers, dtype=torch.float64, device=like.device)
+    return values.view(-1, *[1] * (like.ndim - 2))
+
+
+class Inputs:
+    """Inputs on a device, normalised when read, with the views that jitter and flip make.
+
+    A view of an image is a translation by up to ``jitter`` pixels in each direction, (2j + 1)^2 of
+    them; what comes in at the edge has value 0. With ``flip`` each also comes mirrored, left to
+    right. The translations are numbered row by row, so the untranslated image is in their middle;
+    the mirrored ones follow. Pixels are scaled to [0, 1], then shifted by ``mean`` and divided by
+    ``std``. Features have one view, and are normalised once.
+
+    Args:
+        raw: images, uint8 (N, channels, H, W), or features, floats (N, D).
+        jitter: j, in pixels.
+        flip: whether there are mirrored views.
+        mean: of pixels from 0 to 1, or of features; one number, or one a channel or feature.
+        std: of the same.
+
+    Example:
+        >>> images = torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
+        >>> Inputs(images, jitter=4, flip=True, mean=0.5, std=0.25).views
+        162
     """
 
-    def __init__(self, images: Tensor, *, jitter: int, mean: float, std: float) -> None:
-        self.raw = images
+    def __init__(
+        self, raw: Tensor, *, jitter: int = 0, flip: bool = False, mean: Numbers, std: Numbers
+    ) -> None:
+        self.raw = raw
+        self.features = raw.is_floating_point()
         self.side = 2 * jitter + 1
-        self.scale, self.shift = 1 / (255 * std), -mean / std
-        size = images.shape[-2:]
-        padded = F.pad(images, [jitter] * 4)
-        self._views = padded.unfold(-2, size[0], 1).unfold(-2, size[1], 1)
+        self.flip = flip
+        centre, width = spread(mean, raw), spread(std, raw)
+        self.scale, self.shift = 1 / (255 * width), -centre / width
+        if self.features:
+            # In float64, in which a large mean leaves digits of what differs.
+            self._rows = ((raw.double() - centre) / width).float()
+            return
+        if isinstance(self.scale, Tensor):
+            self.scale = self.scale.float()
+        if isinstance(self.shift, Tensor):
+            self.shift = self.shift.float()
+        size = raw.shape[-2:]
+        padded = F.pad(raw, [jitter] * 4)
+        self._shifted = padded.unfold(-2, size[0], 1).unfold(-2, size[1], 1)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -30,17 +70,23 @@ class Images:
     @property
     def views(self) -> int:
         """V, the number of views of an image."""
-        return self.side**2
+        return self.side**2 * (2 if self.flip else 1)
 
     @property
     def centre(self) -> int:
-        """The number of the untranslated view."""
-        return self.views // 2
+        """The number of the view that is the image itself."""
+        return self.side**2 // 2
 
     def batch(self, index: Tensor, view: Tensor | int, dtype: torch.dtype) -> Tensor:
-        """Views ``view`` of the images ``index`` (B,): normalised, (B, channels, H, W)."""
+        """Views ``view`` of the inputs ``index`` (B,), normalised: (B, channels, H, W), (B, D)."""
+        if self.features:
+            return self._rows[index].to(dtype)
         if isinstance(view, int):
             view = torch.full_like(index, view)
-        row, column = view // self.side, view % self.side
-        pixels = self._views[index, :, row, column]
+        place = view % self.side**2 if self.flip else view
+        row, column = place // self.side, place % self.side
+        pixels = self._shifted[index, :, row, column]
+        if self.flip:
+            mirrored = (view >= self.side**2)[:, None, None, None]
+            pixels = torch.where(mirrored, pixels.flip(-1), pixels)
         return pixels.to(dtype).mul_(self.scale).add_(self.shift)

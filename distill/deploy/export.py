@@ -41,11 +41,12 @@ def ready(kind: str) -> None:
 
 def facts(student: Student) -> dict[str, str]:
     """What a file says of itself, which is what a caller has to know."""
-    channels, height, width = student.shape
+    size = ", ".join(map(str, student.shape))
+    kind, numbers = ("float32", "as they come") if student.features else ("uint8", "0 to 255")
     return {
         "run": student.name,
-        "input": f"{INPUT}: uint8 (batch, {channels}, {height}, {width})",
-        "range": "0 to 255, as pixels are; normalisation is inside",
+        "input": f"{INPUT}: {kind} (batch, {size})",
+        "range": f"{numbers}; normalisation is inside",
         "output": f"{OUTPUT}: float32 (batch, {student.classes})",
         "classes": str(student.classes),
         "version": __version__,
@@ -96,6 +97,9 @@ Call = Callable[[Tensor], Tensor]
 
 def _example(student: Student, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(count)
+    if student.features:
+        rows = torch.randn(count, *student.shape, generator=generator, dtype=torch.float64)
+        return (rows * student.std + student.mean).float()
     return torch.randint(
         256, (count, *student.shape), generator=generator, dtype=torch.uint8, device="cpu"
     )

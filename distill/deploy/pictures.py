@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.system.store import told
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 ARRAYS = (".npy", ".npz")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, by their channels

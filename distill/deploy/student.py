@@ -14,13 +14,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distill.config import ConfigError, Run, check
+from distill.data.views import Numbers, spread
 from distill.runs import results
 from distill.runs.columns import Status
 from distill.seeds import seeded
 from distill.system.store import file_digest, told
 from distill.teachers.weights import finite_weights
 from distill.training.evaluate import EXAMPLES
-from distill.training.inputs import read
+from distill.training.inputs import normalisation, read
 from distill.training.stack import Stack
 
 if TYPE_CHECKING:
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 
 CHOOSES = "val_errors"  # of a sweep's runs, the one with the fewest is loaded
 NO_TEACHER = {"name": "none", "path": None, "cache": None}
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class Student(nn.Module):
-    """A trained model that takes pixels from 0 to 255, and normalises them as its training did.
+    """A trained model that takes inputs as they come, and normalises them as its training did.
 
     Args:
-        model: from normalised images (B, channels, H, W) to logits (B, C).
-        shape: (channels, H, W) of an image.
+        model: from normalised images (B, channels, H, W), or features (B, D), to logits (B, C).
+        shape: (channels, H, W) of an image, whose pixels are from 0 to 255, or (D,) of features.
         classes: C.
-        mean: of the pixels, scaled to [0, 1].
+        mean: of pixels scaled to [0, 1], or of features; one number, or one a channel or feature.
         std: of the same.
         name: what it is called.
         config: of the run that trained it, in plain values.
@@ -56,40 +57,54 @@ class Student(nn.Module):
         *,
         shape: Shape,
         classes: int,
-        mean: float,
-        std: float,
+        mean: Numbers,
+        std: Numbers,
         name: str = "student",
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.shape, self.classes, self.name = model, shape, classes, name
         self.config = config or {}
-        # Rounded as in `distill.data.views.Images`, by which it was trained.
-        self.scale, self.shift = 1 / (255 * std), -mean / std
+        self.features = len(shape) == 1
+        # Rounded as in `distill.data.views.Inputs`, by which it was trained.
+        like = torch.empty(0, *shape)
+        self.mean, self.std = spread(mean, like), spread(std, like)
+        self.scale, self.shift = (
+            value.float() if isinstance(value, Tensor) else value
+            for value in (1 / (255 * self.std), -self.mean / self.std)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C), float32.
 
         Args:
             images: (B, channels, H, W), or (B, H, W) of one channel: uint8, or floats from 0 to 255
-                (not from 0 to 1).
+                (not from 0 to 1); or features (B, D), floats.
 
         Raises:
             ValueError: they have another shape, or are of another type.
         """
         if images.dim() == 3 and self.shape[0] == 1:
             images = images.unsqueeze(1)
-        if images.dim() != 4 or tuple(images.shape[1:]) != self.shape:
-            raise ValueError(f"images are {tuple(images.shape)}; wanted is {self.wanted}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise ValueError(f"images are {_kind(images)}; wanted is {self.wanted}")
-        found = self.model(images.to(torch.float32) * self.scale + self.shift)
+        what = "features" if self.features else "images"
+        if images.dim() != 1 + len(self.shape) or tuple(images.shape[1:]) != self.shape:
+            raise ValueError(f"{what} are {tuple(images.shape)}; wanted is {self.wanted}")
+        pixels = images.dtype == torch.uint8 and not self.features
+        if not pixels and not images.is_floating_point():
+            raise ValueError(f"{what} are {_kind(images)}; wanted is {self.wanted}")
+        if self.features:
+            x = ((images.double() - self.mean) / self.std).float()
+        else:
+            x = images.to(torch.float32) * self.scale + self.shift
+        found = self.model(x)
         logits: Tensor = found[0] if isinstance(found, tuple) else found
         return logits
 
     @property
     def wanted(self) -> str:
         """What images must be, in words."""
+        if self.features:
+            return f"(B, {self.shape[0]}), floats"
         channels, height, width = self.shape
         flat = f" or (B, {height}, {width})" * (channels == 1)
         return f"(B, {channels}, {height}, {width}){flat}, uint8 or floats, from 0 to 255"
@@ -148,17 +163,17 @@ def load(path: Path, best: str | None = None) -> Student:
     run = _checked(config, directory)
     weights = _weights(directory, files)
     if "shape" in result:
-        channels, height, width = result["shape"]
-        shape, classes = (channels, height, width), result["classes"]
+        shape, classes = tuple(result["shape"]), result["classes"]
     else:  # results of earlier versions do not say it
         shape, classes = read(run.data).shape, read(run.data).classes
     model = _model(lambda: run.model(inputs=shape, classes=classes), weights, directory)
+    mean, std = result.get("normalisation") or normalisation(run.data)
     student = Student(
         model,
         shape=shape,
         classes=classes,
-        mean=run.data.mean,
-        std=run.data.std,
+        mean=mean,
+        std=std,
         name=name,
         config=config,
     )

@@ -28,6 +28,8 @@ class CNN(nn.Module):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
+        if len(inputs) != 3:
+            raise ValueError("wanted are images, (channels, height, width)")
         channels, height, breadth = inputs
         features = 2 * width * (height // 4) * (breadth // 4)
         self.convolutions = nn.ModuleList(

@@ -14,7 +14,7 @@ from distill.models.dropout import Dropout, Probability
 
 Depth = Annotated[int, Field(gt=0, le=1000)]
 Width = Annotated[int, Field(gt=0, le=2**20)]
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 class MLP(nn.Module):

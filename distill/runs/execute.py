@@ -31,6 +31,7 @@ from distill.training.build import multiply_adds, parameters
 from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, fit
+from distill.training.inputs import normalisation, training_inputs
 from distill.training.loop import History, Values
 from distill.training.stack import Stack
 
@@ -244,8 +245,11 @@ def _fit(
 def _show(job: Job, digest: str, soft: Tensor, folder: Path) -> None:
     """Write what the teacher says of some training examples into ``folder``, if that can be."""
     path = folder / f"{results.DIGITS}-{digest[:8]}.json"
-    images, labels = job.data.train_images, job.data.train_labels
-    centre = soft[:, soft.shape[1] // 2].cpu()
+    images, labels = job.data.train_inputs, job.data.train_labels
+    if job.data.features:
+        return
+    reading = training_inputs(job.setting, job.run.data.jitter, job.run.data.flip)
+    centre = soft[:, reading.centre].cpu()
     try:
         store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
     except OSError as error:
@@ -285,5 +289,7 @@ def _head(job: Job) -> dict[str, Any]:
         "version": __version__,
         "shape": list(job.data.shape),
         "classes": job.data.classes,
+        "class_names": list(job.data.names) or None,
+        "normalisation": list(normalisation(run.data)),
         "config": run.model_dump(by_alias=True, exclude=unsaid),
     }

@@ -44,7 +44,8 @@ class Job:
         if isinstance(classes, list) and any(label > last for label in classes):
             allowed = f"{run.data.name} has the classes 0 to {last}"
             raise ConfigError(f"transfer.classes={run.transfer.options['classes']}: {allowed}")
-        self._check_jitter()
+        self._check_reading()
+        self._check_views()
         left = self.data.train_labels[~held_out(run.data)].bincount(minlength=last + 1)
         if not left.all():
             raise ConfigError(
@@ -76,10 +77,32 @@ class Job:
                     f"teacher.cache={cache}: no folder can be made ({error})"
                 ) from error
 
-    def _check_jitter(self) -> None:
+    def _check_reading(self) -> None:
+        """As many means and deviations as there are channels or features."""
+        what = "feature" if self.data.features else "channel"
+        count = self.data.shape[0]
+        for key in ("mean", "std"):
+            given = getattr(self.run.data, key)
+            if isinstance(given, list) and len(given) not in (1, count):
+                raise ConfigError(
+                    f"data.{key}={given}: these are {len(given)} numbers; {self.run.data.name} has "
+                    f"{count} {what}s: give one number, one a {what}, or null for those of the "
+                    "training set"
+                )
+
+    def _check_views(self) -> None:
         """A shift by all of an image leaves nothing of it; a row of numbers is no image."""
+        data = self.run.data
         trained = self.run.distils and self.run.teacher.model is not None
-        jitters = {"data.jitter": self.run.data.jitter}
+        if self.data.features:
+            key = "jitter" if data.jitter else "flip" if data.flip else None
+            if key is not None:
+                raise ConfigError(
+                    f"data.{key}={getattr(data, key)}: {data.name} has rows of features, which "
+                    f"are no images; set data.{key}={'0' if key == 'jitter' else 'false'}"
+                )
+            return  # nor is a teacher's jitter, which its yaml may say, used
+        jitters = {"data.jitter": data.jitter}
         if trained and self.run.teacher.path is None:
             jitters["teacher.jitter"] = self.run.teacher.jitter or 0
         height, width = self.data.shape[1:]

@@ -11,7 +11,7 @@ from distill.runs.job import Job
 from distill.seeds import derive
 from distill.training.build import fresh
 from distill.training.fit import assemble
-from distill.training.inputs import training_images
+from distill.training.inputs import training_inputs
 from distill.training.loop import Training, TransferSet
 from distill.training.objective import Objective
 
@@ -21,7 +21,7 @@ def students(jobs: Sequence[Job], soft: Tensor | None) -> Training:
     first = jobs[0]
     run, setting = first.run, first.setting
     transfer = TransferSet(
-        training_images(setting, run.data.jitter),
+        training_inputs(setting, run.data.jitter, run.data.flip),
         first.data.train_labels.to(setting.device),
         first.index.to(setting.device),
         soft,

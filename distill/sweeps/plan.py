@@ -25,6 +25,7 @@ from distill.system import machine
 from distill.training import checkpoint
 from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
+from distill.training.inputs import training_inputs
 from distill.training.loop import Training
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,8 @@ def free_memory(device: torch.device, workers: int) -> int:
 def _ready(jobs: Sequence[Job]) -> Training:
     """The training of a stack of these jobs, with soft targets that stand in for the teacher's."""
     first = jobs[0]
-    views = (2 * first.run.data.jitter + 1) ** 2
+    data = first.run.data
+    views = training_inputs(first.setting, data.jitter, data.flip).views
     one = torch.linspace(-1, 1, first.data.classes, device=first.setting.device)
     soft = one.expand(len(first.data.train_labels), views, -1)  # (N, V, C), but takes no memory
     return students(jobs, soft if first.run.distils else None)

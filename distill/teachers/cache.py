@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from distill.data.views import Images
+from distill.data.views import Inputs
 from distill.system import store
 from distill.training.evaluate import logits
 from distill.training.stack import Stack
@@ -37,7 +37,7 @@ class Teacher:
     test_errors: int
     folder: Path
 
-    def soft_targets(self, images: Images, dtype: torch.dtype) -> Tensor:
+    def soft_targets(self, images: Inputs, dtype: torch.dtype) -> Tensor:
         """Its logits (N, V, C), float32, for every view of ``images``, made once and then cached.
 
         ``images`` are those that the teacher's digest speaks of; ``dtype`` is that of the products.
@@ -78,7 +78,7 @@ def get(
     return Teacher(stack, own, facts["test_errors"], folder)
 
 
-def ensemble(members: Sequence[Teacher], images: Images, labels: Tensor) -> Teacher:
+def ensemble(members: Sequence[Teacher], images: Inputs, labels: Tensor) -> Teacher:
     """The ensemble of ``members``, each a stack of one, evaluated on test images and labels.
 
     Raises:

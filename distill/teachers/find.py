@@ -25,7 +25,7 @@ from distill.training.build import fresh
 from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
-from distill.training.inputs import Setting, held_out, read, root, training_images
+from distill.training.inputs import Setting, held_out, read, root, training_inputs
 from distill.training.loop import TransferSet
 from distill.training.objective import Objective
 from distill.training.stack import Stack
@@ -103,7 +103,7 @@ def _train_teacher(
     """Train the teacher in place; returns the seconds that it took."""
     assert config.jitter is not None and config.optim is not None and config.train is not None
     images = TransferSet(
-        training_images(setting, config.jitter),
+        training_inputs(setting, config.jitter, config.flip),
         read(setting.data).train_labels.to(setting.device),
         (~held_out(setting.data)).nonzero().flatten().to(setting.device),
     )
@@ -127,7 +127,7 @@ def _train_teacher(
 @lru_cache(maxsize=2)
 def soft_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:
     """The logits (N, V, C) of the teacher that `find_teacher` finds, for all training images."""
-    images = training_images(setting, setting.data.jitter)
+    images = training_inputs(setting, setting.data.jitter, setting.data.flip)
     found = find_teacher(setting, config, every)
     with _writing(teacher_cache(setting.data, config)):
         return found.soft_targets(images, setting.dtype)

@@ -14,7 +14,8 @@ def gallery(images: Tensor, labels: Tensor, logits: Tensor) -> list[dict[str, An
 
     ``images`` (N, channels, H, W) uint8, ``labels`` (N,), the teacher's ``logits`` (N, C). Doubt is
     the probability of the runner-up. Each has the ``index`` of the example, its ``label``, the
-    ``height`` and ``width``, the ``pixels`` of its first channel (base64, row by row), ``logits``.
+    ``height`` and ``width``, the ``pixels`` (base64, row by row; the mean of its channels), and
+    ``logits``.
     """
     top = logits.softmax(-1).topk(2).values
     right = logits.argmax(-1) == labels
@@ -23,7 +24,10 @@ def gallery(images: Tensor, labels: Tensor, logits: Tensor) -> list[dict[str, An
         own = (right & (labels == label)).nonzero().flatten()
         ranked = own[top[own, 1].argsort(stable=True)].tolist()
         chosen += dict.fromkeys([ranked[len(ranked) // 2], ranked[-1]] if ranked else [])
-    return [_described(i, images[i, 0], int(labels[i]), logits[i]) for i in chosen]
+    return [
+        _described(i, images[i].float().mean(0).round().byte(), int(labels[i]), logits[i])
+        for i in chosen
+    ]
 
 
 def _described(index: int, pixels: Tensor, label: int, logits: Tensor) -> dict[str, Any]:

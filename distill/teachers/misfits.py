@@ -52,7 +52,7 @@ def wrapped(path: Path, names: Sequence[str]) -> str | None:
 
 
 def misfit(
-    found: Shapes, wanted: Shapes, name: str, images: tuple[int, int, int], classes: int
+    found: Shapes, wanted: Shapes, name: str, images: tuple[int, ...], classes: int
 ) -> str | None:
     """Why weights do not fit a model, if it is the data's classes or images alone.
 

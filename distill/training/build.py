@@ -7,7 +7,7 @@ from rich.filesize import decimal
 from torch import Tensor, nn
 
 from distill.config import Component, ConfigError, Data
-from distill.data import Dataset
+from distill.data.dataset import Dataset
 from distill.seeds import seeded
 from distill.system import machine
 from distill.training.contracts import (
@@ -31,7 +31,8 @@ def build(model: Component, data: Dataset, key: str) -> nn.Module:
     try:
         module: nn.Module = model(inputs=data.shape, classes=data.classes)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"{key}={model.name}: {error} (images are {data.shape})") from error
+        kind = "features" if data.features else "images"
+        raise ConfigError(f"{key}={model.name}: {error} ({kind} are {data.shape})") from error
     return module
 
 
@@ -111,7 +112,7 @@ def fresh(
     return Stack(make, members, seed, device, mapped=_mapped[kind])
 
 
-_mapped: dict[tuple[Component, tuple[int, int, int], int], bool] = {}
+_mapped: dict[tuple[Component, tuple[int, ...], int], bool] = {}
 
 
 def check_batches(model: Component, data: Data, key: str, examples: int, size: int) -> None:

@@ -81,7 +81,7 @@ def _is_lazy(parameter: Tensor) -> bool:
 
 
 def fault_of_forward(
-    build: Callable[[], nn.Module], shape: tuple[int, int, int], classes: int
+    build: Callable[[], nn.Module], shape: tuple[int, ...], classes: int
 ) -> str | None:
     """Whether a model makes logits that follow from its images, and in training from torch's seed.
 
@@ -119,7 +119,7 @@ def fault_of_forward(
     return None
 
 
-def fault_of_one_image(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> str | None:
+def fault_of_one_image(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> str | None:
     """Why a model fails on a batch of one image in training, if it does."""
     with seeded(0, CPU), torch.no_grad():
         try:
@@ -134,7 +134,7 @@ def _logits(found: object) -> object:
     return found[0] if isinstance(found, tuple) else found
 
 
-def maps(build: Callable[[], nn.Module], shape: tuple[int, int, int]) -> bool:
+def maps(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> bool:
     """Whether the members of a model are to be mapped: where torch can, and it is no slower.
 
     Mapped convolutions become grouped ones, which a CPU computes more slowly than one after

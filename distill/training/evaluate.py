@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.data.views import Images
+from distill.data.views import Inputs
 from distill.training.stack import Stack
 
 # In a batch; less for a stack of many members, but no fewer than the second.
@@ -18,7 +18,7 @@ EXAMPLES, FEWEST = 2000, 250
 
 @torch.no_grad()
 def _batches(
-    stack: Stack, images: Images, view: int, dtype: torch.dtype
+    stack: Stack, images: Inputs, view: int, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices (B,) and logits (K, B, C), float32, of one view of the images, in batches."""
     stack.eval()
@@ -27,7 +27,7 @@ def _batches(
         yield i, stack(images.batch(i, view, dtype)).float()
 
 
-def logits(stack: Stack, images: Images, view: int, dtype: torch.dtype) -> Tensor:
+def logits(stack: Stack, images: Inputs, view: int, dtype: torch.dtype) -> Tensor:
     """Logits (K, N, C), float32, of one view of every image; products are made in ``dtype``."""
     return torch.cat([z for _, z in _batches(stack, images, view, dtype)], 1)
 
@@ -71,7 +71,7 @@ def best_shift(margin: Tensor, change: Tensor) -> Tensor:
     return ((edges.gather(-1, place) + edges.gather(-1, place + 1)) / 2).squeeze(-1)
 
 
-def shift_of(stack: Stack, images: Images, labels: Tensor, classes: Sequence[int]) -> Tensor:
+def shift_of(stack: Stack, images: Inputs, labels: Tensor, classes: Sequence[int]) -> Tensor:
     """The `best_shift` (K,) of a stack; only margins are kept, since training images are many."""
     found = [
         margins(z, labels[i], classes)
@@ -82,7 +82,7 @@ def shift_of(stack: Stack, images: Images, labels: Tensor, classes: Sequence[int
 
 
 @torch.no_grad()
-def evaluate(stack: Stack, images: Images, labels: Tensor) -> tuple[Tensor, Tensor]:
+def evaluate(stack: Stack, images: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Errors of each class (K, C) and the mean cross-entropy (K,) with ``labels`` (N,)."""
     errors, loss = [], []
     for index, z in _batches(stack, images, images.centre, torch.float32):

@@ -9,9 +9,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from distill.data.views import Images
+from distill.data.views import Inputs
 from distill.training.evaluate import errors_by_class, evaluate, logits, shift_of, shifted
-from distill.training.inputs import Setting, held_out, read, training_images
+from distill.training.inputs import Setting, held_out, normalised, read, training_inputs
 from distill.training.loop import Values
 from distill.training.stack import Stack
 
@@ -23,17 +23,12 @@ class Evaluator:
         data, held = read(setting.data), held_out(setting.data)
         self.setting = setting
         parts = {
-            "val": (data.train_images[held], data.train_labels[held]),
-            "test": (data.test_images, data.test_labels),
+            "val": (data.train_inputs[held], data.train_labels[held]),
+            "test": (data.test_inputs, data.test_labels),
         }
         self.parts = {
             name: (
-                Images(
-                    images.to(setting.device),
-                    jitter=0,
-                    mean=setting.data.mean,
-                    std=setting.data.std,
-                ),
+                normalised(setting.data, images.to(setting.device)),
                 labels.to(setting.device),
             )
             for name, (images, labels) in parts.items()
@@ -64,10 +59,10 @@ class Evaluator:
                 values[f"{name}_shift_{part}_errors_by_class"] = errors
         return values
 
-    def _training(self) -> tuple[Images, Tensor]:
+    def _training(self) -> tuple[Inputs, Tensor]:
         """All training images, whether in the transfer set or not."""
         labels = read(self.setting.data).train_labels.to(self.setting.device)
-        return training_images(self.setting, 0), labels
+        return training_inputs(self.setting, 0, False), labels
 
     def __call__(self, stack: Stack) -> Values:
         """Errors, accuracy and loss (K,) of each member on each part."""

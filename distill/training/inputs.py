@@ -12,8 +12,9 @@ from platformdirs import user_cache_path
 from torch import Tensor
 
 from distill.config import ConfigError, Data, Run
-from distill.data import Dataset, load
-from distill.data.views import Images
+from distill.config.sections import GIVEN
+from distill.data.dataset import Dataset, load
+from distill.data.views import Inputs, Numbers
 from distill.seeds import generator
 from distill.system import machine
 
@@ -52,9 +53,16 @@ def root(data: Data) -> Path:
     return Path(data.root) if data.root else user_cache_path("distill")
 
 
+# What comes after reading, and so makes no other data set: what else a section of data says.
+AFTERWARDS = {"jitter": 0, "flip": False, "validation": 0.0, "mean": None, "std": None}
+
+
 @lru_cache(maxsize=2)
-def _load(source: Data) -> Dataset:
-    return load(source)
+def _load(source: Data, given: bool) -> Dataset:
+    """With its own validation split among the training examples if it is the one that is asked."""
+    if given:
+        return load(source)
+    return load(source).without_held()
 
 
 def read(data: Data) -> Dataset:
@@ -63,10 +71,9 @@ def read(data: Data) -> Dataset:
     Raises:
         ConfigError: a file is missing or damaged.
     """
-    reading = {"jitter": 0, "validation": 0.0, "mean": 0.0, "std": 1.0}  # comes after this
-    folder = str(root(data))
+    folder, given = str(root(data)), data.validation == GIVEN
     try:
-        return _load(data.model_copy(update={**reading, "root": folder}))
+        return _load(data.model_copy(update={**AFTERWARDS, "root": folder}), given)
     except (OSError, ValueError) as error:
         where = f"data.root={folder}" if "root" in data.options else f"data={data.name}"
         raise ConfigError(f"{where}: {error}") from error
@@ -78,9 +85,28 @@ def held_out(data: Data) -> Tensor:
     return read(data).validation(data.validation, generator(0, "validation"))
 
 
+def normalisation(data: Data) -> tuple[Numbers, Numbers]:
+    """The mean and the standard deviation by which inputs are normalised.
+
+    Where the section gives none, they are those of the training inputs.
+    """
+    mean, std = data.mean, data.std
+    if mean is not None and std is not None:
+        return mean, std
+    own = read(data).statistics
+    return (own[0] if mean is None else mean), (own[1] if std is None else std)
+
+
+def normalised(data: Data, inputs: Tensor, jitter: int = 0, flip: bool = False) -> Inputs:
+    """The ``inputs`` of a data set, normalised as it says, with the views of jitter and flip."""
+    mean, std = normalisation(data)
+    if inputs.is_floating_point():  # which have but one view
+        jitter, flip = 0, False
+    return Inputs(inputs, jitter=jitter, flip=flip, mean=mean, std=std)
+
+
 @lru_cache(maxsize=4)
-def training_images(setting: Setting, jitter: int) -> Images:
-    """All training images, on the device, with the views of ``jitter``."""
-    data = setting.data
-    images = read(data).train_images.to(setting.device)
-    return Images(images, jitter=jitter, mean=data.mean, std=data.std)
+def training_inputs(setting: Setting, jitter: int, flip: bool) -> Inputs:
+    """All training inputs, on the device, with the views of ``jitter`` and ``flip``."""
+    inputs = read(setting.data).train_inputs.to(setting.device)
+    return normalised(setting.data, inputs, jitter, flip)

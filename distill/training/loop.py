@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.views import Images
+from distill.data.views import Inputs
 from distill.optim import Optimizer, Schedule, factor
 from distill.seeds import derive, generator, seeded
 from distill.system.memory import kept
@@ -31,7 +31,7 @@ class TransferSet:
     ``soft`` holds the teacher's logits (N, V, C) for each view, or is None for hard labels alone.
     """
 
-    images: Images
+    images: Inputs
     labels: Tensor
     index: Tensor
     soft: Tensor | None = None

@@ -13,7 +13,8 @@ from conftest import shell
 from PIL import Image
 
 import distill
-from distill.data import load, synthetic
+from distill.data import synthetic
+from distill.data.dataset import load
 from distill.runs.results import read_summary
 from distill.sweeps.compose import CONF
 
@@ -38,8 +39,8 @@ def write_files(place: Path) -> None:
 def draw_pictures(place: Path) -> None:
     data = load(synthetic, examples=240, classes=3, size=12)
     parts = {
-        "train": (data.train_images, data.train_labels),
-        "test": (data.test_images, data.test_labels),
+        "train": (data.train_inputs, data.train_labels),
+        "test": (data.test_inputs, data.test_labels),
     }
     for part, (images, labels) in parts.items():
         for n, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):

@@ -26,8 +26,9 @@ from torchvision import datasets
 import distill.data
 from distill import config
 from distill.config import ConfigError, components
-from distill.data import Dataset, downloaded, load, mnist, mnist_5k, synthetic
-from distill.data.views import Images
+from distill.data import downloaded, mnist, mnist_5k, synthetic
+from distill.data.dataset import Dataset, load
+from distill.data.views import Inputs
 from distill.training import build, inputs
 
 
@@ -42,8 +43,8 @@ def test_the_embedded_digits_are_real_and_balanced(digits: Dataset) -> None:
     assert digits.train_labels.bincount().tolist() == [400] * 10
     assert digits.test_labels.bincount().tolist() == [100] * 10
     # No test image is also a training image.
-    known = {image.numpy().tobytes() for image in digits.train_images}
-    assert not any(image.numpy().tobytes() in known for image in digits.test_images)
+    known = {image.numpy().tobytes() for image in digits.train_inputs}
+    assert not any(image.numpy().tobytes() in known for image in digits.test_inputs)
     assert digits.digest == load(mnist_5k).digest
 
 
@@ -51,11 +52,11 @@ def test_the_embedded_digits_are_real_and_balanced(digits: Dataset) -> None:
 def test_full_mnist_loads_and_contains_the_embedded_digits(digits: Dataset) -> None:
     assert FULL is not None
     full = load(mnist, root=str(FULL))
-    assert full.train_images.shape == (60_000, 1, 28, 28)
+    assert full.train_inputs.shape == (60_000, 1, 28, 28)
     assert full.test_labels.bincount()[3] == 1010
-    known = {image.numpy().tobytes() for image in full.train_images}
-    known |= {image.numpy().tobytes() for image in full.test_images}
-    assert all(image.numpy().tobytes() in known for image in digits.train_images)
+    known = {image.numpy().tobytes() for image in full.train_inputs}
+    known |= {image.numpy().tobytes() for image in full.test_inputs}
+    assert all(image.numpy().tobytes() in known for image in digits.train_inputs)
 
 
 @needs_mnist
@@ -83,9 +84,9 @@ TINY = load(synthetic, examples=4000, classes=4, size=28)
 CONTENTS = [
     idx(part)
     for part in (
-        TINY.train_images[:, 0],
+        TINY.train_inputs[:, 0],
         TINY.train_labels,
-        TINY.test_images[:, 0],
+        TINY.test_inputs[:, 0],
         TINY.test_labels,
     )
 ]
@@ -94,7 +95,8 @@ SHA = hashlib.sha256(b"".join(CONTENTS)).hexdigest()
 READ = """
 import sys
 from torchvision import datasets
-from distill.data import downloaded, load, mnist
+from distill.data import downloaded, mnist
+from distill.data.dataset import load
 mirror, downloaded.CONTENT["MNIST"], root = sys.argv[1:]
 datasets.MNIST.mirrors = [mirror]
 datasets.MNIST.resources = [(name, None) for name, _ in datasets.MNIST.resources]
@@ -206,9 +208,9 @@ def test_a_damaged_file_is_refused(fault: str, home: Path, monkeypatch: pytest.M
 
 def test_another_content_has_another_digest() -> None:
     data = load(synthetic, examples=32, classes=4, size=8)
-    changed = data.train_images.clone()
+    changed = data.train_inputs.clone()
     changed[0, 0, 0, 0] ^= 1
-    other = Dataset(changed, data.train_labels, data.test_images, data.test_labels)
+    other = Dataset(changed, data.train_labels, data.test_inputs, data.test_labels)
     assert other.digest != data.digest
 
 
@@ -216,7 +218,7 @@ def test_another_content_has_another_digest() -> None:
 def test_a_view_is_a_translation(jitter: int, view: int, index: int) -> None:
     generator = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (5, 2, 6, 7), generator=generator, dtype=torch.uint8)
-    images = Images(raw, jitter=jitter, mean=0.2, std=0.5)
+    images = Inputs(raw, jitter=jitter, mean=0.2, std=0.5)
     view %= images.views
     down, right = (c - jitter for c in divmod(view, 2 * jitter + 1))
     moved = torch.zeros(2, 6, 7)
@@ -230,7 +232,7 @@ def test_a_view_is_a_translation(jitter: int, view: int, index: int) -> None:
 
 def test_the_centre_is_the_image_itself() -> None:
     raw = torch.randint(0, 256, (3, 1, 5, 5), dtype=torch.uint8)
-    images = Images(raw, jitter=2, mean=0.0, std=1.0)
+    images = Inputs(raw, jitter=2, mean=0.0, std=1.0)
     assert images.views == 25
     seen = images.batch(torch.arange(3), images.centre, torch.float32)
     torch.testing.assert_close(seen, raw / 255)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 import distill
 from distill.cli import commands, rescore
-from distill.data.views import Images
 from distill.deploy import export, pictures
 from distill.deploy.student import Student
 from distill.runs import results
@@ -27,7 +26,7 @@ from distill.runs.execute import execute
 from distill.teachers.weights import finite_weights
 from distill.training.build import fresh
 from distill.training.evaluate import logits
-from distill.training.inputs import read
+from distill.training.inputs import normalised, read
 
 HARD = ("loss=hard", "data.jitter=1", "model.dropout=0.3", "train.epochs=4")
 CNN = ("model=cnn", "model.width=4")
@@ -70,7 +69,7 @@ def own_logits(directory: Path, images: Tensor) -> Tensor:
     _, config = rescore._config(directory)
     stack = fresh(config.model, read(config.data), "model", 1, 0, torch.device("cpu"))
     stack.load([finite_weights(directory / results.WEIGHTS)])
-    reading = Images(images, jitter=1, mean=config.data.mean, std=config.data.std)
+    reading = normalised(config.data, images, jitter=1)
     return logits(stack, reading, reading.centre, torch.float32)[0]
 
 
@@ -79,11 +78,11 @@ def test_logits_are_those_of_the_evaluation(model: tuple[str, ...]) -> None:
     result = distill.run(*SMALL, *HARD, *model)
     student = distill.load(result.directory)
     data = read(make_job(*HARD).run.data)
-    expected = own_logits(result.directory, data.test_images)
-    found = student.logits(data.test_images)
+    expected = own_logits(result.directory, data.test_inputs)
+    found = student.logits(data.test_inputs)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert found.std() > 0.1
-    assert int((student.predict(data.test_images) != data.test_labels).sum()) == result.test_errors
+    assert int((student.predict(data.test_inputs) != data.test_labels).sum()) == result.test_errors
     assert (student.shape, student.classes) == ((1, 12, 12), 4)
     assert student.config["data"]["mean"] == 0.3 and student.name == result["run"]
     assert not student.training
@@ -91,7 +90,7 @@ def test_logits_are_those_of_the_evaluation(model: tuple[str, ...]) -> None:
 
 def test_each_form_of_an_image_is_the_same_image(run: Path) -> None:
     student = distill.load(str(run)).train()
-    images = read(make_job(*HARD).run.data).test_images[:9]
+    images = read(make_job(*HARD).run.data).test_inputs[:9]
     expected = student.logits(images)
     array = images.numpy()
     array.setflags(write=False)
@@ -179,7 +178,7 @@ def test_what_is_no_run_is_told_in_a_line(home: Path, run: Path) -> None:
 
 def test_files_of_each_kind_are_asked_for_their_class(run: Path, home: Path, tool: Tool) -> None:
     data = read(make_job(*HARD).run.data)
-    array = data.test_images[:6].numpy()
+    array = data.test_inputs[:6].numpy()
     Image.fromarray(array[0, 0]).save(home / "grey.png")
     Image.fromarray(array[1, 0]).convert("RGB").save(home / "colour.bmp")
     clear = np.dstack([np.full((12, 12, 3), 255, np.uint8), array[2, 0]])
@@ -265,7 +264,7 @@ def test_an_onnx_file_gives_the_same_logits(model: tuple[str, ...], home: Path, 
     assert done.code == 0, done.err
     session = onnxruntime.InferenceSession(home / "student.onnx")
     student = distill.load("run")
-    images = read(make_job(*HARD).run.data).test_images
+    images = read(make_job(*HARD).run.data).test_inputs
     for count in (1, 2, 77):
         [found] = session.run(["logits"], {"images": images[:count].numpy()})
         expected = student.logits(images[:count])
@@ -286,7 +285,7 @@ def test_a_torch_file_gives_the_same_logits(run: Path, home: Path, tool: Tool) -
     student = distill.load(run)
     extra = {export.FACTS: ""}
     program = torch.export.load(home / f"{student.name}.pt2", extra_files=extra).module()
-    images = read(make_job(*HARD).run.data).test_images
+    images = read(make_job(*HARD).run.data).test_inputs
     for count in (1, 50):
         torch.testing.assert_close(program(images[:count]), student(images[:count]))
     assert json.loads(extra[export.FACTS]) == export.facts(student)
@@ -349,7 +348,7 @@ def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(home: Path, 
     result = distill.run(*given, "model=normed", config_dir=home / "mine", modules=own)
     student = result.load(modules=own)
     data = read(make_job().run.data)
-    wrong = student.predict(data.test_images) != data.test_labels
+    wrong = student.predict(data.test_inputs) != data.test_labels
     assert int(wrong.sum()) == result.test_errors
     assert dict(student.named_buffers())["model.2.num_batches_tracked"] > 0
     export_to = ("--format", "onnx", "--out", home / "own.onnx")
@@ -357,7 +356,7 @@ def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(home: Path, 
     done = tool("export", result.directory, *export_to, "--module", "normed_of_mine")
     assert done.code == 0, done.err
     [found] = onnxruntime.InferenceSession(home / "own.onnx").run(
-        ["logits"], {"images": data.test_images.numpy()}
+        ["logits"], {"images": data.test_inputs.numpy()}
     )
-    expected = student.logits(data.test_images)
+    expected = student.logits(data.test_inputs)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)

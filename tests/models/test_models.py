@@ -16,7 +16,7 @@ from distill.models.dropout import Dropout
 from distill.runs.students import students
 from distill.teachers.find import find_teacher, soft_targets
 from distill.training.build import build, multiply_adds
-from distill.training.inputs import training_images
+from distill.training.inputs import training_inputs
 from distill.training.loop import History
 
 
@@ -290,7 +290,7 @@ def test_an_ensemble_of_models_with_statistics(precision: str, offered: Offer) -
     found = find_teacher(job.setting, job.run.teacher, 5.0)
     soft = soft_targets(job.setting, job.run.teacher, 5.0)
     assert found.stack.members == 2
-    images = training_images(job.setting, 0)
+    images = training_inputs(job.setting, 0, False)
     z = found.stack(images.batch(torch.arange(8), 0, job.setting.dtype)).float().mean(0)
     torch.testing.assert_close(soft[:8, 0], z, atol=0.02, rtol=0.02)
 

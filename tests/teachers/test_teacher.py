@@ -17,7 +17,7 @@ from distill.runs.job import Job
 from distill.teachers import find
 from distill.training import fit
 from distill.training.evaluator import evaluator
-from distill.training.inputs import training_images
+from distill.training.inputs import training_inputs
 
 
 def teacher_of(*overrides: str) -> Any:
@@ -82,7 +82,7 @@ def test_what_does_not_decide_it_is_not(trainings: list[str]) -> None:
 def test_soft_targets_are_its_logits_for_each_view(home: Path) -> None:
     job = make_job("data.jitter=1", "precision=fp32")
     teacher = find.find_teacher(job.setting, job.run.teacher, 5.0)
-    images = training_images(job.setting, 1)
+    images = training_inputs(job.setting, 1, False)
     soft = teacher.soft_targets(images, torch.float32)
     assert soft.shape == (256, 9, 4)
     teacher.stack.eval()
@@ -194,7 +194,7 @@ def test_a_sweep_shows_what_its_teacher_says_of_examples(home: Path) -> None:
         assert label == job.data.train_labels[index] == soft[index].argmax()
         assert row["logits"] == pytest.approx(soft[index].tolist(), abs=1e-4)
         pixels = torch.frombuffer(bytearray(base64.b64decode(row["pixels"])), dtype=torch.uint8)
-        assert torch.equal(pixels.view(12, 12), job.data.train_images[index, 0])
+        assert torch.equal(pixels.view(12, 12), job.data.train_inputs[index, 0])
     last = shown[-1]  # of its class, the teacher is the least sure of it
     labels = job.data.train_labels
     assert last["label"] == shown[-2]["label"]

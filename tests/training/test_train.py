@@ -9,7 +9,7 @@ import torch
 from conftest import Offer, make_job, options
 from torch import nn
 
-from distill.data.views import Images
+from distill.data.views import Inputs
 from distill.models import MLP
 from distill.runs.execute import execute
 from distill.runs.job import Job
@@ -181,7 +181,7 @@ def test_the_fast_path_of_the_mlp_equals_the_generic_one(mode: str) -> None:
 
 
 def test_an_epoch_shows_each_example_once_in_views_of_its_own() -> None:
-    images = Images(torch.zeros(500, 1, 8, 8, dtype=torch.uint8), jitter=1, mean=0.0, std=1.0)
+    images = Inputs(torch.zeros(500, 1, 8, 8, dtype=torch.uint8), jitter=1, mean=0.0, std=1.0)
     subset = torch.arange(0, 500, 2)
     transfer = TransferSet(images, torch.zeros(500), subset)
     epochs = []
@@ -206,7 +206,7 @@ def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
 
     generator = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (8, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    images = Images(raw, jitter=1, mean=0.5, std=0.5)
+    images = Inputs(raw, jitter=1, mean=0.5, std=0.5)
     soft = torch.randn(8, 9, 3, generator=generator)
     job = make_job("model.width=64")
     stack = Stack(lambda: job.run.model.function((1, 8, 8), 3, width=64), 1, 0, torch.device("cpu"))
