@@ -13,7 +13,18 @@ import distill
 PACKAGE = Path(distill.__file__).parent
 # Packages and modules, from low to high: each imports only from those before it, and from itself.
 FLOORS = [
-    *("system", "seeds", "losses", "models", "optim", "transfer", "loggers", "data", "config"),
+    *(
+        "system",
+        "seeds",
+        "losses",
+        "models",
+        "optim",
+        "transfer",
+        "augment",
+        "loggers",
+        "data",
+        "config",
+    ),
     *("training", "teachers", "runs", "deploy", "report", "findings", "sweeps", "tuning", "cli"),
     "__main__",
 ]

@@ -162,10 +162,15 @@ def _floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
-    """One line for each problem."""
+    """One line for each problem; one for all that a value might have been instead."""
+    found: dict[str, list[Any]] = {}
     for problem in error.errors():
+        found.setdefault(_key(problem["loc"], schema), []).append(problem)
+    for key, problems in found.items():
+        if any(other.startswith(f"{key}.") for other in found):  # which says where in it
+            continue
+        problem, *others = problems
         parents = problem["loc"][:-1]
-        key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             section = schema
             for parent in parents:
@@ -182,4 +187,19 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             text = problem["msg"].removeprefix("Value error, ")
             yield f"{key}: {text}" if key else text
         else:
-            yield f"{key}={shown(problem['input'])}: {problem['msg']}"
+            texts = [problem["msg"], *(o["msg"].removeprefix("Input should be ") for o in others)]
+            yield f"{key}={shown(problem['input'])}: {' or '.join(dict.fromkeys(texts))}"
+
+
+def _key(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+    """The dotted key of a problem, without the alternatives that pydantic names in its place."""
+    section: Any = schema
+    parts: list[str] = []
+    for part in place:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            parts.append(str(part))
+            field = section.model_fields.get(str(part))
+            section = field.annotation if field is not None else None
+        elif isinstance(part, int):
+            parts.append(str(part))
+    return ".".join(parts)

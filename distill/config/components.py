@@ -44,6 +44,7 @@ GROUPS = {
         ("student_logits", "teacher_logits", "labels", "progress"),
     ),
     "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
+    "augment": Group("distill.augment", Component, ("inputs", "labels", "classes", "generator")),
     "transfer": Group("distill.transfer", Component, ("labels", "generator")),
     "logger": Group("distill.loggers", Component, ()),
 }

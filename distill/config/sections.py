@@ -184,17 +184,19 @@ class Teacher(Strict):
     members: Annotated[int, Field(gt=0, le=1000)] = 1
     jitter: Jitter | None = None
     flip: bool = False
+    targets: Literal["auto", "cached", "online"] = "auto"
     seed: Seed | None = None
     model: Component | None = None
     optim: Optim | None = None
     train: Train | None = None
+    augment: Component | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _trained(cls, values: Any) -> Any:
         """What an experiment says of the training of one that is not trained falls away."""
         if isinstance(values, dict) and "optim" not in values:
-            return {key: value for key, value in values.items() if key != "train"}
+            return {key: v for key, v in values.items() if key not in ("train", "augment")}
         return values
 
     @model_validator(mode="after")
@@ -211,15 +213,19 @@ class Teacher(Strict):
     @property
     def recipe(self) -> dict[str, Any]:
         """What decides the teacher: how it is trained, or the model whose weights are read."""
-        places = {"name", "cache", "path"}
-        read = {"jitter", "flip", "seed", "optim", "train"} if self.path is not None else set()
+        places = {"name", "cache", "path", "targets"}
+        read = (
+            {"jitter", "flip", "seed", "optim", "train", "augment"}
+            if self.path is not None
+            else set()
+        )
         alone = {"members"} if self.members == 1 else set()
         return said(self, places | read | alone)
 
     @property
     def components(self) -> list[Component]:
         """Those that decide the teacher."""
-        return [part for part in (self.model, self.optim) if part is not None]
+        return [part for part in (self.model, self.optim, self.augment) if part is not None]
 
     def apart(self) -> "list[Teacher]":
         """Each member as a teacher of its own; ensembles of other seeds have none of them."""
@@ -266,6 +272,7 @@ class Run(Strict):
     loss: Component
     optim: Optim
     transfer: Component
+    augment: Component | None = None
     train: Train
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]
@@ -319,6 +326,7 @@ class Run(Strict):
     def sources(self) -> dict[str, str]:
         """The digests of the code of the user's own that decides the student."""
         own = [self.model, self.loss, self.optim, self.transfer]
+        own += [self.augment] if self.augment is not None else []
         return sources(own + self.teacher.components * self.distils)
 
     @property

@@ -21,6 +21,11 @@ def spread(numbers: Numbers, like: Tensor) -> Tensor | float:
     return values.view(-1, *[1] * (like.ndim - 2))
 
 
+def count(jitter: int, flip: bool) -> int:
+    """V, the number of views of an image."""
+    return (2 * jitter + 1) ** 2 * (2 if flip else 1)
+
+
 class Inputs:
     """Inputs on a device, normalised when read, with the views that jitter and flip make.
 
@@ -70,7 +75,7 @@ class Inputs:
     @property
     def views(self) -> int:
         """V, the number of views of an image."""
-        return self.side**2 * (2 if self.flip else 1)
+        return count(self.side // 2, self.flip)
 
     @property
     def centre(self) -> int:
@@ -79,14 +84,24 @@ class Inputs:
 
     def batch(self, index: Tensor, view: Tensor | int, dtype: torch.dtype) -> Tensor:
         """Views ``view`` of the inputs ``index`` (B,), normalised: (B, channels, H, W), (B, D)."""
+        return self.normalised(self.pick(index, view), dtype)
+
+    def normalised(self, picked: Tensor, dtype: torch.dtype) -> Tensor:
+        """What `pick` returned, as models take it; of images floats from 0 to 255, too."""
         if self.features:
-            return self._rows[index].to(dtype)
+            return picked.to(dtype)
+        return picked.to(dtype, copy=True).mul_(self.scale).add_(self.shift)
+
+    def pick(self, index: Tensor, view: Tensor | int) -> Tensor:
+        """Views ``view`` of the inputs ``index`` (B,): uint8 images, or normalised features."""
+        if self.features:
+            return self._rows[index]
         if isinstance(view, int):
             view = torch.full_like(index, view)
         place = view % self.side**2 if self.flip else view
         row, column = place // self.side, place % self.side
-        pixels = self._shifted[index, :, row, column]
+        pixels: Tensor = self._shifted[index, :, row, column]
         if self.flip:
             mirrored = (view >= self.side**2)[:, None, None, None]
             pixels = torch.where(mirrored, pixels.flip(-1), pixels)
-        return pixels.to(dtype).mul_(self.scale).add_(self.shift)
+        return pixels

@@ -14,7 +14,7 @@ def hard(student_logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         student_logits: (B, C).
-        labels: (B,), whole numbers from 0 to C - 1.
+        labels: (B,), whole numbers from 0 to C - 1; or shares of the classes, (B, C).
 
     Returns:
         (B,), in nats.
@@ -23,5 +23,7 @@ def hard(student_logits: Tensor, labels: Tensor) -> Tensor:
         >>> hard(torch.zeros(1, 10), torch.tensor([3]))
         tensor([2.3026])
     """
+    if labels.is_floating_point():
+        return -(labels * _log_softmax(student_logits)).sum(-1)
     # Mapped over members, this is several times faster than F.cross_entropy.
     return -_log_softmax(student_logits).gather(-1, labels.unsqueeze(-1)).squeeze(-1)

@@ -57,6 +57,9 @@ COLUMNS = {
     "teacher": Column(TEXT, "teacher; none for losses that do not use one"),
     "teacher_digest": Column(TEXT, "SHA-256 of everything that decides the teacher"),
     "teacher_test_errors": Column(WHOLE, "its errors on the test set"),
+    "soft_targets": Column(
+        TEXT, "how the teacher's logits came: cached in fp32 or fp16, or online in each batch"
+    ),
     "loss": Column(TEXT, "loss"),
     "temperature": Column(NUMBER, "its temperature, if it has one"),
     "alpha": Column(NUMBER, "weight of its soft term, if it has one"),

@@ -24,7 +24,7 @@ from distill.runs.job import Job
 from distill.runs.students import students
 from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
-from distill.teachers.find import find_teacher, soft_targets
+from distill.teachers.find import centre_targets, taught
 from distill.teachers.gallery import gallery
 from distill.training import checkpoint
 from distill.training.build import multiply_adds, parameters
@@ -229,27 +229,35 @@ def _fit(
     """The trained students of K jobs, and the facts of their teacher, shown in ``folder``."""
     run, setting = jobs[0].run, jobs[0].setting
     facts: dict[str, Any] = {}
-    soft = None
+    soft = teacher = None
     if run.distils:
-        found = find_teacher(setting, run.teacher, run.checkpoint.every)
+        augmented = run.augment is not None
+        found, way, soft = taught(
+            *(setting, run.teacher, run.checkpoint.every, run.train.epochs), augmented=augmented
+        )
         facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
-        soft = soft_targets(setting, run.teacher, run.checkpoint.every)
+        facts["soft_targets"] = way.name
+        teacher = found.online if way.online else None
         _show(jobs[0], found.digest, soft, folder)
-    training = students(jobs, soft)
+    training = students(jobs, soft, teacher)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
     watch.heads = [_head(job) | facts for job in jobs]
     history = fit(what, training, evaluator(setting, run.test), saved, watch)
     return training.stack, history, facts
 
 
-def _show(job: Job, digest: str, soft: Tensor, folder: Path) -> None:
+def _show(job: Job, digest: str, soft: Tensor | None, folder: Path) -> None:
     """Write what the teacher says of some training examples into ``folder``, if that can be."""
     path = folder / f"{results.DIGITS}-{digest[:8]}.json"
     images, labels = job.data.train_inputs, job.data.train_labels
     if job.data.features:
         return
-    reading = training_inputs(job.setting, job.run.data.jitter, job.run.data.flip)
-    centre = soft[:, reading.centre].cpu()
+    run = job.run
+    if soft is None:
+        centre = centre_targets(job.setting, run.teacher, run.checkpoint.every).cpu()
+    else:
+        reading = training_inputs(job.setting, run.data.jitter, run.data.flip)
+        centre = soft[:, reading.centre].float().cpu()
     try:
         store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
     except OSError as error:

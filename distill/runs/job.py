@@ -14,7 +14,9 @@ from distill.runs.loggers import check_logger
 from distill.seeds import generator
 from distill.system import store
 from distill.teachers.find import teacher_cache
+from distill.teachers.targets import way
 from distill.teachers.weights import teacher_weights
+from distill.training.augmentation import mixes
 from distill.training.build import check_batches, check_loss, parameters
 from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
 
@@ -54,11 +56,13 @@ class Job:
             )
         if len(self.index) == 0:
             raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
-        check_loss(run.loss, self.data.classes)
+        self._check_augmentation()
         parameters(run.model, run.data, "model")
         check_batches(run.model, run.data, "model", len(self.index), run.train.batch_size)
         if run.distils and run.teacher.model is not None:
             parameters(run.teacher.model, run.data, "teacher.model")
+            augmented = run.augment is not None
+            way(self.setting, run.teacher, run.train.epochs, augmented=augmented)
             if run.teacher.train is not None and run.teacher.path is None:
                 check_batches(
                     run.teacher.model,
@@ -76,6 +80,22 @@ class Job:
                 raise ConfigError(
                     f"teacher.cache={cache}: no folder can be made ({error})"
                 ) from error
+
+    def _check_augmentation(self) -> None:
+        """The loss can use the labels that an augmentation leaves."""
+        run, mixed = self.run, False
+        for key, component in {
+            "augment": run.augment,
+            "teacher.augment": run.teacher.augment if run.distils else None,
+        }.items():
+            if component is None:
+                continue
+            try:
+                mixing = mixes(component, self.data)
+            except ValueError as error:
+                raise ConfigError(f"{key}={component.name}: {error}") from error
+            mixed |= mixing and key == "augment"
+        check_loss(run.loss, self.data.classes, mixed=mixed)
 
     def _check_reading(self) -> None:
         """As many means and deviations as there are channels or features."""

@@ -6,7 +6,7 @@ Letters: K members, B examples in a batch, N training examples, V views of each,
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
 from math import ceil
@@ -17,15 +17,17 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor
 
-from distill.config import Run
+from distill.config import Run, Teacher
 from distill.runs.job import Job
 from distill.runs.students import students
 from distill.seeds import generator, seeded
 from distill.system import machine
+from distill.teachers import targets
+from distill.teachers.find import stand_in, targets_seconds
 from distill.training import checkpoint
 from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
-from distill.training.inputs import training_inputs
+from distill.training.inputs import Setting
 from distill.training.loop import Training
 
 log = logging.getLogger(__name__)
@@ -113,11 +115,15 @@ def free_memory(device: torch.device, workers: int) -> int:
 def _ready(jobs: Sequence[Job]) -> Training:
     """The training of a stack of these jobs, with soft targets that stand in for the teacher's."""
     first = jobs[0]
-    data = first.run.data
-    views = training_inputs(first.setting, data.jitter, data.flip).views
-    one = torch.linspace(-1, 1, first.data.classes, device=first.setting.device)
-    soft = one.expand(len(first.data.train_labels), views, -1)  # (N, V, C), but takes no memory
-    return students(jobs, soft if first.run.distils else None)
+    run, setting = first.run, first.setting
+    if not run.distils:
+        return students(jobs, None)
+    way = _way(first)
+    if way.online:
+        return students(jobs, None, stand_in(setting, run.teacher))
+    one = torch.linspace(-1, 1, first.data.classes, device=setting.device)
+    # (N, V, C), but takes no memory.
+    return students(jobs, one.expand(len(first.data.train_labels), way.views, -1))
 
 
 def _steps(training: Training, count: int) -> int:
@@ -188,7 +194,18 @@ def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
         f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in "
         f"{len(stacks)} stack{'s' if len(stacks) > 1 else ''} "
         f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
+        + "".join(f"; {way}" for way in sorted({str(way) for way in _ways(jobs).values()}))
     )
+
+
+def _ways(jobs: Sequence[Job]) -> dict[tuple[Setting, Teacher], targets.Way]:
+    """How the soft targets of each teacher and its views come."""
+    return {(job.setting, job.run.teacher): _way(job) for job in jobs if job.run.distils}
+
+
+def _way(job: Job) -> targets.Way:
+    run, augmented = job.run, job.run.augment is not None
+    return targets.way(job.setting, run.teacher, run.train.epochs, augmented=augmented)
 
 
 def _memory(stack: Stack, jobs: Sequence[Job]) -> int:
@@ -202,9 +219,12 @@ class Schedule:
     stacks: list[Stack]
     workers: int
     seconds: float
+    targets: float = 0.0  # seconds, too, of soft targets that are not there yet
 
     def __str__(self) -> str:
-        time = f"about {timedelta(seconds=ceil(self.seconds))}, teachers not included"
+        soft = f" and {timedelta(seconds=ceil(self.targets))} for soft targets"
+        time = f"about {timedelta(seconds=ceil(self.seconds))}{soft if self.targets > 1 else ''}"
+        time += ", teachers not included"
         return time if self.workers == 1 else f"{time}, in {self.workers} processes"
 
 
@@ -214,6 +234,21 @@ def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) 
     Without a number of ``workers``, in as many as there are cores, with a thread each, if a few
     batches of each stack say that this takes no longer than one after another with all threads.
     """
+    chosen = _chosen(stacks, jobs, workers)
+    try:
+        soft = sum(
+            targets_seconds(setting, teacher, way)
+            for (setting, teacher), way in _ways(jobs).items()
+            if not way.online
+        )
+    except Exception:  # which shows when it is trained
+        log.debug("the soft targets cannot be timed", exc_info=True)
+        soft = 0.0
+    return replace(chosen, targets=soft)
+
+
+def _chosen(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) -> Schedule:
+    """The faster of one process and several."""
     threads = torch.get_num_threads()
     count = min(len(stacks), workers or _room(stacks, jobs))
     if count > 1:

@@ -27,7 +27,7 @@ from distill.sweeps.plan import Stack
 from distill.system import interrupt, store
 from distill.system.interrupt import Interrupt
 from distill.system.progress import silence
-from distill.teachers.find import soft_targets
+from distill.teachers.find import taught
 from distill.training.fit import RunError
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,9 @@ class Task:
     def teach(self, job: Job) -> None:
         """Let the teacher of ``job`` and its soft targets be in the cache, made if they are not."""
         with env_override(dict(self.environment)), self._logged():
-            soft_targets(job.setting, job.run.teacher, job.run.checkpoint.every)
+            run, augmented = job.run, job.run.augment is not None
+            times = (run.checkpoint.every, run.train.epochs)
+            taught(job.setting, run.teacher, *times, augmented=augmented)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distill.data.views import Inputs
 from distill.system import store
+from distill.teachers.targets import Way, made_once
 from distill.training.evaluate import logits
 from distill.training.stack import Stack
 
@@ -37,20 +38,32 @@ class Teacher:
     test_errors: int
     folder: Path
 
-    def soft_targets(self, images: Inputs, dtype: torch.dtype) -> Tensor:
-        """Its logits (N, V, C), float32, for every view of ``images``, made once and then cached.
+    def soft_targets(self, inputs: Inputs, classes: int, dtype: torch.dtype, kept: Way) -> Tensor:
+        """Its logits (N, V, C) for every view of ``inputs``, made once and then cached.
 
-        ``images`` are those that the teacher's digest speaks of; ``dtype`` is that of the products.
+        Args:
+            inputs: those that the teacher's digest speaks of.
+            classes: C.
+            dtype: of the products.
+            kept: the type in which they are returned.
+
+        Raises:
+            ValueError: float16 does not hold them.
+            OSError: the cache cannot be written.
         """
-        folder = self.folder.with_name(f"{self.folder.name}-views{images.views}")
+        folder = soft_folder(self.folder.parent, self.digest, kept)
+        shape = (len(inputs), inputs.views, classes)
 
-        def build(scratch: Path) -> dict[str, Any]:
-            views = [logits(self.stack, images, v, dtype).mean(0) for v in range(images.views)]
-            save_file({"logits": torch.stack(views, 1)}, scratch / "logits.safetensors")
-            return {"views": images.views}
+        def made(view: int) -> Tensor:
+            return logits(self.stack, inputs, view, dtype).mean(0)
 
-        store.get(folder, build)
-        return _load(folder / "logits.safetensors")["logits"].to(images.raw.device)
+        return made_once(folder, shape, kept.dtype, made).to(inputs.raw.device)
+
+    @torch.no_grad()
+    def online(self, x: Tensor) -> Tensor:
+        """Its logits (B, C), float32, for a batch of inputs (B, ...), normalised."""
+        self.stack.eval()
+        return self.stack(x).float().mean(0)
 
 
 def get(
@@ -94,6 +107,12 @@ def ensemble(members: Sequence[Teacher], images: Inputs, labels: Tensor) -> Teac
         return {"identity": identity, "test_errors": errors}
 
     return Teacher(stack, own, store.get(folder, build)["test_errors"], folder)
+
+
+def soft_folder(cache: Path, digest: str, kept: Way) -> Path:
+    """Where the soft targets of the teacher of a ``digest`` lie in the ``cache``."""
+    half = "-fp16" * (kept.dtype == torch.float16)
+    return cache / f"{digest[:SHORT]}-soft{kept.views}{half}"
 
 
 def digest(identity: dict[str, Any]) -> str:

@@ -3,12 +3,15 @@
 Letters: N examples, V views of each, C classes.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distill.config import ConfigError, Data, Halving
@@ -19,10 +22,13 @@ from distill.seeds import derive
 from distill.system import store
 from distill.teachers import cache as teachers
 from distill.teachers.cache import Teacher
+from distill.teachers.targets import Way, way
 from distill.teachers.weights import teacher_weights
 from distill.training import checkpoint
+from distill.training.augmentation import augmentation
 from distill.training.build import fresh
 from distill.training.checkpoint import Checkpoint
+from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
@@ -53,17 +59,7 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
         members = [find_teacher(setting, member, every) for member in config.apart()]
         with _writing(teacher_cache(setting.data, config)):
             return teachers.ensemble(members, *evaluator(setting, True).parts["test"])
-    identity = {
-        "data": data.digest,
-        "reading": setting.data.model_dump(include={"mean", "std", "validation"}),
-        "teacher": config.recipe,
-        "dtype": str(setting.dtype),
-        "device": setting.device.type,
-    }
-    if own := sources(config.components):
-        identity["sources"] = own
-    if config.path is not None:
-        identity["path"] = store.file_digest(Path(config.path))
+    identity = _identity(setting, config)
     seed = derive(config.seed or 0, "teacher")
     stack = fresh(config.model, data, "teacher.model", 1, seed, setting.device)
 
@@ -88,6 +84,50 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
     return found
 
 
+def _identity(setting: Setting, config: TeacherConfig) -> dict[str, Any]:
+    """All that decides the teacher of a config."""
+    if config.members > 1:
+        parts = [_identity(setting, member) for member in config.apart()]
+        return {"members": [teachers.digest(part) for part in parts]}
+    identity = {
+        "data": read(setting.data).digest,
+        "reading": setting.data.model_dump(include={"mean", "std", "validation"}),
+        "teacher": config.recipe,
+        "dtype": str(setting.dtype),
+        "device": setting.device.type,
+    }
+    if own := sources(config.components):
+        identity["sources"] = own
+    if config.path is not None:
+        identity["path"] = store.file_digest(Path(config.path))
+    return identity
+
+
+def targets_seconds(setting: Setting, config: TeacherConfig, kept: Way) -> float:
+    """How long it takes to make the soft targets to be ``kept``; 0 for those that are there.
+
+    It is the time of a few examples, with an untrained teacher of the same architecture.
+    """
+    own = teachers.digest(_identity(setting, config))
+    if teachers.soft_folder(teacher_cache(setting.data, config), own, kept).exists():
+        return 0.0
+    inputs = training_inputs(setting, 0, False)
+    some = torch.arange(min(FEWEST, len(inputs)), device=setting.device)
+    x = inputs.batch(some, 0, setting.dtype)
+    teacher = stand_in(setting, config)
+    start = time.perf_counter()
+    teacher(x).cpu()
+    return (time.perf_counter() - start) / len(some) * len(inputs) * kept.views
+
+
+def stand_in(setting: Setting, config: TeacherConfig) -> Callable[[Tensor], Tensor]:
+    """What makes the soft targets of a batch as fast as a teacher, before it is trained."""
+    assert config.model is not None
+    data, device = read(setting.data), setting.device
+    stack = fresh(config.model, data, "teacher.model", config.members, 0, device)
+    return Teacher(stack, "", 0, Path()).online
+
+
 @contextmanager
 def _writing(cache: Path) -> Iterator[None]:
     try:
@@ -106,6 +146,7 @@ def _train_teacher(
         training_inputs(setting, config.jitter, config.flip),
         read(setting.data).train_labels.to(setting.device),
         (~held_out(setting.data)).nonzero().flatten().to(setting.device),
+        augmentation=augmentation(config.augment, read(setting.data).classes),
     )
     training = assemble(
         stack,
@@ -125,9 +166,44 @@ def _train_teacher(
 
 
 @lru_cache(maxsize=2)
-def soft_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:
-    """The logits (N, V, C) of the teacher that `find_teacher` finds, for all training images."""
-    images = training_inputs(setting, setting.data.jitter, setting.data.flip)
+def soft_targets(setting: Setting, config: TeacherConfig, every: float, kept: Way) -> Tensor:
+    """The logits (N, V, C) of the teacher that `find_teacher` finds, for all training inputs.
+
+    Raises:
+        ConfigError: as `find_teacher`; or float16 does not hold them.
+        RunError: as `find_teacher`.
+    """
+    inputs = training_inputs(setting, setting.data.jitter, setting.data.flip)
     found = find_teacher(setting, config, every)
     with _writing(teacher_cache(setting.data, config)):
-        return found.soft_targets(images, setting.dtype)
+        try:
+            return found.soft_targets(inputs, read(setting.data).classes, setting.dtype, kept)
+        except ValueError as error:
+            raise RunError(str(error)) from error
+
+
+def taught(
+    setting: Setting, config: TeacherConfig, every: float, epochs: int, *, augmented: bool
+) -> tuple[Teacher, Way, Tensor | None]:
+    """A teacher, the way its soft targets come, and those that are cached.
+
+    Args:
+        setting: the data and the device.
+        config: of the teacher.
+        every: how many minutes are between checkpoints.
+        epochs: of the student.
+        augmented: whether an augmentation changes each of its batches.
+
+    Raises:
+        ConfigError: as `soft_targets` and `targets.way`.
+        RunError: as `find_teacher`.
+    """
+    own = way(setting, config, epochs, augmented=augmented)
+    teacher = find_teacher(setting, config, every)
+    return teacher, own, None if own.online else soft_targets(setting, config, every, own)
+
+
+def centre_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:
+    """The logits (N, C) of the same for the training inputs themselves, as they are."""
+    plain = replace(setting, data=setting.data.model_copy(update={"jitter": 0, "flip": False}))
+    return soft_targets(plain, config, every, way(plain, config, 1))[:, 0]

@@ -36,19 +36,20 @@ def build(model: Component, data: Dataset, key: str) -> nn.Module:
     return module
 
 
-def check_loss(loss: Component, classes: int) -> None:
-    """See that the training loop can use a loss.
+def check_loss(loss: Component, classes: int, *, mixed: bool = False) -> None:
+    """See that the training loop can use a loss, with ``mixed`` labels if they are (B, C).
 
     Raises:
         ConfigError: it cannot.
     """
-    if (fault := _fault_of_loss(loss, classes)) is not None:
-        raise ConfigError(f"loss={loss.name}: {fault}")
+    if (fault := _fault_of_loss(loss, classes, mixed)) is not None:
+        labels = "with the mixed labels (B, C) of the augmentation " if mixed else ""
+        raise ConfigError(f"loss={loss.name}: {labels}{fault}")
 
 
 @lru_cache(maxsize=1024)
-def _fault_of_loss(loss: Component, classes: int) -> str | None:
-    return fault_of_loss(Objective.of([loss], classes), classes)
+def _fault_of_loss(loss: Component, classes: int, mixed: bool) -> str | None:
+    return fault_of_loss(Objective.of([loss], classes), classes, mixed=mixed)
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ Each function returns what is wrong, in words, or None. Letters: K members, B ex
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -17,9 +18,11 @@ from distill.training.stack import Stack, called
 CPU = torch.device("cpu")
 
 
-def fault_of_loss(objective: Objective, classes: int) -> str | None:
+def fault_of_loss(objective: Objective, classes: int, *, mixed: bool = False) -> str | None:
     """Whether the loss of one member, for data of C ``classes``, keeps to `distill.losses`."""
     logits, given = tried(1, classes)
+    if mixed:
+        given["labels"] = F.one_hot(given["labels"], classes).float().mul(0.5).add(0.5 / classes)
     names: set[frozenset[str]] = set()
     before = {name: v.clone() for name, v in given.items() if isinstance(v, Tensor)}
     lacking = "" if "teacher_logits" in objective.takes else " (it asks for no teacher_logits)"

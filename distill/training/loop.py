@@ -16,6 +16,7 @@ from distill.data.views import Inputs
 from distill.optim import Optimizer, Schedule, factor
 from distill.seeds import derive, generator, seeded
 from distill.system.memory import kept
+from distill.training.augmentation import Augmentation
 from distill.training.objective import Objective
 from distill.training.stack import Stack
 
@@ -28,13 +29,16 @@ STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensor
 class TransferSet:
     """What a student learns from: images, labels (N,), and the indices (M,) of those it sees.
 
-    ``soft`` holds the teacher's logits (N, V, C) for each view, or is None for hard labels alone.
+    ``soft`` holds the teacher's logits (N, V, C) for each view; or ``teacher`` makes them (B, C)
+    for a batch of inputs; both are None for hard labels alone.
     """
 
     images: Inputs
     labels: Tensor
     index: Tensor
     soft: Tensor | None = None
+    teacher: Callable[[Tensor], Tensor] | None = None
+    augmentation: Augmentation | None = None
 
     def batches(self, seed: int, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and views (B,) of each batch: every example once, in a new order and view."""
@@ -116,6 +120,8 @@ class Training:
             step, epoch = history.epoch * per_epoch, history.epoch + 1
             device = self.transfer.index.device
             stack.train(generator(self.seed, "dropout", epoch, on=device))
+            if self.transfer.augmentation is not None:
+                self.transfer.augmentation.begin(self.seed, epoch, device)
             sums: Values = {}
             # What a model draws from torch's global generators follows from the seed, too.
             with seeded(derive(self.seed, "torch", epoch), device):
@@ -189,10 +195,15 @@ class Training:
         Returns the loss and its terms, summed over the batch: (K,) each.
         """
         transfer = self.transfer
-        x = transfer.images.batch(index, view, self.plan.dtype)
-        given: dict[str, Any] = {"labels": transfer.labels[index], "progress": progress}
+        inputs, labels = transfer.images.pick(index, view), transfer.labels[index]
+        if transfer.augmentation is not None:
+            inputs, labels = transfer.augmentation(inputs, labels)
+        x = transfer.images.normalised(inputs, self.plan.dtype)
+        given: dict[str, Any] = {"labels": labels, "progress": progress}
         if transfer.soft is not None:
-            given["teacher_logits"] = transfer.soft[index, view]
+            given["teacher_logits"] = transfer.soft[index, view].float()
+        elif transfer.teacher is not None:
+            given["teacher_logits"] = transfer.teacher(x)
         losses, terms = self.objective(self.stack(x).float(), given)
         # The members' gradients do not mix, so the sum of their means gives each its own.
         torch.autograd.backward((losses.mean(1) if losses.ndim > 1 else losses).sum())

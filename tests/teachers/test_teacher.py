@@ -14,7 +14,7 @@ from distill.config import ConfigError, parse
 from distill.runs import execute as run
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.teachers import find
+from distill.teachers import find, targets
 from distill.training import fit
 from distill.training.evaluator import evaluator
 from distill.training.inputs import training_inputs
@@ -83,16 +83,17 @@ def test_soft_targets_are_its_logits_for_each_view(home: Path) -> None:
     job = make_job("data.jitter=1", "precision=fp32")
     teacher = find.find_teacher(job.setting, job.run.teacher, 5.0)
     images = training_inputs(job.setting, 1, False)
-    soft = teacher.soft_targets(images, torch.float32)
+    way = targets.way(job.setting, job.run.teacher, 9)
+    soft = teacher.soft_targets(images, 4, torch.float32, way)
     assert soft.shape == (256, 9, 4)
     teacher.stack.eval()
     for view in (0, 4, 8):
         x = images.batch(torch.arange(256), view, torch.float32)
         torch.testing.assert_close(soft[:, view], teacher.stack(x)[0].detach())
     # They lie beside the teacher, and the second time are read.
-    [folder] = (home / "data" / "teachers").glob("*-views9")
+    [folder] = (home / "data" / "teachers").glob("*-soft9")
     before = (folder / "logits.safetensors").stat().st_mtime_ns
-    assert torch.equal(teacher.soft_targets(images, torch.float32), soft)
+    assert torch.equal(teacher.soft_targets(images, 4, torch.float32, way), soft)
     assert (folder / "logits.safetensors").stat().st_mtime_ns == before
 
 
@@ -135,11 +136,12 @@ def test_a_diverging_teacher_fails_the_run_and_is_not_kept(home: Path) -> None:
 
 def test_an_ensemble_averages_the_logits_of_teachers_of_their_own(trainings: list[str]) -> None:
     job = make_job("teacher=ensemble", "teacher.members=3", "teacher.seed=2", "precision=fp32")
-    soft = find.soft_targets(job.setting, job.run.teacher, 5.0)
+    way = targets.way(job.setting, job.run.teacher, 9)
+    soft = find.soft_targets(job.setting, job.run.teacher, 5.0, way)
     assert len(trainings) == 3
     alone = [
         find.soft_targets(
-            job.setting, make_job("precision=fp32", f"teacher.seed={s}").run.teacher, 5
+            job.setting, make_job("precision=fp32", f"teacher.seed={s}").run.teacher, 5, way
         )
         for s in (6, 7, 8)
     ]
@@ -187,7 +189,7 @@ def test_a_sweep_shows_what_its_teacher_says_of_examples(home: Path) -> None:
         (home / "sweep" / "run" / f"digits-{result['teacher_digest'][:8]}.json").read_text()
     )
     assert 4 < len(shown) <= 8
-    soft = find.soft_targets(job.setting, job.run.teacher, 5.0)[:, 0]
+    soft = find.centre_targets(job.setting, job.run.teacher, 5.0)
     doubt = soft.softmax(-1).sort(-1).values[:, -2]
     for row in shown:
         label, index = row["label"], row["index"]

@@ -1,0 +1,183 @@
+"""Soft targets: made once for every view of every example and kept, or in each batch anew.
+
+Letters: N examples, V views of each, C classes.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.filesize import decimal
+from safetensors import safe_open
+from torch import Tensor
+
+from distill.config import ConfigError
+from distill.config import Teacher as TeacherConfig
+from distill.data.views import count
+from distill.system import interrupt, machine, store
+from distill.system.progress import progress
+from distill.training.inputs import Setting, read
+
+FILE = "logits.safetensors"
+SHARE = 4  # the part of the memory, one in so many, that soft targets may take
+LARGEST = 64.0  # of the logits that float16 holds to 1 / 64
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the soft targets of a run come: ``online``, or kept in ``dtype`` for V ``views``."""
+
+    online: bool
+    views: int
+    bytes: int
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def name(self) -> str:
+        """As the summary has it."""
+        return "online" if self.online else f"cached {_short(self.dtype)}"
+
+    def __str__(self) -> str:
+        if self.online:
+            return "soft targets online, by the teacher in each batch"
+        views = "1 view" if self.views == 1 else f"{self.views} views"
+        return f"soft targets cached, {views} in {_short(self.dtype)}, {decimal(self.bytes)}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.float16: "fp16"}[dtype]
+
+
+def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: bool = False) -> Way:
+    """How the soft targets of a student that is trained for so many ``epochs`` come.
+
+    Where an augmentation changes each batch (``augmented``), they cannot be kept. Else, if
+    ``teacher.targets`` is "auto", they are kept where they take at most a quarter of the memory,
+    in float16 where float32 would take more, and no more passes of the teacher over the data than
+    two trainings with the teacher in each batch.
+
+    Raises:
+        ConfigError: they are to be cached, and the memory is too small.
+    """
+    data = read(setting.data)
+    views = 1 if data.features else count(setting.data.jitter, setting.data.flip)
+    numbers = len(data.train_labels) * views * data.classes
+    if setting.device.type == "cuda":
+        memory = torch.cuda.get_device_properties(setting.device).total_memory
+    else:
+        memory = machine.memory()
+    fits = next((d for d in (torch.float32, torch.float16) if _size(numbers, d) <= memory), None)
+    if teacher.targets == "cached" and fits is None:
+        raise ConfigError(
+            f"teacher.targets=cached: {views} views of {len(data.train_labels)} examples take "
+            f"{decimal(2 * numbers)} in float16, more than a quarter of the {decimal(memory)} that "
+            "this process may have; set teacher.targets=online"
+        )
+    many = views > max(1, 2 * epochs)
+    if teacher.targets == "cached" and augmented:
+        raise ConfigError(
+            "teacher.targets=cached: augment changes each batch, whose soft targets are made with "
+            "it; set teacher.targets=online, or leave augment out"
+        )
+    if (
+        augmented
+        or fits is None
+        or teacher.targets == "online"
+        or (teacher.targets == "auto" and many)
+    ):
+        return Way(True, views, 0)
+    return Way(False, views, numbers * fits.itemsize, fits)
+
+
+def _size(numbers: int, dtype: torch.dtype) -> int:
+    """The memory that a process should have to keep so many numbers."""
+    return SHARE * numbers * dtype.itemsize
+
+
+def made_once(
+    folder: Path, shape: tuple[int, int, int], dtype: torch.dtype, make: Callable[[int], Tensor]
+) -> Tensor:
+    """The soft targets (N, V, C) in ``folder``, which are made first if they are not there.
+
+    Views are written as they are made, so that what an interrupted process had made is kept.
+
+    Args:
+        folder: named by the digest of all that decides them.
+        shape: (N, V, C).
+        dtype: float32, or float16.
+        make: the logits (N, C), float32, of the view of a number.
+
+    Raises:
+        ValueError: float16 does not hold the logits.
+        OSError: the folder cannot be written.
+    """
+    examples, views, classes = shape
+    header = _header((views, examples, classes), dtype)
+    part = folder.with_name(f"{folder.name}.part")
+
+    def build(scratch: Path) -> dict[str, Any]:
+        _fill(part, header, views, examples * classes * dtype.itemsize, dtype, make)
+        part.replace(scratch / FILE)
+        return {"views": views}
+
+    store.get(folder, build)
+    with safe_open(folder / FILE, "pt") as file:
+        # A copy: nothing that befalls the file later matters.
+        whole = cast(Tensor, file.get_tensor("logits")).clone()
+    return whole.transpose(0, 1)
+
+
+def _fill(
+    part: Path,
+    header: bytes,
+    views: int,
+    size: int,
+    dtype: torch.dtype,
+    make: Callable[[int], Tensor],
+) -> None:
+    """Write the ``views``, each of ``size`` bytes, that the file ``part`` does not hold yet."""
+    part.touch()
+    with part.open("r+b") as file, progress() as bars:
+        known = file.read(len(header)) == header
+        done = (part.stat().st_size - len(header)) // size if known else 0
+        file.seek(0)
+        file.write(header)
+        file.truncate(len(header) + done * size)
+        file.seek(0, os.SEEK_END)
+        task = bars.add_task("soft targets", total=views, completed=done)
+        try:
+            with interrupt.deferred():
+                for view in range(done, views):
+                    file.write(_bytes(make(view), dtype))
+                    file.flush()
+                    bars.update(task, completed=view + 1)
+                    interrupt.check()
+            os.fsync(file.fileno())
+        finally:
+            bars.remove_task(task)
+
+
+def _bytes(logits: Tensor, dtype: torch.dtype) -> memoryview:
+    """The bytes of logits in ``dtype``."""
+    largest = float(logits.abs().max())
+    if dtype == torch.float16 and not largest <= LARGEST:
+        raise ValueError(
+            f"the teacher's logits reach {largest:.3g}, which float16 does not hold to "
+            f"1 / {LARGEST:g}; set teacher.targets=online"
+        )
+    return logits.to("cpu", dtype).contiguous().numpy().data
+
+
+def _header(shape: tuple[int, int, int], dtype: torch.dtype) -> bytes:
+    """What a safetensors file of one tensor begins with."""
+    size = math.prod(shape) * dtype.itemsize
+    kind = "F32" if dtype == torch.float32 else "F16"
+    facts = {"logits": {"dtype": kind, "shape": list(shape), "data_offsets": [0, size]}}
+    text = json.dumps(facts).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text
