@@ -56,7 +56,7 @@ def predict() -> None:
         description="What the student of a run takes images for: file, class and probability.",
     )
     _student(parser)
-    files = "a picture, or an array of images (.npy, .npz)"
+    files = "a picture, or an array of images or of rows of features (.npy, .npz)"
     parser.add_argument("files", metavar="FILE", nargs="+", type=home, help=files)
     parser.add_argument("--csv", metavar="OUT", type=home, help="write the lines to this CSV, too")
     arguments = parser.parse_args()

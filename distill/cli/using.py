@@ -25,7 +25,9 @@ def predict(run: Path, best: str | None, files: Sequence[Path], out: Path | None
     """
     try:
         model = student.load(run, best)
-        named = [pair for path in files for pair in pictures.images(path, model.shape)]
+        # Of other sizes, as those were on which it was trained.
+        fit = bool(model.config.get("data", {}).get("size"))
+        named = [pair for path in files for pair in pictures.images(path, model.shape, fit)]
         if not named:
             raise ConfigError("FILE: there is no image in the arrays")
         names, images = zip(*named, strict=True)
@@ -33,7 +35,8 @@ def predict(run: Path, best: str | None, files: Sequence[Path], out: Path | None
         whole = torch.stack([image.float() if mixed else image for image in images])
         likely = model.probabilities(whole).max(-1)
         found = zip(names, likely.indices.tolist(), likely.values.tolist(), strict=True)
-        rows = [(name, place, f"{share:.4f}") for name, place, share in found]
+        called = model.names or range(model.classes)
+        rows = [(name, called[place], f"{share:.4f}") for name, place, share in found]
         if out is not None:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])

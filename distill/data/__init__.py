@@ -8,8 +8,24 @@ images uint8 (N, H, W) or (N, channels, H, W), or features as floats (N, D); lab
 Letters: N examples, C classes, H and W an image's size, D features.
 """
 
-from distill.data.downloaded import fashion_mnist, mnist
+from distill.data.arrays import arrays
+from distill.data.downloaded import cifar10, cifar100, emnist, fashion_mnist, kmnist, mnist, svhn
 from distill.data.embedded import mnist_5k
+from distill.data.folders import image_folder
 from distill.data.generated import synthetic
+from distill.data.tables import table
 
-__all__ = ["fashion_mnist", "mnist", "mnist_5k", "synthetic"]
+__all__ = [
+    "arrays",
+    "cifar10",
+    "cifar100",
+    "emnist",
+    "fashion_mnist",
+    "image_folder",
+    "kmnist",
+    "mnist",
+    "mnist_5k",
+    "svhn",
+    "synthetic",
+    "table",
+]

@@ -61,7 +61,7 @@ class Dataset:
         for part in fields(self):
             if isinstance(tensor := getattr(self, part.name), Tensor):
                 sha.update(repr((tensor.dtype, tensor.shape)).encode())
-                sha.update(tensor.numpy().tobytes())
+                sha.update(tensor.contiguous().numpy().data)
         return sha.hexdigest()
 
     @cached_property
@@ -199,4 +199,5 @@ def _check_labels(data: Dataset) -> None:
         what = named[missing[0]] if named else missing[0]
         raise ValueError(f"no training example is of class {what} of the classes 0 to {last}")
     if last == 0:
-        raise ValueError("all its labels are 0: of one class there is nothing to learn")
+        what = data.names[0] if data.names else 0
+        raise ValueError(f"all its labels are {what}: of one class there is nothing to learn")

@@ -49,6 +49,7 @@ def facts(student: Student) -> dict[str, str]:
         "range": f"{numbers}; normalisation is inside",
         "output": f"{OUTPUT}: float32 (batch, {student.classes})",
         "classes": str(student.classes),
+        **({"names": json.dumps(student.names, ensure_ascii=False)} if student.names else {}),
         "version": __version__,
     }
 

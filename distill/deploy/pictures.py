@@ -1,6 +1,6 @@
-"""Images in files: pictures, of any format that Pillow reads, and NumPy's arrays of images.
+"""Inputs in files: pictures, of any format that Pillow reads, and NumPy's arrays.
 
-Letters: N images, H and W an image's size.
+Letters: N images or rows, H and W an image's size, D features.
 """
 
 from collections.abc import Iterator
@@ -11,67 +11,57 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from distill.data.pictures import MODES, pixels
 from distill.system.store import told
 
 Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 ARRAYS = (".npy", ".npz")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of pictures, by their channels
-DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits for each pixel
 
 
-def images(path: Path, shape: Shape) -> Iterator[tuple[str, Tensor]]:
-    """The names of the images in a file, and each as a tensor of ``shape`` (channels, H, W).
+def images(path: Path, shape: Shape, fit: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The names of the inputs in a file, and each as a tensor of ``shape``.
 
-    A picture is made grey or coloured as the channels want it; what is transparent in it is black.
+    Args:
+        path: a picture, which is made grey or coloured as the channels want it (what is transparent
+            in it is black), or an array.
+        shape: (channels, H, W) of an image, or (D,) of features.
+        fit: whether a picture of another size is made to fit, as `data=image_folder` does it.
 
     Raises:
-        ValueError: it cannot be read, or does not hold images of that size; in one line.
+        ValueError: it cannot be read, or does not hold inputs of that shape; in one line.
     """
     try:
         if path.suffix in ARRAYS:
             yield from _arrays(path, shape)
         else:
-            yield str(path), _picture(path, shape)
+            yield str(path), _picture(path, shape, fit)
     except OSError as error:
-        reason = "it is no picture that Pillow reads"
-        known = isinstance(error, UnidentifiedImageError)
-        raise ValueError(
-            f"{path}: {reason}" if known else told(error) or f"{path}: {error}"
-        ) from error
+        raise ValueError(told(error) or f"{path}: {error}") from error
     except (BadZipFile, EOFError) as error:
         raise ValueError(f"{path}: it is damaged ({error})") from error
 
 
-def _picture(path: Path, shape: Shape) -> Tensor:
+def _picture(path: Path, shape: Shape, fit: bool) -> Tensor:
+    if len(shape) == 1:
+        raise ValueError(
+            f"{path}: the student takes rows of {shape[0]} features; give .npy, (N, {shape[0]})"
+        )
     channels, height, width = shape
     if channels not in MODES:
         raise ValueError(
             f"{path}: a picture has no {channels} channels; give .npy, (N, {channels}, {height}, "
             f"{width})"
         )
-    with Image.open(path) as picture:
-        frames = getattr(picture, "n_frames", 1)
-        if frames > 1:
-            raise ValueError(f"{path}: it holds {frames} pictures; wanted is one a file, or .npy")
-        if picture.mode in DEEP:
-            raise ValueError(
-                f"{path}: its pixels have more than 8 bits ({picture.mode}); wanted is 8"
-            )
-        if picture.size != (width, height):
-            raise ValueError(
-                f"{path}: it is {picture.width} x {picture.height} pixels; wanted is "
-                f"{width} x {height}, width and height"
-            )
-        whole: Image.Image = picture
-        if channels < 4 and picture.has_transparency_data:
-            black = Image.new("RGBA", picture.size, "black")
-            whole = Image.alpha_composite(black, picture.convert("RGBA"))
-        pixels = np.array(whole.convert(MODES[channels]))
-    return torch.from_numpy(pixels.reshape(height, width, channels)).permute(2, 0, 1)
+    found = pixels(path, channels, (height, width) if fit else None)
+    if found.shape[:2] != (height, width):
+        raise ValueError(
+            f"{path}: it is {found.shape[1]} x {found.shape[0]} pixels; wanted is "
+            f"{width} x {height}, width and height"
+        )
+    return torch.from_numpy(found.copy()).permute(2, 0, 1)
 
 
 def _arrays(path: Path, shape: Shape) -> Iterator[tuple[str, Tensor]]:
@@ -92,22 +82,35 @@ def _loaded(path: Path, file: BinaryIO) -> list[tuple[str, Array]]:
 
 
 def _array(name: str, array: Array, shape: Shape) -> Iterator[tuple[str, Tensor]]:
-    """Each image of an array (N, channels, H, W); (N, H, W) and (H, W) are of one channel."""
-    channels, height, width = shape
-    given = array.shape
-    if array.ndim == 2:
+    """Each image of an array (N, channels, H, W), or row of one (N, D).
+
+    (N, H, W) and (H, W) are images of one channel, (D,) is one row.
+    """
+    given, features = array.shape, len(shape) == 1
+    if array.ndim == (1 if features else 2):
         array = array[None]
-    if array.ndim == 3 and channels == 1:
+    if array.ndim == 3 and shape[0] == 1:
         array = array[:, None]
-    if array.ndim != 4 or array.shape[1:] != shape:
-        raise ValueError(f"{name}: it is {given}; wanted is (N, {channels}, {height}, {width})")
+    if array.shape[1:] != shape or array.ndim != 1 + len(shape):
+        raise ValueError(f"{name}: it is {given}; wanted is (N, {', '.join(map(str, shape))})")
+    floats = features or np.issubdtype(array.dtype, np.floating)
+    _check_values(name, array, features)
+    for n, values in enumerate(array):
+        # In this machine's order of bytes, which torch wants.
+        kind = np.float64 if features else np.float32 if floats else np.uint8
+        yield f"{name}[{n}]", torch.from_numpy(np.array(values, kind))
+
+
+def _check_values(name: str, array: Array, features: bool) -> None:
+    """Raises ValueError: an array's values are no pixels, or no features."""
     floats = np.issubdtype(array.dtype, np.floating)
+    if features:
+        if array.dtype.kind not in "uifb" or not np.isfinite(array).all():
+            raise ValueError(f"{name}: it holds what is no finite number ({array.dtype})")
+        return
     if array.dtype != np.uint8 and not floats:
         raise ValueError(
             f"{name}: it is of {array.dtype}; wanted is uint8, or floats from 0 to 255"
         )
     if floats and not (np.isfinite(array).all() and (array >= 0).all() and (array <= 255).all()):
         raise ValueError(f"{name}: it holds numbers that are not from 0 to 255, as pixels are")
-    for n, pixels in enumerate(array):
-        # In this machine's order of bytes, which torch wants.
-        yield f"{name}[{n}]", torch.from_numpy(np.array(pixels, np.float32 if floats else np.uint8))

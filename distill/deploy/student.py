@@ -3,7 +3,7 @@
 Letters: B images, C classes, H and W an image's size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ class Student(nn.Module):
         mean: of pixels scaled to [0, 1], or of features; one number, or one a channel or feature.
         std: of the same.
         name: what it is called.
+        names: of the classes, if they have any.
         config: of the run that trained it, in plain values.
 
     Example:
@@ -60,10 +61,12 @@ class Student(nn.Module):
         mean: Numbers,
         std: Numbers,
         name: str = "student",
+        names: Sequence[str] = (),
         config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.shape, self.classes, self.name = model, shape, classes, name
+        self.names = tuple(names)
         self.config = config or {}
         self.features = len(shape) == 1
         # Rounded as in `distill.data.views.Inputs`, by which it was trained.
@@ -175,6 +178,7 @@ def load(path: Path, best: str | None = None) -> Student:
         mean=mean,
         std=std,
         name=name,
+        names=result.get("class_names") or (),
         config=config,
     )
     return student.eval()

@@ -131,6 +131,28 @@ def lock(folder: Path) -> FileLock:
     return taken
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, on which one process at a time makes what others wait for.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+    taken = FileLock(path)
+    try:
+        taken.acquire(timeout=0)
+    except Timeout:
+        log.warning("another process is at work in %s: waiting for it", path.with_suffix(""))
+        taken.acquire()
+    try:
+        yield
+    except BaseException:  # nothing is left of what failed; who waits takes a lock of its own
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        taken.release()
+
+
 def held(folder: Path) -> bool:
     """Whether a process holds the lock of ``folder``, or of one above it; it is not waited for."""
     return any(_taken(place / LOCK) for place in (folder.absolute(), *folder.absolute().parents))

@@ -39,7 +39,9 @@ from distill.training.stack import Stack
 
 def teacher_cache(data: Data, teacher: TeacherConfig) -> Path:
     """The folder of teachers and soft targets: the teacher's own, or one beside the data."""
-    return Path(teacher.cache) if teacher.cache else root(data) / "teachers"
+    place = root(data)
+    beside = place.parent if place.is_file() else place
+    return Path(teacher.cache) if teacher.cache else beside / "teachers"
 
 
 @lru_cache(maxsize=2)

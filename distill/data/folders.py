@@ -1,0 +1,286 @@
+"""Folders of pictures, a folder a class, decoded once and kept as one file.
+
+Letters: N images, H and W an image's size.
+"""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from platformdirs import user_cache_path
+from pydantic import AfterValidator
+from rich.filesize import decimal
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from distill.data.dataset import Dataset
+from distill.data.pictures import Pixels, pixels
+from distill.system import machine, store
+from distill.system.progress import progress
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1  # raise it when the same files would be decoded to other pixels
+LARGEST = 4096  # pixels, of a side
+CHUNK = 64  # images that a thread decodes at a time
+
+
+def _sized(value: object) -> object:
+    sides = value if isinstance(value, list) else [value]
+    whole = all(type(side) is int and 0 < side <= LARGEST for side in sides)
+    if value is None or (whole and len(sides) == (2 if isinstance(value, list) else 1)):
+        return value
+    raise ValueError(f"it is {value}; allowed are a side in pixels, up to {LARGEST}, or [H,W]")
+
+
+Size = Annotated[Any, AfterValidator(_sized)]
+
+
+class File(NamedTuple):
+    """A file below the root: its class, its path from there, and what changes when it changes."""
+
+    name: str
+    path: str
+    bytes: int
+    changed: int  # ns
+
+
+def image_folder(
+    *,
+    root: str,
+    test: str = "test",
+    size: Size = None,
+    channels: Literal[1, 3] | None = None,
+) -> Dataset:
+    """Pictures in ROOT/train/CLASS and ROOT/test/CLASS, and perhaps ROOT/val/CLASS.
+
+    Their pixels are kept in a file beside ROOT, or in the user's cache where none can be written
+    there, and are decoded again when a file has changed.
+
+    Args:
+        root: the folder.
+        test: the folder below it that is the test set.
+        size: a side in pixels, or [H, W]; a picture's middle part of that shape is made so large.
+            None: their own, if all are equal.
+        channels: 1 or 3. None: 1 if all are stored as grey, else 3.
+
+    Returns:
+        Images (N, channels, H, W); classes are named by their folders, in the order of the names;
+        those in val are its validation split.
+
+    Raises:
+        ValueError: folders are missing or empty, or a file in them is no picture that is wanted.
+    """
+    folder = Path(root).resolve()
+    files = {part: _files(folder, part) for part in dict.fromkeys(("train", "val", test))}
+    names = tuple(sorted({file.name for file in files["train"]}))
+    _check(folder, files, names, test)
+    own = [] if test == "val" else files["val"]
+    groups = {"train": [*files["train"], *own], "test": files[test]}
+    side = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
+    inputs = _inputs(folder, groups, side, channels)
+    number = {name: n for n, name in enumerate(names)}
+    labels = {p: torch.tensor([number[f.name] for f in group]) for p, group in groups.items()}
+    held = torch.arange(len(labels["train"])) >= len(files["train"]) if own else None
+    return Dataset(
+        inputs["train"], labels["train"], inputs["test"], labels["test"], held=held, names=names
+    )
+
+
+def _files(folder: Path, part: str) -> list[File]:
+    """The files of the classes of a part, in the order of their paths; hidden ones are left out."""
+    try:
+        entries = [*os.scandir(folder / part)]
+    except FileNotFoundError:
+        return []
+    found = []
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            raise ValueError(
+                f"{entry.path}: it lies in no folder of a class; wanted is {part}/CLASS/FILE"
+            )
+        files = _below(entry.path, f"{part}/{entry.name}")
+        found += [File(entry.name, *rest) for rest in files]
+    return sorted(found)
+
+
+def _below(folder: str, name: str) -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = f"{name}/{entry.name}"
+            if entry.is_dir():
+                yield from _below(entry.path, path)
+            else:
+                stat = entry.stat()
+                yield path, stat.st_size, stat.st_mtime_ns
+
+
+def _check(folder: Path, files: dict[str, list[File]], names: Sequence[str], test: str) -> None:
+    """Raises ValueError: there is nothing to train or to test on, or a class only to test."""
+    for part in ("train", test):
+        if files[part]:
+            continue
+        if not folder.is_dir():
+            raise ValueError("there is no such folder")
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+        held = f"it has {', '.join(there) or 'no folder'}"
+        how = "" if part == "train" else "; data.test=NAME takes another folder as the test set"
+        what = "holds no file" if (folder / part).is_dir() else "is missing"
+        raise ValueError(f"its folder {part}/CLASS {what} ({held}){how}")
+    for part, group in files.items():
+        if other := sorted({file.name for file in group} - {*names}):
+            raise ValueError(f"no file in train is of class {other[0]}, which {part} holds")
+
+
+def _inputs(
+    folder: Path,
+    groups: dict[str, list[File]],
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> dict[str, Tensor]:
+    """The images (N, channels, H, W) of each group, decoded unless they are kept as they are."""
+    keys = store.digest([FORMAT, size, channels, *groups])[:8]
+    digest = store.digest([FORMAT, size, channels, groups])
+    file = f"{folder.name}-{keys}.safetensors"
+    home = user_cache_path("distill") / "images"
+    places = [folder.with_name(file), home / f"{store.digest(str(folder))[:8]}-{file}"]
+    for place in places:
+        if (kept := _kept(place, digest)) is not None:
+            return kept
+    decode = partial(_decoded, folder, groups, size, channels)
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with store.alone(place.with_name(f".{file}.lock")):
+                return _kept(place, digest) or _keep(place, digest, decode())
+        except OSError as error:
+            log.info("%s cannot be written: %s", place, store.told(error) or error)
+    log.warning("no images could be kept in %s, so they are decoded each time", home)
+    return decode()
+
+
+def _content(images: dict[str, Tensor]) -> str:
+    """The SHA-256 of the images, by which damage of what is kept is seen."""
+    sha = hashlib.sha256()
+    for part in sorted(images):
+        sha.update(images[part].numpy().data)
+    return sha.hexdigest()
+
+
+def _kept(place: Path, digest: str) -> dict[str, Tensor] | None:
+    """The images in ``place``; None if it holds none, those of other files, or is damaged."""
+    try:
+        with safe_open(place, "pt") as file:
+            said = file.metadata() or {}
+            if said.get("digest") != digest:
+                return None
+            images = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError) as error:
+        log.warning("%s cannot be read, and is made anew: %s", place, error)
+        return None
+    if said.get("content") != _content(images):
+        log.warning("%s is damaged, and is made anew", place)
+        return None
+    return images
+
+
+def _keep(place: Path, digest: str, images: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Write the images to ``place``, if that can be; returns them."""
+    said = {"digest": digest, "content": _content(images)}
+    try:
+        store.tidy(place.parent, place.name)
+        store.write(place, lambda scratch: save_file(images, scratch, said))
+        log.info("the images are kept in %s", place)
+    except (OSError, SafetensorError) as error:
+        log.warning("the images could not be kept: %s", store.told(error) or error)
+    return images
+
+
+class _ColouredError(Exception):
+    """A picture among grey ones is coloured."""
+
+
+def _decoded(
+    folder: Path,
+    groups: dict[str, list[File]],
+    size: tuple[int, int] | None,
+    channels: int | None,
+) -> dict[str, Tensor]:
+    first = folder / groups["train"][0].path
+    height, width, found = pixels(first, channels, size).shape
+    try:
+        return _filled(folder, groups, size, channels, (found, height, width))
+    except _ColouredError:
+        return _filled(folder, groups, size, channels, (3, height, width))
+
+
+def _filled(
+    folder: Path,
+    groups: dict[str, list[File]],
+    size: tuple[int, int] | None,
+    channels: int | None,
+    shape: tuple[int, int, int],
+) -> dict[str, Tensor]:
+    """The images (N, channels, H, W) of each group, decoded by as many threads as there are cores.
+
+    Pillow lets other threads go on while it decodes.
+
+    Raises:
+        ValueError: an image has another size, or all are too large for the memory.
+    """
+    count = sum(map(len, groups.values()))
+    if (needed := count * int(np.prod(shape))) > (memory := machine.memory()):
+        raise ValueError(
+            f"{count} images of {shape[1]} x {shape[2]} pixels take {decimal(needed)}; this "
+            f"process may have {decimal(memory)} of memory: set a smaller data.size"
+        )
+    arrays = {p: np.empty((len(group), *shape), np.uint8) for p, group in groups.items()}
+    first = groups["train"][0].path
+
+    def decode(job: tuple[str, int]) -> int:
+        part, start = job
+        group = groups[part][start : start + CHUNK]
+        for n, file in enumerate(group, start):
+            image = pixels(folder / file.path, channels, size)
+            _fits(image, shape, folder / file.path, first)
+            arrays[part][n] = image.transpose(2, 0, 1)  # a grey one into each of three channels
+        return len(group)
+
+    jobs = [(p, start) for p, group in groups.items() for start in range(0, len(group), CHUNK)]
+    with progress() as bars, ThreadPoolExecutor(machine.cores()) as pool:
+        task = bars.add_task(f"images of {folder.name}", total=count)
+        try:
+            for done in pool.map(decode, jobs):
+                bars.advance(task, done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            bars.remove_task(task)
+    return {part: torch.from_numpy(array) for part, array in arrays.items()}
+
+
+def _fits(image: Pixels, shape: tuple[int, int, int], path: Path, first: str) -> None:
+    """Raises ValueError: the image has another size; _ColouredError: it has colours."""
+    height, width, channels = image.shape
+    if (height, width) != shape[1:]:
+        raise ValueError(
+            f"{path}: it is {width} x {height} pixels, and {first} is {shape[2]} x {shape[1]}; "
+            "set data.size, a side in pixels or [H,W], to which all are brought"
+        )
+    if channels > shape[0]:
+        raise _ColouredError
