@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision import datasets
 
+import distill
+from distill.cli import commands
 from distill.data import (
     arrays,
     cifar100,
@@ -31,6 +33,8 @@ from distill.data import (
 )
 from distill.data.dataset import Dataset, load
 from distill.data.labels import encoded
+from distill.data.pictures import pixels
+from distill.deploy.export import facts
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
 SMALL = (
@@ -106,11 +110,10 @@ def test_pictures_are_decoded_again_only_when_they_changed(
 ) -> None:
     pictures()
     decoded: list[Path] = []
-    own = folders.pixels
 
     def counted(path: Path, *rest: Any) -> Any:
         decoded.append(path)
-        return own(path, *rest)
+        return pixels(path, *rest)
 
     monkeypatch.setattr(folders, "pixels", counted)
     first = load(image_folder, root="d")
@@ -295,10 +298,50 @@ def test_a_table_is_learned(name: str, classes: int, most: int, cli: Cli, home: 
     assert done.code == 0, done.err
     assert int(done.out.split(": ")[1].split()[0]) <= most, done.out  # of 114, and of 360
     assert (home / "teachers").is_dir()
-    import distill
-
-    student = distill.load(done.out.splitlines()[1])
+    student = distill.load(done.out.splitlines()[-1])
     assert student.names == tuple(sorted(names)) and student.classes == classes
+
+
+def test_a_process_reads_a_changed_table_again(cli: Cli) -> None:
+    found = []
+    for job in ("j0", "k0"):
+        csv("t.csv", job=[f"{job}{n % 2}{n}" for n in range(20)] if job == "k0" else ROWS["job"])
+        done = cli("data=table", "data.root=t.csv", "data.label=kind", "loss=hard", *SMALL)
+        assert done.code == 0, done.err
+        found.append(distill.load(done.out.splitlines()[-1]).shape)
+    assert found[0] == (1 + 1 + 3 + 2,) and found[1] > found[0]
+
+
+def test_a_student_of_features_is_asked_by_name(
+    cli: Cli, home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv("t.csv", job=[1] * 20, on=[2] * 20)
+    done = cli("data=table", "data.root=t.csv", "data.label=kind", *SMALL)
+    assert done.code == 0, done.err
+    assert "WARNING" not in done.err and (home / "teachers").is_dir()
+    directory = done.out.splitlines()[-1]
+    student = distill.load(directory)
+    assert student.names == ("cat", "dog") and student.shape == (4,)
+    assert facts(student)["names"] == '["cat", "dog"]'
+    rows = np.array([[0, 1, 1, 2], [3, 9, 1, 2]])
+    np.save("rows.npy", rows)
+    monkeypatch.setattr("sys.argv", ["distill-predict", directory, "rows.npy"])
+    capfd.readouterr()
+    commands.predict()
+    said = [line.split("\t") for line in capfd.readouterr().out.splitlines()]
+    likely = student.probabilities(rows.astype(float)).max(-1)
+    names = [student.names[n] for n in likely.indices.tolist()]
+    assert [line[:2] for line in said] == [[f"rows.npy[{n}]", names[n]] for n in range(2)]
+    picture("p.png")
+    np.save("wide.npy", np.zeros((2, 5)))
+    for name, message in (
+        ("p.png", "p.png: the student takes rows of 4 features; give .npy, (N, 4)"),
+        ("wide.npy", "wide.npy: it is (2, 5); wanted is (N, 4)"),
+    ):
+        monkeypatch.setattr("sys.argv", ["distill-predict", directory, name])
+        with pytest.raises(SystemExit) as end:
+            commands.predict()
+        assert end.value.code == message
 
 
 # What cannot be read
@@ -330,6 +373,14 @@ def npz(**parts: Any) -> Callable[[], object]:
 
 def csv_with(**columns: Any) -> Callable[[], object]:
     return lambda: csv("t.csv", **columns)
+
+
+def two(columns: dict[str, Any], make: Callable[[], object]) -> Callable[[], object]:
+    def both() -> None:
+        csv("t.csv", **columns)
+        make()
+
+    return both
 
 
 def text(name: str, content: str | bytes) -> Callable[[], object]:
@@ -490,12 +541,12 @@ TABLES: dict[str, tuple[Callable[[], object], str, str]] = {
     "share": (csv_with(), f"{TABLE} data.test=1.5", "data.test: it is 1.5; allowed are a share"),
     "nowhere": (csv_with(), f"{TABLE} data.test=gone.csv", "data.root=t.csv: "),
     "other columns": (
-        lambda: (csv("t.csv"), text("u.csv", "id,kind\n1,cat\n")()),
+        two({}, text("u.csv", "id,kind\n1,cat\n")),
         f"{TABLE} data.test=u.csv",
         "the test table has no column size, which the other has",
     ),
     "text for numbers": (
-        lambda: (csv("t.csv"), csv("u.csv", size=["x"] * 20)),
+        two({}, lambda: csv("u.csv", size=["x"] * 20)),
         f"{TABLE} data.test=u.csv",
         "column size holds numbers in the training table and others in the test table",
     ),
@@ -586,9 +637,10 @@ def test_house_numbers_are_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert data.train_labels.tolist() == [1, 0, 1, 0]
 
 
-def idx(numbers: Any) -> bytes:
+def idx(numbers: np.ndarray[Any, Any]) -> bytes:
     sizes = b"".join(size.to_bytes(4, "big") for size in numbers.shape)
-    return bytes([0, 0, 8, numbers.ndim]) + sizes + numbers.astype(np.uint8).tobytes()
+    content: bytes = numbers.astype(np.uint8).tobytes()
+    return bytes([0, 0, 8, numbers.ndim]) + sizes + content
 
 
 def test_letters_are_upright_and_count_from_0(home: Path) -> None:
@@ -609,7 +661,7 @@ def test_kana_come_from_archives_and_damage_is_told(
 ) -> None:
     raw = home / "data" / "KMNIST" / "raw"
     raw.mkdir(parents=True)
-    parts = (PIXELS[:10, :5, :, 0], np.arange(10)) * 2
+    parts: list[np.ndarray[Any, Any]] = [PIXELS[:10, :5, :, 0], np.arange(10)] * 2
     names = []
     for stem, part in zip(downloaded.FILES, parts, strict=True):
         (raw / f"{stem}-ubyte.gz").write_bytes(gzip.compress(idx(part)))
