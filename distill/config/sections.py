@@ -1,6 +1,8 @@
 """The sections of a run's config: their keys, what values those may have, and the run's digest."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -11,6 +13,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PrivateAttr,
     model_validator,
 )
 
@@ -20,6 +23,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Place = Annotated[str, AfterValidator(store.home)]
+TEACHERS = "teachers"  # the folder beside the data in which they are kept by default
 GIVEN = "given"  # the validation split that a data set itself gives
 
 
@@ -125,6 +129,15 @@ class Data(Component):
     validation: Share | Literal["given"] = 0.0
     mean: float | list[float] | None = None
     std: PositiveFloat | list[PositiveFloat] | None = None
+    # What its files were when it was checked: so that a process that reads it once, and again for a
+    # section equal to it, does not take files for those that they were. It decides no name.
+    _files: tuple[Any, ...] = PrivateAttr(())
+
+    def model_post_init(self, _: Any) -> None:
+        """Look at its files."""
+        named = [value for value in self.options.values() if isinstance(value, str)]
+        with suppress(OSError, ValueError):  # which reading them tells of
+            self._files = tuple(store.state(Path(place), TEACHERS) for place in named if place)
 
     @model_validator(mode="after")
     def _scaled(self) -> Self:

@@ -91,8 +91,10 @@ def _parts(found: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, Any]]:
         there = ", ".join(sorted(found)) or "none"
         raise ValueError(f"its arrays are {there}; {NAMES}")
     parts: dict[str, dict[str, Any]] = {}
-    for (part, kind), name in names.items():
-        parts.setdefault(part, {})[kind] = found[name]()
+    for part in PARTS.values():
+        both = {kind: found[name]() for (own, kind), name in names.items() if own == part}
+        if both:
+            parts[part] = both
     return parts
 
 

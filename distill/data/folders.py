@@ -6,11 +6,10 @@ Letters: N images, H and W an image's size.
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -44,13 +43,8 @@ def _sized(value: object) -> object:
 Size = Annotated[Any, AfterValidator(_sized)]
 
 
-class File(NamedTuple):
-    """A file below the root: its class, its path from there, and what changes when it changes."""
-
-    name: str
-    path: str
-    bytes: int
-    changed: int  # ns
+File = tuple[str, int, int]  # its path below the root, and what changes with it: bytes and ns
+Classes = dict[str, list[File]]  # the files of each class, both in the order of their names
 
 
 def image_folder(
@@ -81,27 +75,32 @@ def image_folder(
     """
     folder = Path(root).resolve()
     files = {part: _files(folder, part) for part in dict.fromkeys(("train", "val", test))}
-    names = tuple(sorted({file.name for file in files["train"]}))
-    _check(folder, files, names, test)
-    own = [] if test == "val" else files["val"]
-    groups = {"train": [*files["train"], *own], "test": files[test]}
+    names = tuple(files["train"])
+    _check(folder, files, test)
+    own = {} if test == "val" else files["val"]
+    both = (files["train"], own)
+    groups = {"train": [f for part in both for c in part.values() for f in c]}
+    groups["test"] = [file for c in files[test].values() for file in c]
     side = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
-    inputs = _inputs(folder, groups, side, channels)
+    inputs = _inputs(folder, test, groups, side, channels)
     number = {name: n for n, name in enumerate(names)}
-    labels = {p: torch.tensor([number[f.name] for f in group]) for p, group in groups.items()}
-    held = torch.arange(len(labels["train"])) >= len(files["train"]) if own else None
+
+    def labels(*parts: Classes) -> Tensor:
+        return torch.tensor([number[c] for part in parts for c, its in part.items() for _ in its])
+
+    held = torch.arange(len(groups["train"])) >= len(labels(files["train"])) if own else None
     return Dataset(
-        inputs["train"], labels["train"], inputs["test"], labels["test"], held=held, names=names
+        inputs["train"], labels(*both), inputs["test"], labels(files[test]), held=held, names=names
     )
 
 
-def _files(folder: Path, part: str) -> list[File]:
-    """The files of the classes of a part, in the order of their paths; hidden ones are left out."""
+def _files(folder: Path, part: str) -> Classes:
+    """The files of each class of a part; hidden ones are left out."""
     try:
-        entries = [*os.scandir(folder / part)]
+        entries = sorted(os.scandir(folder / part), key=lambda entry: entry.name)
     except FileNotFoundError:
-        return []
-    found = []
+        return {}
+    found = {}
     for entry in entries:
         if entry.name.startswith("."):
             continue
@@ -109,28 +108,30 @@ def _files(folder: Path, part: str) -> list[File]:
             raise ValueError(
                 f"{entry.path}: it lies in no folder of a class; wanted is {part}/CLASS/FILE"
             )
-        files = _below(entry.path, f"{part}/{entry.name}")
-        found += [File(entry.name, *rest) for rest in files]
-    return sorted(found)
+        found[entry.name] = sorted(_below(entry.path, f"{part}/{entry.name}"))
+    return found
 
 
-def _below(folder: str, name: str) -> Iterator[tuple[str, int, int]]:
+def _below(folder: str, name: str) -> list[File]:
+    """The files below a folder, which has this ``name`` below the root."""
+    found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            own = entry.name
+            if own[0] == ".":
                 continue
-            path = f"{name}/{entry.name}"
             if entry.is_dir():
-                yield from _below(entry.path, path)
+                found += _below(entry.path, f"{name}/{own}")
             else:
                 stat = entry.stat()
-                yield path, stat.st_size, stat.st_mtime_ns
+                found.append((f"{name}/{own}", stat.st_size, stat.st_mtime_ns))
+    return found
 
 
-def _check(folder: Path, files: dict[str, list[File]], names: Sequence[str], test: str) -> None:
+def _check(folder: Path, files: dict[str, Classes], test: str) -> None:
     """Raises ValueError: there is nothing to train or to test on, or a class only to test."""
     for part in ("train", test):
-        if files[part]:
+        if any(files[part].values()):
             continue
         if not folder.is_dir():
             raise ValueError("there is no such folder")
@@ -139,19 +140,26 @@ def _check(folder: Path, files: dict[str, list[File]], names: Sequence[str], tes
         how = "" if part == "train" else "; data.test=NAME takes another folder as the test set"
         what = "holds no file" if (folder / part).is_dir() else "is missing"
         raise ValueError(f"its folder {part}/CLASS {what} ({held}){how}")
-    for part, group in files.items():
-        if other := sorted({file.name for file in group} - {*names}):
-            raise ValueError(f"no file in train is of class {other[0]}, which {part} holds")
+    for part, classes in files.items():
+        for name, its in classes.items():
+            if its and not files["train"].get(name):
+                raise ValueError(f"no file in train is of class {name}, which {part} holds")
+    if len(files["train"]) == 1:  # before all are decoded
+        [name] = files["train"]
+        raise ValueError(f"all its labels are {name}: of one class there is nothing to learn")
+    if empty := [name for name, its in files["train"].items() if not its]:
+        raise ValueError(f"train/{empty[0]} holds no file; remove it if there is no such class")
 
 
 def _inputs(
     folder: Path,
+    test: str,
     groups: dict[str, list[File]],
     size: tuple[int, int] | None,
     channels: int | None,
 ) -> dict[str, Tensor]:
     """The images (N, channels, H, W) of each group, decoded unless they are kept as they are."""
-    keys = store.digest([FORMAT, size, channels, *groups])[:8]
+    keys = store.digest([FORMAT, test, size, channels])[:8]  # of one reading of the folder
     digest = store.digest([FORMAT, size, channels, groups])
     file = f"{folder.name}-{keys}.safetensors"
     home = user_cache_path("distill") / "images"
@@ -164,9 +172,10 @@ def _inputs(
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with store.alone(place.with_name(f".{file}.lock")):
-                return _kept(place, digest) or _keep(place, digest, decode())
+                kept = _kept(place, digest, warn=True)
+                return _keep(place, digest, decode()) if kept is None else kept
         except OSError as error:
-            log.info("%s cannot be written: %s", place, store.told(error) or error)
+            log.debug("%s cannot be written: %s", place, store.told(error) or error)
     log.warning("no images could be kept in %s, so they are decoded each time", home)
     return decode()
 
@@ -179,7 +188,7 @@ def _content(images: dict[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def _kept(place: Path, digest: str) -> dict[str, Tensor] | None:
+def _kept(place: Path, digest: str, warn: bool = False) -> dict[str, Tensor] | None:
     """The images in ``place``; None if it holds none, those of other files, or is damaged."""
     try:
         with safe_open(place, "pt") as file:
@@ -190,12 +199,16 @@ def _kept(place: Path, digest: str) -> dict[str, Tensor] | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError) as error:
-        log.warning("%s cannot be read, and is made anew: %s", place, error)
+        _tell(warn, "%s cannot be read, and is made anew: %s", place, error)
         return None
     if said.get("content") != _content(images):
-        log.warning("%s is damaged, and is made anew", place)
+        _tell(warn, "%s is damaged, and is made anew", place)
         return None
     return images
+
+
+def _tell(warn: bool, text: str, *parts: object) -> None:
+    log.log(logging.WARNING if warn else logging.DEBUG, text, *parts)
 
 
 def _keep(place: Path, digest: str, images: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -204,7 +217,7 @@ def _keep(place: Path, digest: str, images: dict[str, Tensor]) -> dict[str, Tens
     try:
         store.tidy(place.parent, place.name)
         store.write(place, lambda scratch: save_file(images, scratch, said))
-        log.info("the images are kept in %s", place)
+        log.debug("the images are kept in %s", place)
     except (OSError, SafetensorError) as error:
         log.warning("the images could not be kept: %s", store.told(error) or error)
     return images
@@ -220,7 +233,7 @@ def _decoded(
     size: tuple[int, int] | None,
     channels: int | None,
 ) -> dict[str, Tensor]:
-    first = folder / groups["train"][0].path
+    first = folder / groups["train"][0][0]
     height, width, found = pixels(first, channels, size).shape
     try:
         return _filled(folder, groups, size, channels, (found, height, width))
@@ -249,14 +262,14 @@ def _filled(
             f"process may have {decimal(memory)} of memory: set a smaller data.size"
         )
     arrays = {p: np.empty((len(group), *shape), np.uint8) for p, group in groups.items()}
-    first = groups["train"][0].path
+    first = groups["train"][0][0]
 
     def decode(job: tuple[str, int]) -> int:
         part, start = job
         group = groups[part][start : start + CHUNK]
         for n, file in enumerate(group, start):
-            image = pixels(folder / file.path, channels, size)
-            _fits(image, shape, folder / file.path, first)
+            image = pixels(folder / file[0], channels, size)
+            _fits(image, shape, folder / file[0], first)
             arrays[part][n] = image.transpose(2, 0, 1)  # a grey one into each of three channels
         return len(group)
 

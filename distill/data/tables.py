@@ -135,7 +135,7 @@ def _read(
                 f"{path}: Parquet needs pyarrow, which is there by: pip install "
                 "'distill-sweep[parquet]'"
             )
-        frame = _parsed(path, pd.read_parquet)
+        frame: pd.DataFrame = _parsed(path, pd.read_parquet)
     else:
         tabs = ".tsv" in path.suffixes
         keys: Any = {"sep": "\t" if tabs else separator, "low_memory": False, "dtype": text}

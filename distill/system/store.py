@@ -46,6 +46,26 @@ def home(path: str) -> str:
     return whole
 
 
+def state(path: Path, without: str) -> tuple[tuple[str, int, int], ...]:
+    """What changes when the file ``path`` does, or the folder: files and folders in it, and theirs.
+
+    What is called ``without`` in it does not count. A file that is rewritten deeper in a folder
+    than its own files is not seen.
+    """
+    places = [path]
+    if path.is_dir():
+        places = [place for place in path.iterdir() if place.name != without]
+        for place in [place for place in places if place.is_dir()]:
+            with suppress(OSError):
+                places += [Path(entry) for entry in os.scandir(place) if entry.is_dir()]
+    found = []
+    for place in sorted(places):
+        with suppress(OSError):
+            stat = place.stat()
+            found.append((str(place.absolute()), stat.st_size, stat.st_mtime_ns))
+    return tuple(found)
+
+
 def _scratch(path: Path) -> Path:
     """A new name beside ``path``, hidden."""
     return path.with_name(f".{path.name}.{uuid4().hex[:8]}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill.config import ConfigError, Data, Halving
 from distill.config import Teacher as TeacherConfig
-from distill.config.sections import sources
+from distill.config.sections import TEACHERS, sources
 from distill.losses import hard
 from distill.seeds import derive
 from distill.system import store
@@ -41,7 +41,7 @@ def teacher_cache(data: Data, teacher: TeacherConfig) -> Path:
     """The folder of teachers and soft targets: the teacher's own, or one beside the data."""
     place = root(data)
     beside = place.parent if place.is_file() else place
-    return Path(teacher.cache) if teacher.cache else beside / "teachers"
+    return Path(teacher.cache) if teacher.cache else beside / TEACHERS
 
 
 @lru_cache(maxsize=2)

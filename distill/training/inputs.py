@@ -81,7 +81,11 @@ def read(data: Data) -> Dataset:
 
 @lru_cache(maxsize=4)
 def held_out(data: Data) -> Tensor:
-    """A mask (N,) of the training examples in the validation split, the same for every seed."""
+    """A mask (N,) of the training examples in the validation split, the same for every seed.
+
+    Raises:
+        ConfigError: the data set has none of its own.
+    """
     try:
         return read(data).validation(data.validation, generator(0, "validation"))
     except ValueError as error:

@@ -25,7 +25,9 @@ def test_every_yaml_says_all_that_its_target_takes(group: str, name: str) -> Non
     keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     assert keywords <= set(section)
     assert target.__doc__
-    parse(composed(f"{group}={name}", "loss=hard") if group != "loss" else composed(f"loss={name}"))
+    needed = [f"{group}.{key!s}=x" for key, value in section.items() if value == "???"]
+    hard = ["loss=hard"] if group != "loss" else []
+    parse(composed(f"{group}={name}", *needed, *hard))
 
 
 @pytest.mark.slow

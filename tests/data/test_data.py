@@ -152,9 +152,10 @@ def test_a_download_lands_whole(there: str, home: Path, mirror: Path) -> None:
     elif there == "some":
         (raw / f"{downloaded.FILES[0]}-ubyte").write_bytes(CONTENTS[0][:999])
     elif there == "leftovers":
-        (raw.parent / f"{downloaded.SCRATCH}x").mkdir()
+        (home / "data" / f"{downloaded.SCRATCH}MNIST-x").mkdir()
     assert load(mnist, root=str(home / "data")).digest == TINY.digest
     assert [(raw / f"{stem}-ubyte").read_bytes() for stem in downloaded.FILES] == CONTENTS
+    assert {path.name for path in raw.parents[1].iterdir()} <= {"MNIST", "MNIST.lock"}
     assert [path.name for path in raw.parent.iterdir()] == ["raw"]
 
 
