@@ -1,6 +1,5 @@
 """Families of networks, and models of other libraries: sizes, names, widths; stacks as alone."""
 
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -211,22 +210,19 @@ def test_the_content_of_a_file_and_not_its_place_is_of_the_digest(home: Path) ->
     _weights(home / "a.pth", 4)
     (home / "b.pth").write_bytes((home / "a.pth").read_bytes())
     _weights(home / "c.pth", 5)
-    jobs = [
-        _job("model=torchvision", f"model.name={TINY}", *SHORT, *more)
-        for more in ([], *([f"model.pretrained={n}.pth"] for n in "abc"))
-    ]
-    none, a, b, c = (job.digest for job in jobs)
+    own = ("data=synthetic", "loss=hard", "model=torchvision", f"model.name={TINY}")
+    files = [(), *((f"model.pretrained={n}.pth",) for n in "abc")]
+    none, a, b, c = (parse(composed(*own, *file)).digest({}) for file in files)
     assert a == b
     assert len({none, a, c}) == 3
     key = "teacher.model"
+    left = [f"~{key}.{name}" for name in ("width", "dropout", "input_dropout")]
+    other = [f"model@{key}=torchvision", f"{key}.name={TINY}", *left]
     teachers = [
-        _job(
-            f"model@{key}=torchvision",
-            f"~{key}.width",
-            f"{key}.name={TINY}",
-            f"{key}.pretrained={n}",
-        ).run.teacher.recipe
-        for n in ("a.pth", "b.pth", "c.pth")
+        parse(
+            composed("data=synthetic", *SHORT, *other, f"{key}.pretrained={n}.pth")
+        ).teacher.recipe
+        for n in "abc"
     ]
     assert teachers[0] == teachers[1] != teachers[2]
 
@@ -254,7 +250,7 @@ class Code:
 
 def _file(path: Path, kind: str) -> None:
     if kind == "code":
-        path.write_bytes(pickle.dumps({"a": Code()}))
+        torch.save({"a": Code()}, path)
     elif kind == "noise":
         path.write_bytes(b"noise")
     elif kind == "list":
@@ -299,7 +295,7 @@ def test_files_that_do_not_fit_are_one_line(kind: str, home: Path) -> None:
         ),
         ("model.name=fcn_resnet50", "torchvision has no classification model of this name"),
         ("model.name=../resnet18", "model.name=../resnet18: String should match pattern"),
-        ("model.pretrained=true", "model.pretrained=True: Input should be a valid string"),
+        ("model.pretrained=true", "model.pretrained=true: Input should be a valid string"),
     ],
 )
 def test_names_that_no_model_has_are_one_line(override: str, line: str) -> None:
