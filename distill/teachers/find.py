@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from distill.config import ConfigError, Data, Halving
@@ -23,6 +24,7 @@ from distill.teachers.weights import teacher_weights
 from distill.training import checkpoint
 from distill.training.build import fresh
 from distill.training.checkpoint import Checkpoint
+from distill.training.evaluate import logits
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
@@ -122,6 +124,14 @@ def _train_teacher(
         saved.remove()
         raise RunError(f"the teacher diverged: {reason}")
     return history.seconds
+
+
+@lru_cache(maxsize=2)
+def logits_on_test(setting: Setting, config: TeacherConfig, every: float) -> Tensor | None:
+    """The logits (N, C) of that teacher for the test images, float32; None where it has none."""
+    images, _ = evaluator(setting, True).parts["test"]
+    stack = find_teacher(setting, config, every).stack
+    return logits(stack, images, images.centre, torch.float32).mean(0)
 
 
 @lru_cache(maxsize=2)
