@@ -21,20 +21,41 @@ from torch.optim.sgd import sgd
 __all__ = ["SGD", "AdamW"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["constant", "linear", "cosine", "multistep"]
 
 CHUNK = 2**20  # parameters that are updated together: their state and gradients fit in a cache
 
 
-def factor(step: int, steps: int, schedule: Schedule, warmup: float) -> float:
+def factor(
+    step: int,
+    steps: int,
+    schedule: Schedule,
+    warmup: float,
+    milestones: Sequence[float] = (),
+    gamma: float = 1.0,
+) -> float:
     """What the learning rate is multiplied by at ``step`` of ``steps``, from 0 to 1.
 
-    It rises linearly over the first ``warmup`` (a share of the steps), then stays, or falls to 0
-    linearly or along half a cosine.
+    It rises linearly over the first ``warmup`` (a share of the steps), then stays, or falls: to 0
+    linearly or along half a cosine, or by ``gamma`` at each of the ``milestones``.
+
+    Args:
+        step: from 0.
+        steps: how many there are.
+        schedule: what it does after the warm-up.
+        warmup: a share of the steps.
+        milestones: of multistep, shares of all steps, each rounded to a whole step.
+        gamma: of multistep.
+
+    Example:
+        >>> [factor(n, 8, "multistep", 0.0, [0.5, 0.75], 0.5) for n in (3, 4, 5, 6)]
+        [1.0, 0.5, 0.5, 0.25]
     """
     rising = warmup * steps
     if step < rising:
         return (step + 1) / (rising + 1)
+    if schedule == "multistep":
+        return float(gamma ** sum(step >= round(share * steps) for share in milestones))
     done = (step - rising) / max(1.0, steps - rising)
     return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[
         schedule

@@ -94,7 +94,7 @@ def forget() -> None:
     """Forget the data and teachers that this process holds, as a new process would."""
     for cached in (inputs.held_out, inputs.training_inputs, evaluator):
         cached.cache_clear()
-    for made in (find.find_teacher, find.soft_targets):
+    for made in (find.find_teacher, find.soft_targets, find.logits_on_test):
         made.cache_clear()
 
 

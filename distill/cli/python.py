@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distill.cli import modules as own
 from distill.cli.untouched import untouched
@@ -162,21 +162,29 @@ def sweep(
     return frame
 
 
-def load(path: Folder, best: str | None = None, *, modules: Sequence[str] = ()) -> "Student":
+def load(
+    path: Folder,
+    best: str | None = None,
+    *,
+    weights: Literal["last", "best", "ema"] = "last",
+    modules: Sequence[str] = (),
+) -> "Student":
     """The trained student of a run, or of the best run of a sweep, for images of your own.
 
     Args:
         path: a run's directory, or a sweep's folder.
         best: of a sweep's complete runs, the one with the least in this column (of an accuracy, the
             most). None: ``val_errors``, since the test set is to choose nothing; or the only run.
+        weights: those of the ``last`` epoch, of the ``best`` one (train.keep_best), or the moving
+            average of all, ``ema`` (train.ema).
         modules: as for `run`, where the run's config names components of your own.
 
     Returns:
         A `distill.Student`, on the CPU, in evaluation mode.
 
     Raises:
-        ConfigError: no complete run lies there, nothing chooses among several, or files are
-            damaged.
+        ConfigError: no complete run lies there, nothing chooses among several, the run kept no
+            such weights, or files are damaged.
 
     Example:
         >>> import distill, torch
@@ -190,7 +198,7 @@ def load(path: Folder, best: str | None = None, *, modules: Sequence[str] = ()) 
     from distill.deploy import student
 
     with own.trusting(_names(modules)):
-        return student.load(Path(path), best)
+        return student.load(Path(path), best, weights)
 
 
 def _names(modules: Sequence[str]) -> Sequence[str]:

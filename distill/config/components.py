@@ -41,7 +41,7 @@ GROUPS = {
     "loss": Group(
         "distill.losses",
         Component,
-        ("student_logits", "teacher_logits", "labels", "progress"),
+        ("student_logits", "teacher_logits", "labels", "class_counts", "progress"),
     ),
     "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
     "augment": Group("distill.augment", Component, ("inputs", "labels", "classes", "generator")),

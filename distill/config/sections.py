@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -21,6 +22,7 @@ from pydantic.fields import FieldInfo
 from distill.system import store
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Inner = Annotated[float, Field(gt=0, lt=1)]
 Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Place = Annotated[str, AfterValidator(store.home)]
@@ -181,12 +183,33 @@ class Data(Component):
 
 
 class Optim(Component):
-    """An optimizer and the schedule of its learning rate; ``warmup`` is a share of the steps."""
+    """An optimizer and the schedule of its learning rate.
+
+    ``warmup`` is a share of the steps, as the ``milestones`` are, at each of which the multistep
+    schedule multiplies the rate by ``gamma``.
+    """
 
     lr: PositiveFloat
     weight_decay: NonNegativeFloat
-    schedule: Literal["constant", "linear", "cosine"]
+    schedule: Literal["constant", "linear", "cosine", "multistep"]
     warmup: Share
+    milestones: list[Inner] = Field([0.625, 0.75, 0.875], min_length=1)
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _stepped(self) -> Self:
+        rising = [self.warmup, *self.milestones]
+        if self.schedule != "multistep":
+            for name in ("milestones", "gamma"):
+                if (value := getattr(self, name)) != Optim.model_fields[name].get_default():
+                    raise ValueError(
+                        f"{name}={value}: schedule={self.schedule} has none; set schedule=multistep"
+                    )
+        elif any(a >= b for a, b in pairwise(rising)):
+            raise ValueError(
+                f"milestones={self.milestones}: they must rise, from above warmup={self.warmup:g}"
+            )
+        return self
 
 
 def sources(components: Sequence[Component]) -> dict[str, str]:
@@ -195,10 +218,18 @@ def sources(components: Sequence[Component]) -> dict[str, str]:
 
 
 class Train(Strict):
-    """How long, and in what batches."""
+    """How long, in what batches, and which weights are kept.
+
+    A member's gradient is scaled to have at most the global norm ``clip_norm``. ``ema`` is the
+    decay of a moving average of its weights. With ``keep_best`` the weights of the epoch with the
+    fewest validation errors are kept, too.
+    """
 
     epochs: Annotated[int, Field(gt=0, le=10**6)]
     batch_size: Annotated[int, Field(gt=0, lt=2**31)]
+    clip_norm: PositiveFloat | None = None
+    ema: Inner | None = None
+    keep_best: bool = False
 
 
 class Teacher(Strict):
@@ -233,6 +264,9 @@ class Teacher(Strict):
         recipe = (self.jitter, self.seed, self.optim, self.train)
         if self.model is not None and self.path is None and None in recipe:
             raise ValueError("without a path, model needs jitter, seed, optim and train")
+        if self.train is not None and (self.train.ema is not None or self.train.keep_best):
+            key = "keep_best=true" if self.train.keep_best else f"ema={self.train.ema:g}"
+            raise ValueError(f"train.{key}: a teacher is its last weights; leave this key out")
         if self.members > 1 and (self.model is None or self.path is not None):
             raise ValueError(f"members={self.members}: an ensemble needs a model and no path")
         if self.members * ((self.seed or 0) + 1) > 2**63:
@@ -318,6 +352,11 @@ class Run(Strict):
         rungs, epochs = self.halving.at(self.train.epochs), self.train.epochs
         if not self.test and not held_out:
             raise ValueError("test=false: it needs a validation split, data.validation above 0")
+        if self.train.keep_best and not held_out:
+            raise ValueError(
+                "train.keep_best=true: it chooses on a validation split; "
+                "set data.validation above 0"
+            )
         if rungs and not held_out:
             raise ValueError(
                 f"halving.rungs={len(rungs)}: it chooses on a validation split; "

@@ -146,12 +146,16 @@ def _kind(images: Tensor) -> str:
     return str(images.dtype).removeprefix("torch.")
 
 
-def load(path: Path, best: str | None = None) -> Student:
+def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
     """The student of the run at ``path``; of several runs below it, the best by a column.
+
+    ``kind`` is one of `distill.runs.results.KEPT`.
 
     Raises:
         ConfigError: as `distill.load`.
     """
+    if kind not in results.KEPT:
+        raise ConfigError(f"weights={kind}: allowed are {', '.join(results.KEPT)}")
     directory = path if (path / results.RESULT).exists() else _best(path, best)
     try:
         result = results.read(directory / results.RESULT)
@@ -164,13 +168,13 @@ def load(path: Path, best: str | None = None) -> Student:
     if status != "complete":
         raise ConfigError(f"{directory}: it has no student, since it is {status}: {reason}")
     run = _checked(config, directory)
-    weights = _weights(directory, files)
+    weights = _weights(directory, files, kind)
     if "shape" in result:
         shape, classes = tuple(result["shape"]), result["classes"]
     else:  # results of earlier versions do not say it
         shape, classes = read(run.data).shape, read(run.data).classes
-    build = run.model.bare
-    model = _model(lambda: build(inputs=shape, classes=classes), weights, directory)
+    build, file = run.model.bare, directory / results.KEPT[kind]
+    model = _model(lambda: build(inputs=shape, classes=classes), weights, file)
     mean, std = result.get("normalisation") or normalisation(run.data)
     student = Student(
         model,
@@ -194,25 +198,26 @@ def _checked(config: dict[str, Any], directory: Path) -> Run:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _weights(directory: Path, files: dict[str, str]) -> dict[str, Tensor]:
-    path = directory / results.WEIGHTS
+def _weights(directory: Path, files: dict[str, str], kind: str) -> dict[str, Tensor]:
+    path = directory / results.KEPT[kind]
+    if kind != "last" and path.name not in files:
+        key = {"ema": "train.ema=DECAY", "best": "train.keep_best=true"}[kind]
+        raise ConfigError(f"{directory}: weights={kind}: it kept none; a run with {key} does")
     try:
-        if file_digest(path) != files.get(results.WEIGHTS):
+        if file_digest(path) != files.get(path.name):
             raise ConfigError(f"{path} is damaged, or not what the run wrote; run it again")
         return finite_weights(path)
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(told(error) or f"{path}: {error}") from error
 
 
-def _model(
-    build: Callable[[], nn.Module], weights: dict[str, Tensor], directory: Path
-) -> nn.Module:
+def _model(build: Callable[[], nn.Module], weights: dict[str, Tensor], file: Path) -> nn.Module:
     """One model with the ``weights``, which are all its parameters and buffers."""
     stack = Stack(build, 1, 0, torch.device("cpu"), mapped=False)
     try:
         stack.load([weights])
     except ValueError as error:
-        raise ConfigError(f"{directory}: {results.WEIGHTS}: {error}") from error
+        raise ConfigError(f"{file.parent}: {file.name}: {error}") from error
     with seeded(0, torch.device("cpu")), torch.no_grad():
         model = build()  # another one than the stack's, which may have hooks
         own = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -253,7 +258,8 @@ def _best(folder: Path, best: str | None) -> Path:
 def _figures(done: "pd.DataFrame") -> list[str]:
     """The columns that may choose a run: what was measured of its student."""
     ends = ("_errors", "_accuracy", "_loss", "parameters", "multiply_adds", "seconds")
-    names = [str(n) for n in done.columns if str(n).endswith(ends) and n != "teacher_test_errors"]
+    every = [str(name) for name in done.columns]
+    names = [name for name in every if name.endswith(ends) and not name.startswith("teacher_")]
     return [name for name in names if done[name].notna().any()]
 
 

@@ -6,6 +6,7 @@ A loss has parameters of these names as it needs them, for a batch of B examples
 - ``teacher_logits`` (B, C) of the same images in the same views; without it no teacher is needed;
 - ``labels`` (B,), whole numbers from 0 to C - 1, or where an augmentation mixes examples, shares of
   the classes (B, C);
+- ``class_counts`` (C,), how many examples of each class the transfer set has;
 - ``progress``, the share of the training that is done, from 0 to 1.
 
 All its other parameters are its hyperparameters and the keys of its yaml. One that is a number is

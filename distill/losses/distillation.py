@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.labels import hard
-from distill.losses.mixing import Temperature, Weight, mixed
+from distill.losses.mixing import ClassWeights, Smoothing, Temperature, Weight, mixed
 
 
 class _Divergence(torch.autograd.Function):
@@ -82,9 +82,12 @@ def kd(
     student_logits: Tensor,
     teacher_logits: Tensor,
     labels: Tensor,
+    class_counts: Tensor | None = None,
     *,
     temperature: Temperature,
     alpha: Weight,
+    smoothing: Smoothing = None,
+    class_weights: ClassWeights = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Knowledge distillation: ``alpha T^2 KL(p || q) + (1 - alpha) CE``.
 
@@ -98,6 +101,7 @@ def kd(
         labels: (B,), whole numbers from 0 to C - 1.
         temperature: T, from 1e-6 to 1e30.
         alpha: the weight of the soft term, from 0 to 1.
+        class_counts, smoothing, class_weights: of CE, as in `hard`.
 
     Returns:
         (B,), in nats, and its terms ``soft``, T^2 KL(p || q), and ``hard``, CE.
@@ -109,5 +113,7 @@ def kd(
         (tensor([0.]), tensor([0.1269]))
     """
     soft, _ = _Divergence.apply(student_logits, teacher_logits, temperature)
-    labelled = hard(student_logits, labels)
+    labelled = hard(
+        student_logits, labels, class_counts, smoothing=smoothing, class_weights=class_weights
+    )
     return mixed(alpha, soft, labelled), {"soft": soft, "hard": labelled}

@@ -3,11 +3,18 @@
 from torch import Tensor
 
 from distill.losses.labels import hard
-from distill.losses.mixing import Weight, mixed
+from distill.losses.mixing import ClassWeights, Smoothing, Weight, mixed
 
 
 def logits(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, alpha: Weight
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    class_counts: Tensor | None = None,
+    *,
+    alpha: Weight,
+    smoothing: Smoothing = None,
+    class_weights: ClassWeights = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Logit matching: ``alpha / (2 C) |z - v|^2 + (1 - alpha) CE``.
 
@@ -19,6 +26,7 @@ def logits(
         teacher_logits: (B, C).
         labels: (B,), whole numbers from 0 to C - 1.
         alpha: the weight of the soft term, from 0 to 1.
+        class_counts, smoothing, class_weights: of CE, as in `hard`.
 
     Returns:
         (B,), and its terms ``soft``, |z - v|^2 / (2 C), and ``hard``, CE in nats.
@@ -31,5 +39,7 @@ def logits(
     z = student_logits - student_logits.mean(-1, keepdim=True)
     v = teacher_logits - teacher_logits.mean(-1, keepdim=True)
     soft = (z - v).square().mean(-1) / 2
-    labelled = hard(student_logits, labels)
+    labelled = hard(
+        student_logits, labels, class_counts, smoothing=smoothing, class_weights=class_weights
+    )
     return mixed(alpha, soft, labelled), {"soft": soft, "hard": labelled}

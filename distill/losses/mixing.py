@@ -1,9 +1,11 @@
 """Soft and hard terms in one loss, and the values that their hyperparameters may have."""
 
-from typing import Annotated
+import math
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
-from pydantic import AfterValidator, Field, PositiveFloat
+from pydantic import AfterValidator, Field, PlainValidator, PositiveFloat
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
@@ -17,7 +19,23 @@ def _within(temperature: float) -> float:
     return temperature
 
 
+def _weighing(value: object) -> object:
+    """See that classes can be weighed by what a config says."""
+    numbers = value if isinstance(value, list) else []
+    if numbers and all(type(n) in (int, float) and 0 < n < math.inf for n in numbers):
+        return [float(n) for n in numbers]
+    if value is None or value == "balanced":
+        return value
+    allowed = "balanced, null, or a list of a number above 0 for each class"
+    raise PydanticCustomError("class_weights", f"Input should be {allowed}")
+
+
 Temperature = Annotated[PositiveFloat, AfterValidator(_within)]
+Smoothing = Annotated[
+    Annotated[float, Field(ge=0, lt=1)] | None,
+    AfterValidator(lambda share: share or None),  # 0 is none: so one student has one name
+]
+ClassWeights = Annotated[Sequence[float] | Literal["balanced"] | None, PlainValidator(_weighing)]
 
 
 def mixed(alpha: Tensor | float, soft: Tensor, hard: Tensor) -> Tensor:

@@ -29,15 +29,38 @@ class Status(StrEnum):
 
 
 class Column(NamedTuple):
-    """A column of the summary: how its values are read, and what they mean."""
+    """A column of the summary: how its values are read, and what they mean.
+
+    One that is not there ``always`` is where a run has it.
+    """
 
     type: str
     meaning: str
+    always: bool = True
 
 
 # Text, whole numbers, numbers, and truths; each may be missing. Sizes are whole numbers where all
 # of them are, else numbers.
 TEXT, WHOLE, NUMBER, TRUTH, SIZE = "string", "Int64", "float64", "boolean", "size"
+
+
+def _figures(part: str, where: str) -> dict[str, Column]:
+    """The columns of what is measured on a ``part`` of the data once a student is trained."""
+    return {
+        f"{part}_top5_errors": Column(
+            WHOLE, f"examples {where} whose label is none of the five likeliest classes", False
+        ),
+        f"{part}_balanced_accuracy": Column(
+            NUMBER, f"mean of the accuracies in each class {where}", False
+        ),
+        f"{part}_counts_by_class": Column(
+            TEXT, f"examples of each class {where}, separated by spaces", False
+        ),
+        f"{part}_ece": Column(
+            NUMBER, f"expected calibration error {where}, in 15 bins of equal width", False
+        ),
+    }
+
 
 COLUMNS = {
     "run": Column(
@@ -106,6 +129,28 @@ COLUMNS = {
     "oracle_shift": Column(NUMBER, "the same shift, chosen on the test set (as in the paper)"),
     "oracle_shift_test_errors": Column(WHOLE, "errors on the test set after that shift"),
     "oracle_shift_test_errors_by_class": Column(TEXT, "the same among each class"),
+    **_figures("val", "on the validation split"),
+    **_figures("test", "on the test set"),
+    "test_agreement": Column(NUMBER, "share of the test set that gets the teacher's class", False),
+    "test_teacher_kl": Column(
+        NUMBER, "KL(teacher || student) there, at temperature 1, mean in nats", False
+    ),
+    "teacher_test_top5_errors": Column(WHOLE, "the teacher's top-5 errors on the test set", False),
+    "teacher_test_balanced_accuracy": Column(NUMBER, "its balanced accuracy there", False),
+    "teacher_test_ece": Column(NUMBER, "its calibration error there", False),
+    "ema_val_errors": Column(
+        WHOLE, "errors of the moving average of the weights on the validation split", False
+    ),
+    "ema_val_accuracy": Column(NUMBER, "its accuracy there", False),
+    "ema_val_loss": Column(NUMBER, "its cross-entropy there", False),
+    "ema_test_errors": Column(WHOLE, "its errors on the test set", False),
+    "ema_test_accuracy": Column(NUMBER, "its accuracy there", False),
+    "ema_test_loss": Column(NUMBER, "its cross-entropy there", False),
+    "best_epoch": Column(
+        WHOLE, "with train.keep_best: the epoch with the fewest validation errors", False
+    ),
+    "best_val_errors": Column(WHOLE, "errors on the validation split after it", False),
+    "best_test_errors": Column(WHOLE, "errors on the test set after it", False),
     "seconds": Column(
         NUMBER, "wall time of the student, its share of the stack's; the teacher's not included"
     ),

@@ -24,7 +24,7 @@ from distill.runs.job import Job
 from distill.runs.students import students
 from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
-from distill.teachers.find import centre_targets, taught
+from distill.teachers.find import centre_targets, logits_on_test, taught
 from distill.teachers.gallery import gallery
 from distill.training import checkpoint
 from distill.training.build import multiply_adds, parameters
@@ -32,7 +32,7 @@ from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, fit
 from distill.training.inputs import normalisation, training_inputs
-from distill.training.loop import History, Values
+from distill.training.loop import History, Training, Values
 from distill.training.stack import Stack
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def fail(
             # An error before they trained leaves what an earlier try had made, and one after that
             # weights without a result.
             if not (directory / results.RESULT).exists():
-                (directory / results.WEIGHTS).unlink(missing_ok=True)
+                for weights in results.KEPT.values():
+                    (directory / weights).unlink(missing_ok=True)
             results.clear(directory, keep=not job.run.resume)
             results.write(directory, body, [])
         except OSError as problem:
@@ -157,8 +158,8 @@ def execute(
         saved.remove()
     watch = Watch(jobs, directories)
     try:
-        stack, history, facts = _fit(jobs, saved, directories[0], watch)
-        detail = _detail(jobs[0], stack) if history.members else {}
+        training, history, facts = _fit(jobs, saved, directories[0], watch)
+        detail = _detail(jobs[0], training.stack) if history.members else {}
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
         for k, body in enumerate(fail(jobs, directories, error)):
@@ -170,7 +171,7 @@ def execute(
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
         try:
-            body = _written(jobs[k], directories[k], k, stack, history, facts, detail)
+            body = _written(jobs[k], directories[k], k, training, history, facts, detail)
         except (OSError, SafetensorError) as error:
             [body] = fail([jobs[k]], [directories[k]], error)
         bodies.append(body)
@@ -185,7 +186,7 @@ def _written(
     job: Job,
     directory: Path,
     k: int,
-    stack: Stack,
+    training: Training,
     history: History,
     facts: dict[str, Any],
     detail: Values,
@@ -208,24 +209,29 @@ def _written(
     else:
         place = history.members.index(k)
         body |= {name: value[place].tolist() for name, value in detail.items()}
-        store.write(directory / results.WEIGHTS, partial(save_file, stack.state(place)))
+        for name, stack in training.stacks.items():
+            state = stack.state(place)
+            store.write(directory / results.KEPT[name], partial(save_file, state))
     results.write(directory, body, rows)
     return body
 
 
 def _detail(job: Job, stack: Stack) -> Values:
-    """What is found of each member (K, ...) once it is trained: errors of each class; and, where
-    its transfer set lacks some, what a shift of biases mends."""
-    measure = evaluator(job.setting, job.run.test)
-    given = job.run.transfer.options.get("classes")
+    """What is found of each member (K, ...) once it is trained: figures; and, where its transfer
+    set lacks some classes, what a shift of biases mends."""
+    run, measure = job.run, evaluator(job.setting, job.run.test)
+    taught = run.distils and run.test
+    teacher = logits_on_test(job.setting, run.teacher, run.checkpoint.every) if taught else None
+    given = run.transfer.options.get("classes")
     classes = set(given) if isinstance(given, list) else set()
     partial = 0 < len(classes) < job.data.classes
-    return measure.by_class(stack) | (measure.bias_shifts(stack, [*classes]) if partial else {})
+    shifts = measure.bias_shifts(stack, [*classes]) if partial else {}
+    return measure.figures(stack, teacher) | shifts
 
 
 def _fit(
     jobs: Sequence[Job], saved: Checkpoint, folder: Path, watch: Watch
-) -> tuple[Stack, History, dict[str, Any]]:
+) -> tuple[Training, History, dict[str, Any]]:
     """The trained students of K jobs, and the facts of their teacher, shown in ``folder``."""
     run, setting = jobs[0].run, jobs[0].setting
     facts: dict[str, Any] = {}
@@ -243,7 +249,7 @@ def _fit(
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
     watch.heads = [_head(job) | facts for job in jobs]
     history = fit(what, training, evaluator(setting, run.test), saved, watch)
-    return training.stack, history, facts
+    return training, history, facts
 
 
 def _show(job: Job, digest: str, soft: Tensor | None, folder: Path) -> None:

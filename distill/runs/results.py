@@ -22,14 +22,17 @@ log = logging.getLogger(__name__)
 
 RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
 WEIGHTS = "student.safetensors"
+# The weights of the last epoch, their moving average, and those of the best epoch.
+KEPT = {"last": WEIGHTS, "ema": "student-ema.safetensors", "best": "student-best.safetensors"}
 SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
 RUNNING = "running.json"  # what is known of a run that trains, until its result is there
 DIGITS = "digits"  # with the digest of a teacher and .json: what it says of some examples
 SUMMARY_LOCK = ".summary.lock"
 # What a history has under the names of the summary; its learning rate is that of an epoch.
-FIGURES = [name for name in COLUMNS if name.startswith(("train_", "val_", "test_"))]
+PARTS = ("train_", "val_", "test_", "ema_", "best_")
+FIGURES = [name for name in COLUMNS if name.startswith(PARTS)]
 EARLIER = ".earlier"  # holds what was put aside
-OWN = (HISTORY, WEIGHTS, RESULT)  # the files of a run that a result speaks of
+OWN = (HISTORY, *KEPT.values(), RESULT)  # the files of a run that a result speaks of
 ENDED = (Status.COMPLETE, Status.STOPPED, Status.DIVERGED)
 # What reading a damaged result raises.
 DAMAGED = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
@@ -41,7 +44,7 @@ def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float
     The result holds the digests of the history and the weights beside it, and its own.
     """
     write_text(directory / HISTORY, history(rows))
-    paths = [directory / name for name in (HISTORY, WEIGHTS)]
+    paths = [directory / name for name in (HISTORY, *KEPT.values())]
     files = {path.name: file_digest(path) for path in paths if path.exists()}
     body = {**_finite(result), "files": files}
     text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
@@ -310,7 +313,8 @@ def summary(folder: Path) -> "pd.DataFrame":
 
     rows = [_row(path, folder) for path in _found(folder)]
     others = sorted({key for row in rows for key in row} - set(COLUMNS))
-    columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*COLUMNS, *others]}
+    known = [n for n in COLUMNS if COLUMNS[n].always or any(row.get(n) is not None for row in rows)]
+    columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*known, *others]}
     frame = pd.DataFrame(columns)
     frame["pareto"] = _pareto(frame)
     return frame

@@ -142,9 +142,9 @@ def _steps(training: Training, count: int) -> int:
 def member_memory(job: Job) -> int:
     """Bytes that one member takes while it trains.
 
-    Parameters, their leaves and gradients, the optimizer's state, and what the forward pass keeps
-    for the backward pass, counted in a batch of the job; or, where that is more, what evaluation
-    takes in its smallest batches.
+    Parameters, their leaves, gradients and copies, the optimizer's state, and what the forward pass
+    keeps for the backward pass, counted in a batch of the job; or, where that is more, what
+    evaluation takes in its smallest batches.
     """
     training = _ready([job])
     own = {p.data_ptr() for p in training.stack.leaves.values()}
@@ -158,11 +158,12 @@ def member_memory(job: Job) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         _steps(training, 1)
     item = training.plan.dtype.itemsize
-    copies = item * (item < 4)
-    parameter = 4 + copies + item + 4 * training.optimizer.slots
+    leaves = item * (item < 4)
+    parameter = 4 + leaves + item + 4 * training.optimizer.slots
     examples = min(job.run.train.batch_size, len(job.index))
     evaluation = FEWEST / examples * 4 / item
-    return training.stack.size * parameter + int(sum(kept.values()) * max(1.0, evaluation))
+    copies = sum(v[0].nbytes for own in (training.average, training.best) for v in own.values())
+    return copies + training.stack.size * parameter + int(sum(kept.values()) * max(1.0, evaluation))
 
 
 def _shape(job: Job) -> Hashable:
@@ -321,7 +322,8 @@ def seconds(jobs: Sequence[Job]) -> float:
     evaluate(training.stack)
     evaluation = now() - middle
     steps = ceil(len(first.index) / first.run.train.batch_size)
-    return _epochs(first.run) * (steps * (middle - start) / timed + evaluation)
+    times = 1 if first.run.train.ema is None else 2
+    return _epochs(first.run) * (steps * (middle - start) / timed + times * evaluation)
 
 
 def _epochs(run: Run) -> float:

@@ -28,7 +28,7 @@ from distill.training import checkpoint
 from distill.training.augmentation import augmentation
 from distill.training.build import fresh
 from distill.training.checkpoint import Checkpoint
-from distill.training.evaluate import FEWEST
+from distill.training.evaluate import FEWEST, logits
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
@@ -165,6 +165,14 @@ def _train_teacher(
         saved.remove()
         raise RunError(f"the teacher diverged: {reason}")
     return history.seconds
+
+
+@lru_cache(maxsize=2)
+def logits_on_test(setting: Setting, config: TeacherConfig, every: float) -> Tensor | None:
+    """The logits (N, C) of that teacher for the test inputs, float32; None where it has none."""
+    inputs, _ = evaluator(setting, True).parts["test"]
+    stack = find_teacher(setting, config, every).stack
+    return logits(stack, inputs, inputs.centre, torch.float32).mean(0)
 
 
 @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ EXAMPLES, FEWEST = 2000, 250
 
 
 @torch.no_grad()
-def _batches(
+def batches(
     stack: Stack, images: Inputs, view: int, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices (B,) and logits (K, B, C), float32, of one view of the images, in batches."""
@@ -29,7 +29,7 @@ def _batches(
 
 def logits(stack: Stack, images: Inputs, view: int, dtype: torch.dtype) -> Tensor:
     """Logits (K, N, C), float32, of one view of every image; products are made in ``dtype``."""
-    return torch.cat([z for _, z in _batches(stack, images, view, dtype)], 1)
+    return torch.cat([z for _, z in batches(stack, images, view, dtype)], 1)
 
 
 def errors_by_class(logits: Tensor, labels: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def shift_of(stack: Stack, images: Inputs, labels: Tensor, classes: Sequence[int
     """The `best_shift` (K,) of a stack; only margins are kept, since training images are many."""
     found = [
         margins(z, labels[i], classes)
-        for i, z in _batches(stack, images, images.centre, torch.float32)
+        for i, z in batches(stack, images, images.centre, torch.float32)
     ]
     margin, change = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
     return best_shift(margin, change)
@@ -85,7 +85,7 @@ def shift_of(stack: Stack, images: Inputs, labels: Tensor, classes: Sequence[int
 def evaluate(stack: Stack, images: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Errors of each class (K, C) and the mean cross-entropy (K,) with ``labels`` (N,)."""
     errors, loss = [], []
-    for index, z in _batches(stack, images, images.centre, torch.float32):
+    for index, z in batches(stack, images, images.centre, torch.float32):
         own = labels[index]
         errors.append(errors_by_class(z, own))
         nll = F.log_softmax(z.mT, 1).gather(1, own.expand(len(z), 1, -1))

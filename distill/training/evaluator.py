@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from distill.data.views import Inputs
-from distill.training.evaluate import errors_by_class, evaluate, logits, shift_of, shifted
+from distill.training.evaluate import (
+    EXAMPLES,
+    batches,
+    errors_by_class,
+    evaluate,
+    logits,
+    shift_of,
+    shifted,
+)
+from distill.training.figures import figures
 from distill.training.inputs import Setting, held_out, normalised, read, training_inputs
 from distill.training.loop import Values
 from distill.training.stack import Stack
@@ -35,9 +44,25 @@ class Evaluator:
             if len(labels) and (test or name != "test")
         }
 
-    def by_class(self, stack: Stack) -> Values:
-        """Errors of each member and class (K, C) on each part."""
-        return {f"{n}_errors_by_class": evaluate(stack, *p)[0] for n, p in self.parts.items()}
+    def figures(self, stack: Stack, teacher: Tensor | None) -> Values:
+        """The `figures` of each member (K, ...) on each part, and some of the teacher's own.
+
+        Args:
+            stack: K members.
+            teacher: logits (N, C) of the test images, if a teacher has any.
+        """
+        values: Values = {}
+        for part, (images, labels) in self.parts.items():
+            z = batches(stack, images, images.centre, torch.float32)
+            found = figures(z, labels, teacher if part == "test" else None)
+            values |= {f"{part}_{name}": value for name, value in found.items()}
+        if teacher is not None:
+            labels = self.parts["test"][1]
+            parts = torch.split(torch.arange(len(labels), device=labels.device), EXAMPLES)
+            own = figures(((i, teacher[i].unsqueeze(0)) for i in parts), labels)
+            for name in own.keys() & {"top5_errors", "balanced_accuracy", "ece"}:
+                values[f"teacher_test_{name}"] = own[name].expand(stack.members)
+        return values
 
     def bias_shifts(self, stack: Stack, classes: Sequence[int]) -> Values:
         """The shifts (K,) of the biases of ``classes`` with the fewest errors, and what they give.

@@ -58,6 +58,11 @@ def assemble(
         setting.dtype,
         halving.at(plan.epochs),
         halving.factor,
+        first.milestones,
+        first.gamma,
+        plan.clip_norm,
+        plan.ema,
+        plan.keep_best,
     )
     return Training(stack, optimizer, transfer, objective, steps, seed)
 

@@ -4,8 +4,9 @@ Letters: K members, B examples in a batch, N examples in the data set, M of them
 set, V views of each, C classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from typing import Any
 
@@ -40,6 +41,11 @@ class TransferSet:
     teacher: Callable[[Tensor], Tensor] | None = None
     augmentation: Augmentation | None = None
 
+    @cached_property
+    def class_counts(self) -> Tensor:
+        """How many examples of each class (C,) it sees."""
+        return self.labels[self.index].bincount(minlength=int(self.labels.max()) + 1)
+
     def batches(self, seed: int, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and views (B,) of each batch: every example once, in a new order and view."""
         order = torch.randperm(len(self.index), generator=generator(seed, "order", epoch))
@@ -55,6 +61,7 @@ class Plan:
     """How long and in what steps a stack is trained, and in which type its products are made.
 
     After each epoch of ``rungs``, the best 1/``factor`` of the members go on, and the others stop.
+    The rest is as in the sections `distill.config.Optim` and `distill.config.Train`.
     """
 
     epochs: int
@@ -64,6 +71,11 @@ class Plan:
     dtype: torch.dtype
     rungs: tuple[int, ...] = ()
     factor: int = 2
+    milestones: Sequence[float] = ()
+    gamma: float = 1.0
+    clip_norm: float | None = None
+    ema: float | None = None
+    keep_best: bool = False
 
 
 @dataclass
@@ -86,7 +98,9 @@ class History:
 class Training:
     """A stack with all that it is trained with; the seed and the step decide what is random.
 
-    The members share the batches and all that is random in a step.
+    The members share the batches and all that is random in a step. ``average`` is the moving
+    average of the parameters, ``best`` the parameters and buffers of each member's best epoch,
+    where the plan asks for them.
     """
 
     stack: Stack
@@ -95,6 +109,24 @@ class Training:
     objective: Objective
     plan: Plan
     seed: int
+    average: Values = field(default_factory=dict)
+    best: Values = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.plan.ema is not None:
+            self.average = {n: p.detach().clone() for n, p in self.stack.parameters.items()}
+        if self.plan.keep_best:
+            self.best = {n: value.detach().clone() for n, value in self.stack.tensors.items()}
+
+    @property
+    def stacks(self) -> dict[str, Stack]:
+        """The members with their ``last`` weights; with their average, ``ema``; with the ``best``.
+
+        Buffers are not averaged: with the average go the last ones.
+        """
+        others = {"ema": self.average, "best": self.best}
+        held = {name: self.stack.holding(own) for name, own in others.items() if own}
+        return {"last": self.stack, **held}
 
     @kept()
     def run(
@@ -105,7 +137,8 @@ class Training:
     ) -> History:
         """Train the stack in place; returns the history of each member.
 
-        What ``evaluate`` returns, values (K,), becomes part of each epoch's row. A member whose
+        What ``evaluate`` returns, values (K,), becomes part of each epoch's row, and with ema_
+        before its name what it returns of the average. A member whose
         losses or parameters are not finite leaves the stack at the end of the epoch, as does one
         that is not among the best at a rung of the plan, and its neighbours go on. With a
         ``history``, that of a `restore`, training goes on after its last epoch.
@@ -126,13 +159,20 @@ class Training:
             # What a model draws from torch's global generators follows from the seed, too.
             with seeded(derive(self.seed, "torch", epoch), device):
                 for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
-                    scale = factor(step, steps, plan.schedule, plan.warmup)
+                    scale = factor(
+                        step, steps, plan.schedule, plan.warmup, plan.milestones, plan.gamma
+                    )
                     for name, value in self.step(index, view, scale, step / steps).items():
                         sums[name] = sums.get(name, 0) + value
                     step += 1
             stack.eval()
             values = {name: value / examples for name, value in sums.items()} | evaluate(stack)
+            if self.average:
+                found = evaluate(self.stacks["ema"])
+                values |= {f"ema_{name}": value for name, value in found.items()}
             self._record(history, epoch, values, scale)
+            if self.best:
+                self._choose(history)
             finite = torch.ones(stack.members, dtype=torch.bool, device=device)
             for what, whole in self._finite(values).items():
                 reason = f"{what} not finite in epoch {epoch}"
@@ -159,10 +199,12 @@ class Training:
         return masks | {"the parameters are": self.stack.finite()}
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters, buffers and the optimizer's state, of the members that are left."""
+        """Parameters, buffers, their copies and the optimizer's state, of the members left."""
         return {
             **{f"parameters.{n}": p.detach() for n, p in self.stack.parameters.items()},
             **{f"buffers.{n}": b for n, b in self.stack.buffers.items()},
+            **{f"average.{n}": value for n, value in self.average.items()},
+            **{f"best.{n}": value for n, value in self.best.items()},
             STEPS: torch.tensor(self.optimizer.steps).expand(self.stack.members, -1),
             **{
                 f"optimizer.{slot}.{i}": value
@@ -204,16 +246,59 @@ class Training:
             given["teacher_logits"] = transfer.soft[index, view].float()
         elif transfer.teacher is not None:
             given["teacher_logits"] = transfer.teacher(x)
+        if "class_counts" in self.objective.takes:
+            given["class_counts"] = transfer.class_counts
         losses, terms = self.objective(self.stack(x).float(), given)
         # The members' gradients do not mix, so the sum of their means gives each its own.
         torch.autograd.backward((losses.mean(1) if losses.ndim > 1 else losses).sum())
+        if self.plan.clip_norm is not None:
+            self._clip(self.plan.clip_norm)
         self.optimizer.step(scale)
         self.stack.constrain_()
+        if self.plan.ema is not None:
+            self._average(1 - self.plan.ema if progress > 0 else 1.0)
         named = {"train_loss": losses} | {f"train_{name}": term for name, term in terms.items()}
         return {
             name: value.detach().sum(1) if value.ndim > 1 else value.detach() * len(index)
             for name, value in named.items()
         }
+
+    def _clip(self, most: float) -> None:
+        """Scale each member's gradient whose global norm is larger, as torch's clip_grad_norm_."""
+        found = [p.grad for p in self.stack.leaves.values() if p.grad is not None]
+        norms = torch.stack(
+            [torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float32) for g in found]
+        )
+        scale = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
+        for gradient in found:
+            gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+
+    @torch.no_grad()
+    def _average(self, weight: float) -> None:
+        """Let the parameters enter their average with a ``weight``; the first is all of it."""
+        for name, value in self.average.items():
+            value.lerp_(self.stack.parameters[name], weight)
+
+    @torch.no_grad()
+    def _choose(self, history: History) -> None:
+        """Keep the weights of the members whose last epoch is the best, and note that in its row.
+
+        It has the fewest validation errors, or of equal ones the least loss.
+        """
+        stay = []
+        for member in history.members:
+            *before, last = history.rows[member]
+            best = before[int(before[-1]["best_epoch"]) - 1] if before else last
+            ranks = [(row["val_errors"], row["val_loss"]) for row in (last, best)]
+            stay.append(bool(before) and not ranks[0] < ranks[1])
+            chosen = best if stay[-1] else last
+            names = [name for name in ("val_errors", "test_errors") if name in chosen]
+            last["best_epoch"] = chosen["epoch"]
+            last |= {f"best_{name}": chosen[name] for name in names}
+        gone = torch.tensor(stay, device=self.transfer.index.device)
+        for name, value in self.stack.tensors.items():
+            value = torch.where(gone.view(-1, *[1] * (value.ndim - 1)), self.best[name], value)
+            self.best[name] = value.detach()
 
     def _record(self, history: History, epoch: int, values: Values, scale: float) -> None:
         columns = {name: value.tolist() for name, value in values.items()}
@@ -233,6 +318,8 @@ class Training:
     def _keep(self, stay: Tensor) -> None:
         """Let all members leave but those at ``stay`` (indices)."""
         self.stack.keep(stay)
+        for copies in (self.average, self.best):
+            copies |= {name: value[stay] for name, value in copies.items()}
         self.optimizer.keep(
             list(self.stack.parameters.values()), list(self.stack.leaves.values()), stay
         )

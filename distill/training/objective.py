@@ -62,7 +62,8 @@ class Objective:
 
         Args:
             logits: (K, B, C), float32.
-            given: ``labels`` (B,), ``teacher_logits`` (B, C), ``progress`` from 0 to 1.
+            given: ``labels`` (B,), ``class_counts`` (C,), ``teacher_logits`` (B, C), ``progress``
+                from 0 to 1.
         """
         taken = {name: value for name, value in given.items() if name in self.takes}
 
@@ -99,4 +100,5 @@ def tried(members: int, classes: int) -> tuple[Tensor, dict[str, Any]]:
     z, v = (3 * torch.randn(EXAMPLES, classes, generator=generator) for _ in range(2))
     labels = torch.randint(classes, (EXAMPLES,), generator=generator)
     logits = z.expand(members, EXAMPLES, classes).clone().requires_grad_()
-    return logits * 1, {"teacher_logits": v, "labels": labels, "progress": 0.5}
+    given = {"labels": labels, "class_counts": labels.bincount(minlength=classes)}
+    return logits * 1, {**given, "teacher_logits": v, "progress": 0.5}

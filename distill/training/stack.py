@@ -5,7 +5,7 @@ Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -230,13 +230,17 @@ class Stack:
 
     def joined(self, others: "Iterable[Stack]") -> "Stack":
         """A stack of the members of this one and of ``others`` of its architecture."""
+        stacks = [self.tensors, *(other.tensors for other in others)]
+        return self.holding({n: torch.cat([s[n].detach() for s in stacks]) for n in self.tensors})
+
+    def holding(self, tensors: Mapping[str, Tensor]) -> "Stack":
+        """A stack of this architecture with other ``tensors`` (K, ...), to be evaluated.
+
+        Buffers that are not among them are those of this one.
+        """
         stack = copy.copy(self)
-        stacks = [self, *others]
-        stack.parameters = {
-            name: torch.cat([s.parameters[name].detach() for s in stacks])
-            for name in self.parameters
-        }
-        stack.buffers = {n: torch.cat([s.buffers[n] for s in stacks]) for n in self.buffers}
+        stack.parameters = {name: tensors[name] for name in self.parameters}
+        stack.buffers = {n: tensors.get(n, buffer) for n, buffer in self.buffers.items()}
         stack.leaves = {}
         return stack
 

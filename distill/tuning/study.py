@@ -44,6 +44,7 @@ POLL = 1.0  # seconds between looks at a study that waits for others
 
 # How the best are trained: on all data, and then tested.
 WHOLE = {"data.validation": "0.0", "test": "true", "halving.rungs": "0"}
+WHOLE["train.keep_best"] = "false"  # which chooses on the validation split
 
 
 class Tuner:

@@ -75,7 +75,17 @@ BAD = {
     "train.epochs=-1": "train.epochs=-1: Input should be greater than 0",
     "train.batch_size=0": "train.batch_size=0: Input should be greater than 0",
     "optim.lr=0": "optim.lr=0: Input should be greater than 0",
-    "optim.schedule=step": "optim.schedule=step: Input should be 'constant', 'linear' or 'cosine'",
+    "optim.schedule=step": "optim.schedule=step: Input should be 'constant', 'linear', 'cosine' or",
+    "optim.gamma=0.5": "optim: gamma=0.5: schedule=cosine has none; set schedule=multistep",
+    "optim.milestones=[0.5]": "optim: milestones=[0.5]: schedule=cosine has none; set schedule=mul",
+    "train.ema=1": "train.ema=1: Input should be less than 1",
+    "train.clip_norm=0": "train.clip_norm=0: Input should be greater than 0",
+    "train.keep_best=true": "train.keep_best=true: it chooses on a validation split; set data.val",
+    "+teacher.train.ema=0.9": "teacher: train.ema=0.9: a teacher is its last weights; leave",
+    "+teacher.train.keep_best=true": "teacher: train.keep_best=true: a teacher is its last weights",
+    "loss.smoothing=1": "loss.smoothing=1: Input should be less than 1",
+    "loss.class_weights=even": "loss.class_weights=even: Input should be balanced, null, or a list",
+    "loss.class_weights=[1,0]": "loss.class_weights=[1, 0]: Input should be balanced, null, or a l",
     "data.jitter=5": "data.jitter=5: Input should be less than or equal to 4",
     "data.validation=1": "data.validation=1: Input should be less than 1",
     "loss.temperature=1e39": "loss.temperature=1e+39: Input should be from 1e-6 to 1e30",
@@ -113,6 +123,28 @@ def test_each_wrong_value_has_a_line() -> None:
     assert len(str(error.value).splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("milestones", "warmup"), [("[0.5,0.25]", 0), ("[0.5,0.5]", 0), ("[0.2]", 0.2)]
+)
+def test_milestones_that_do_not_rise(milestones: str, warmup: float) -> None:
+    steps = ("optim.schedule=multistep", f"optim.milestones={milestones}", f"optim.warmup={warmup}")
+    with pytest.raises(ConfigError, match=r"^optim: milestones=\[.*\]: they must rise, from above"):
+        parse(composed(*steps))
+
+
+def test_class_weights_are_as_many_as_there_are_classes() -> None:
+    with pytest.raises(ConfigError, match=r"^loss.class_weights=\[1.0, 2.0\]: these are 2 numbers"):
+        make_job("loss.class_weights=[1,2]")
+
+
+def test_a_key_that_is_off_changes_no_name() -> None:
+    off = ("loss.smoothing=0", "train.clip_norm=null", "optim.gamma=0.1")
+    assert make_job(*off).name == make_job().name
+    stepped = "optim.schedule=multistep"
+    others = (make_job(stepped, change) for change in ("optim.gamma=0.2", "optim.milestones=[0.5]"))
+    assert len({job.digest for job in (make_job(stepped), make_job(), *others)}) == 4
+
+
 @pytest.mark.parametrize("subset", ["omit", "only"])
 def test_a_class_that_does_not_exist(subset: str) -> None:
     message = r"transfer.classes=\[1, 4\]: synthetic has the classes 0 to 3"
@@ -143,12 +175,14 @@ def test_all_that_decides_a_student_is_in_its_name_and_nothing_else() -> None:
     assert isinstance(config, dict)
     tried = []
     for key, value in leaves({str(k): v for k, v in config.items()}):
-        other = changed(value)
+        other = {"ema": 0.9, "smoothing": 0.1, "class_weights": "balanced"}.get(
+            key.rpartition(".")[2], changed(value)
+        )
         if key in ("data.root", "device", "teacher.cache", "teacher.path", "teacher.name"):
             continue
         if key in ("resume", "checkpoint.every", "halving.rungs", "halving.factor"):
             continue
-        if other is None or key == "data.classes":
+        if other is None or key == "data.classes" or key.endswith("gamma"):  # none, but in steps
             continue
         job = make_job(split, f"{key}={other}")
         assert job.digest != base.digest, key

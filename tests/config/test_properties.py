@@ -190,12 +190,15 @@ DECIDES: dict[str, st.SearchStrategy[Any]] = {
     "optim.eps": positive,
     "train.epochs": small,
     "train.batch_size": small,
+    "train.clip_norm": st.none() | positive,
+    "train.ema": st.none() | st.floats(0.1, 0.9),
     "seed": st.integers(0, 2**63 - 1),
     "precision": st.sampled_from(["auto", "fp32", "bf16"]),
 }
 DECIDES_KD = {
     "loss.temperature": positive,
     "loss.alpha": shares,
+    "loss.smoothing": st.none() | st.floats(0.1, 0.9),
     "teacher.jitter": st.integers(0, 4),
     "teacher.seed": st.integers(0, 2**63 - 1),
     "teacher.model.width": small,
@@ -506,7 +509,9 @@ def test_any_results_make_a_summary_that_reads_back(
             assert results.finished(folder.joinpath(*place), result["run"] + "x") is None
     rows = {place: flat(result["config"]) | result for place, result in tree.items()}
     others = sorted({key for result in tree.values() for key in flat(result["config"])})
-    assert list(frame.columns) == list(read.columns) == [*COLUMNS, *others]
+    some = {key for result in tree.values() for key in result if finite(result[key]) is not None}
+    known = [name for name, column in COLUMNS.items() if column.always or name in some]
+    assert list(frame.columns) == list(read.columns) == [*known, *others]
     places = sorted(tree, key=lambda place: (*place, results.RESULT))
     assert read["directory"].tolist() == ["/".join(place) for place in places]
     assert frame["directory"].tolist() == read["directory"].tolist()

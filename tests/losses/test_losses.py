@@ -59,6 +59,51 @@ def test_kd_and_hard_agree_with_torch() -> None:
     torch.testing.assert_close(losses.hard(z, LABELS).mean(), F.cross_entropy(z, LABELS))
 
 
+WEIGHTS = [1.0, 2.0, 0.5, 4.0, 1.0, 3.0, 1.0, 0.1, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.1, 0.9])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("term", ["hard", "kd", "logits"])
+def test_smoothing_and_class_weights_are_those_of_torch(
+    term: str, weights: list[float] | None, smoothing: float | None
+) -> None:
+    z, v = logits_of(0, B, C).requires_grad_(), logits_of(1, B, C)
+    same = {"smoothing": smoothing, "class_weights": weights}
+    call: dict[str, Callable[[], Tensor]] = {
+        "hard": lambda: losses.hard(z, LABELS, **same),  # type: ignore[arg-type]
+        "kd": lambda: kd(z, v, temperature=2.0, alpha=0.0, **same),
+        "logits": lambda: losses.logits(z, v, LABELS, alpha=0.0, **same)[0],  # type: ignore[arg-type]
+    }
+    value = call[term]()
+    assert value.shape == (B,)
+    own = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    expected = F.cross_entropy(z, LABELS, own, label_smoothing=smoothing or 0.0)
+    torch.testing.assert_close(value.mean(), expected)
+    pairs = [torch.autograd.grad(loss, z)[0] for loss in (value.mean(), expected)]
+    torch.testing.assert_close(*pairs)
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    seen = torch.tensor([0] * 7 + [2] * 2 + [3])  # and nothing of class 1
+    z, labels = logits_of(0, 3, 4), torch.tensor([2, 0, 3])
+    counts = seen.bincount(minlength=4)
+    weights = torch.zeros(4, dtype=torch.float64)
+    weights[seen.unique()] = torch.from_numpy(
+        compute_class_weight("balanced", classes=seen.unique().numpy(), y=seen.numpy())
+    )
+    for smoothing in (None, 0.2):
+        value = losses.hard(z, labels, counts, smoothing=smoothing, class_weights="balanced")
+        expected = F.cross_entropy(z, labels, weights, label_smoothing=smoothing or 0.0)
+        torch.testing.assert_close(value.mean(), expected)
+    with pytest.raises(ValueError, match="class_weights=balanced: it needs class_counts"):
+        losses.hard(z, labels, class_weights="balanced")
+    with pytest.raises(ValueError, match="these are 2 numbers, and there are 4 classes"):
+        losses.hard(z, labels, class_weights=[1.0, 2.0])
+
+
 def gradient(z: Tensor, v: Tensor, temperature: float) -> Tensor:
     z = z.clone().requires_grad_()
     kd(z, v, temperature=temperature, alpha=1.0).sum().backward()  # type: ignore[no-untyped-call]
@@ -206,7 +251,10 @@ class TestEveryYaml:
     def test_maps_over_members(self, name: str) -> None:
         z, v = logits_of(0, 3, B, C, dtype=torch.float32), logits_of(1, B, C, dtype=torch.float32)
         given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
-        own = [{"alpha": alpha, "temperature": t} for alpha, t in ((0.2, 1.0), (0.5, 2.0), (1, 9))]
+        own = [
+            {"alpha": alpha, "temperature": t, "smoothing": s}
+            for alpha, t, s in ((0.2, 1.0, 0.1), (0.5, 2.0, 0.5), (1, 9, 0.2))
+        ]
         objective = self.objective(name, own)
         assert objective.mapped
         mapped, terms = objective(z, given)

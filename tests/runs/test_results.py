@@ -43,11 +43,13 @@ def shown(folder: Path) -> str:
 
 
 def test_the_summary_has_a_row_a_run_and_the_documented_columns(home: Path) -> None:
-    put(home, "b", temperature=4.0, teacher="none")
+    put(home, "b", temperature=4.0, teacher="none", test_ece=0.25)
     put(home, "a", status="failed", reason='why, "so"\nand more', test_errors=None)
     write_summary(home)
     frame = pd.read_csv(home / "summary.csv")
-    assert list(frame.columns) == [*COLUMNS, "model.depth"]
+    known = [name for name, column in COLUMNS.items() if column.always or name == "test_ece"]
+    assert list(frame.columns) == [*known, "model.depth"]
+    assert "best_epoch" not in known and frame["test_ece"][1] == 0.25
     assert frame["run"].tolist() == ["a", "b"]
     assert frame["status"].tolist() == ["failed", "complete"]
     assert frame["reason"][0] == 'why, "so"\nand more'

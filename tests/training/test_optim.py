@@ -83,6 +83,20 @@ def test_members_of_one_rate_are_all_updated(chunk: int, monkeypatch: pytest.Mon
     assert torch.equal(stacked[0].detach(), torch.full((5, size), -0.1))
 
 
+def test_multistep_is_that_of_torch() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    milestones = [7, 58, 75]  # of 100: the float nearest to 0.07, times 100, is above 7
+    theirs = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.3)
+    for step in range(100):
+        ours = factor(step, 100, "multistep", 0.0, [m / 100 for m in milestones], 0.3)
+        assert ours == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert [factor(s, 8, "multistep", 0.25, [0.5], 0.5) for s in range(8)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1, 0.5, 0.5, 0.5, 0.5]
+    )
+
+
 def test_schedules() -> None:
     assert [factor(s, 4, "constant", 0.0) for s in range(4)] == [1, 1, 1, 1]
     assert [factor(s, 4, "linear", 0.0) for s in range(4)] == [1, 0.75, 0.5, 0.25]
