@@ -15,6 +15,7 @@ from distill.deploy.export import FORMATS, facts, ready, write
 from distill.system.store import write_text
 
 COLUMNS = ("file", "class", "probability")
+FOLDER = "distill.data.image_folder"
 
 
 def predict(run: Path, best: str | None, files: Sequence[Path], out: Path | None) -> None:
@@ -25,8 +26,9 @@ def predict(run: Path, best: str | None, files: Sequence[Path], out: Path | None
     """
     try:
         model = student.load(run, best)
-        # Of other sizes, as those were on which it was trained.
-        fit = bool(model.config.get("data", {}).get("size"))
+        data = model.config.get("data", {})
+        # Pictures of other sizes, as those were on which it was trained.
+        fit = data.get("_target_") == FOLDER and data.get("size") is not None
         named = [pair for path in files for pair in pictures.images(path, model.shape, fit)]
         if not named:
             raise ConfigError("FILE: there is no image in the arrays")

@@ -751,8 +751,11 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
         (["nowhere"], "RUN=nowhere: not the directory of a complete run"),
         (["kept/result.json"], "RUN=kept/result.json: not the directory of a complete run"),
         (["kept", "nowhere"], "RUN=nowhere: not the directory of a complete run"),
-        (["kept", "--data=nope"], "data=nope: there is no such option; allowed are fashion_mnist"),
-        (["kept", "--data="], "data=: there is no such option; allowed are fashion_mnist"),
+        (
+            ["kept", "--data=nope"],
+            "data=nope: there is no such option; allowed are arrays, cifar10",
+        ),
+        (["kept", "--data="], "data=: there is no such option; allowed are arrays, cifar10"),
         (["kept", "--data=null"], "data=null: a config group needs one of its options"),
         (["kept", "--data=../x"], "--data=../x: the name of a config cannot contain .."),
         (["kept", "--data=mnist,mnist_5k"], "data=mnist,mnist_5k: several values are a sweep"),

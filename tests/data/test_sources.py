@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torchvision import datasets
 
 import distill
-from distill.cli import commands
+from distill.cli import commands, using
 from distill.data import (
     arrays,
     cifar100,
@@ -103,6 +103,22 @@ def test_pictures_of_other_sizes_are_brought_to_one() -> None:
     assert data.shape == (3, 10, 10)
     assert data.test_inputs[1][:, :, 1:-1].float().sub(200).abs().max() <= 6
     assert load(image_folder, root="d", size=[8, 4]).shape == (3, 8, 4)
+
+
+def test_a_student_of_resized_pictures_takes_pictures_of_any_size(cli: Cli, home: Path) -> None:
+    pictures()
+    keys = ("data.size=4", "loss=hard", "data.validation=given")
+    picture("d/val/a/v.png", 9)
+    done = cli("data=image_folder", "data.root=d", *keys, *SMALL)
+    assert done.code == 0, done.err
+    student = distill.load(done.out.splitlines()[-1])
+    assert student.shape == (3, 4, 4) and student.names == ("a", "b")
+    picture("p.png", 12, size=(9, 11))
+    using.predict(Path(done.out.splitlines()[-1]), None, [Path("p.png")], home / "o.csv")
+    [image] = (torch.from_numpy(pixels(Path("p.png"), 3, (4, 4)).copy()).permute(2, 0, 1),)
+    share = student.probabilities(image[None])[0]
+    said = f"p.png,{student.names[int(share.argmax())]},{float(share.max()):.4f}"
+    assert Path("o.csv").read_text().splitlines()[1] == said
 
 
 def test_pictures_are_decoded_again_only_when_they_changed(
