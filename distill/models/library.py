@@ -89,12 +89,14 @@ def timm(inputs: Shape, classes: int, *, name: Name, pretrained: Pretrained = No
     channels, _, _ = image(inputs, 1)
     _check(name.partition(".")[0], library.list_models(), "timm")
 
-    def make(count: int, **more: bool) -> nn.Module:
-        model: nn.Module = library.create_model(name, num_classes=count, in_chans=channels, **more)
+    def make(count: int, hub: bool = False) -> nn.Module:
+        model: nn.Module = library.create_model(
+            name, pretrained=hub, num_classes=count, in_chans=channels
+        )
         return model
 
     def downloaded() -> dict[str, Tensor]:
-        return make(classes, pretrained=True).state_dict()
+        return make(classes, hub=True).state_dict()
 
     return _pretrained(make, classes, pretrained, downloaded)
 

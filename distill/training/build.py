@@ -76,7 +76,8 @@ def parameters(model: Component, data: Data, key: str) -> int:
         raise ConfigError(f"{key}={model.name}: {fault}")
     count = sum(p.numel() for p in module.parameters())
     if 4 * count > (memory := machine.memory()):
-        sizes = ", ".join(f"{key}.{n}={model.options[n]}" for n in model.numbers)
+        sized = [n for n, v in model.options.items() if n == "width" or isinstance(v, int)]
+        sizes = ", ".join(f"{key}.{n}={model.options[n]}" for n in sized)
         raise ConfigError(
             f"{sizes or f'{key}={model.name}'}: the parameters take {decimal(4 * count)}; "
             f"this process may have {decimal(memory)} of memory"

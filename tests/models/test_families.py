@@ -52,7 +52,7 @@ def test_sizes_and_names_are_those_of_the_literature(name: str) -> None:
 
 def test_convolutions_are_drawn_as_he_et_al() -> None:
     model = ResNet(*CIFAR, depth=8)
-    weight = model.layer3[0].conv2.weight
+    weight = model.get_parameter("layer3.0.conv2.weight")
     assert weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
