@@ -153,7 +153,15 @@ def test_what_goes_on_from_a_checkpoint_is_the_same_bit_by_bit(model: str, home:
     history = begun.run(evaluate)
     other.restore(history, {name: value.clone() for name, value in begun.state().items()})
     assert other.run(evaluate, history=history).rows == expected.rows
-    states = [training.state() for training in (whole, other)]
+    states = [
+        training.state()
+        | {
+            f"{kind} {n}": v
+            for kind in ("best", "average")
+            for n, v in getattr(training, kind).items()
+        }
+        for training in (whole, other)
+    ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
