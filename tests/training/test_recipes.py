@@ -1,5 +1,6 @@
 """Training as the field does it: clipped gradients, averaged weights, the best epoch's weights."""
 
+import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from distill.runs import results
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.sweeps.plan import member_memory
+from distill.training.loop import History
 
 SPLIT = ("precision=fp32", "data.validation=0.25")
 ALL = (
@@ -80,25 +82,23 @@ def test_a_gradient_is_clipped_as_torch_clips_that_of_one(home: Path) -> None:  
 
 def test_the_average_is_that_of_torch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
     training = make_training([make_job("precision=fp32", "train.ema=0.7", "model.max_norm=0.5")])
-    model = nn.ParameterDict(
-        {n.replace(".", "_"): p[0] for n, p in training.stack.parameters.items()}
-    )
-    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7))
+    model = copy.deepcopy(training.stack.module)
+    average = get_ema_multi_avg_fn(0.7)  # type: ignore[no-untyped-call]
+    theirs = AveragedModel(model, multi_avg_fn=average)
     step = training.step
 
     def watched(*given: Any) -> Any:
         values = step(*given)
-        with torch.no_grad():
-            for name, value in training.stack.parameters.items():
-                model[name.replace(".", "_")].copy_(value[0])
+        model.load_state_dict(training.stack.state(0))
         theirs.update_parameters(model)
         return values
 
     monkeypatch.setattr(training, "step", watched)
     training.run()
-    for name, value in training.stacks["ema"].parameters.items():
-        torch.testing.assert_close(value[0], theirs.module[name.replace(".", "_")].detach())
-        assert not torch.equal(value, training.stack.parameters[name])
+    for name, value in theirs.module.state_dict().items():
+        own = training.stacks["ema"].parameters[name]
+        torch.testing.assert_close(own[0], value)
+        assert not torch.equal(own, training.stack.parameters[name])
 
 
 def test_the_best_epoch_is_that_of_a_training_that_ends_there(home: Path) -> None:
@@ -118,6 +118,21 @@ def test_the_best_epoch_is_that_of_a_training_that_ends_there(home: Path) -> Non
     assert (student.predict(data.test_inputs) != data.test_labels).sum() == best["test_errors"]
 
 
+def test_of_equal_errors_the_least_loss_is_best_and_then_the_first(home: Path) -> None:  # noqa: ARG001
+    training = make_training([make_job(*SPLIT, "train.keep_best=true")])
+    history = History([[]], [0])
+    found, held = [], []
+    figures = [(5, 0.5), (3, 0.4), (3, 0.5), (3, 0.3), (3, 0.3), (4, 0.1)]
+    for epoch, (errors, loss) in enumerate(figures, 1):
+        for value in training.stack.parameters.values():
+            value.fill_(epoch)
+        history.rows[0].append({"epoch": epoch, "val_errors": errors, "val_loss": loss})
+        training._choose(history)
+        found.append(history.rows[0][-1]["best_epoch"])
+        held.append(int(training.best["layers.0.bias"][0, 0]))
+    assert found == held == [1, 2, 2, 4, 4, 4]
+
+
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_what_goes_on_from_a_checkpoint_is_the_same_bit_by_bit(model: str, home: Path) -> None:  # noqa: ARG001
     common = (*ALL, f"model={model}", "model.width=4", "optim.schedule=constant")
@@ -126,17 +141,27 @@ def test_what_goes_on_from_a_checkpoint_is_the_same_bit_by_bit(model: str, home:
     ]
 
     def evaluate(stack: Any) -> Any:
-        total = torch.stack([p.flatten(1).sum(1) for p in stack.parameters.values()]).sum(0)
-        return {"val_errors": (1e4 * total.sin()).long(), "val_loss": total}
+        """The first member is best in its first epoch, the second in its last."""
+        moved = -sum((p - start[n]).square().flatten(1).sum(1) for n, p in stack.parameters.items())
+        return {"val_errors": torch.zeros(2).long(), "val_loss": moved * torch.tensor([-1.0, 1.0])}
 
     whole, begun, other = (make_training(jobs) for _ in range(3))
+    start = {name: value.clone() for name, value in whole.stack.parameters.items()}
     expected = whole.run(evaluate)
-    assert {row["best_epoch"] for rows in expected.rows for row in rows} != {1}
+    assert [rows[-1]["best_epoch"] for rows in expected.rows] == [1, 4]
     begun.plan = replace(begun.plan, epochs=2)
     history = begun.run(evaluate)
     other.restore(history, {name: value.clone() for name, value in begun.state().items()})
     assert other.run(evaluate, history=history).rows == expected.rows
-    states = [training.state() for training in (whole, other)]
+    states = [
+        training.state()
+        | {
+            f"{kind} {n}": v
+            for kind in ("best", "average")
+            for n, v in getattr(training, kind).items()
+        }
+        for training in (whole, other)
+    ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
