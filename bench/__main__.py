@@ -1,7 +1,6 @@
 """`python -m bench`: ratios measured side by side; `python -m bench curve`: cost as work grows;
 `python -m bench halving`: what halving saves, and what it costs; `python -m bench busy`: the
-quickstart beside a busy process; `python -m bench start`: how long commands take that do little;
-`python -m bench images`: convolutional students on CIFAR-100, an image folder in DISTILL_DATA.
+quickstart beside a busy process; `python -m bench start`: how long commands take that do little.
 
 Run it in a checkout, on a machine that does nothing else. Full MNIST is read as `distill` reads it
 (DISTILL_DATA). What is measured is printed, and appended to bench/LOG.md.
@@ -10,6 +9,7 @@ Run it in a checkout, on a machine that does nothing else. Full MNIST is read as
 import argparse
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,9 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.commands import busy, start
-from bench.field import images
 from bench.halving import halving
-from bench.ours import Epochs, clock, gemm, job, peak_memory, spread
+from bench.ours import Epochs, clock, gemm, job, peak_memory
 from bench.post import Post
 from distill.runs.job import Job
 from distill.training.evaluate import logits
@@ -35,6 +34,12 @@ from distill.training.inputs import normalised, root
 LOG = Path(__file__).with_name("LOG.md")
 Rows = Iterator[tuple[str, ...]]
 MNIST = ("data=mnist", "data.jitter=2", "loss.temperature=20", "loss.alpha=0.7", "train.epochs=1")
+
+
+def spread(values: list[float], form: str = "{:.3g}") -> str:
+    """The median of some measurements, and their range."""
+    low, high = (form.format(f(values)) for f in (min, max))
+    return f"{form.format(statistics.median(values))} ({low} to {high})"
 
 
 def pairs(
@@ -179,7 +184,6 @@ def curve(repeats: int) -> Rows:
 
 WHAT: dict[str, tuple[Callable[[int], Rows], tuple[str, ...]]] = {
     "table": (table, ("what", "measured", "against", "ratio", "wanted")),
-    "images": (images, ("what", "ours", "the field's loop", "ratio", "wanted")),
     "halving": (halving, ("halving", "time / plain", "same choice", "val errors", "test errors")),
     "busy": (busy, ("quickstart", "alone", "/ first", "beside", "/ alone", "/ first alone")),
     "start": (start, ("command", "time", "/ import torch")),

@@ -1,15 +1,11 @@
 """Epochs of this project's trainer, timed, and the work that they hold."""
 
-import math
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from torch import Tensor
 
 from distill.config import parse
 from distill.runs.job import Job
@@ -48,37 +44,23 @@ def gemm(job: Job, size: int = 4096, repeats: int = 5) -> float:
     return max(rates)
 
 
-def spread(values: list[float], form: str = "{:.3g}") -> str:
-    """The median of some measurements, and their range."""
-    low, high = (form.format(f(values)) for f in (min, max))
-    return f"{form.format(statistics.median(values))} ({low} to {high})"
-
-
 class Epochs:
     """Students of one job that differ in the loss's hyperparameters; soft targets are made up.
 
-    With ``examples``, an epoch is cut to the first so many; a ``teacher`` makes soft targets anew.
+    With ``examples``, an epoch is cut to the first so many.
     """
 
     def __init__(
-        self,
-        job: Job,
-        members: int = 1,
-        *,
-        examples: int | None = None,
-        generic: bool = False,
-        teacher: Callable[[Tensor], Tensor] | None = None,
+        self, job: Job, members: int = 1, *, examples: int | None = None, generic: bool = False
     ) -> None:
-        data = job.run.data
-        inputs = training_inputs(job.setting, data.jitter, data.flip)
+        data, images = (
+            job.data,
+            training_inputs(job.setting, job.run.data.jitter, job.run.data.flip),
+        )
         self.device = job.setting.device
-        soft = None
-        if job.run.distils and teacher is None:
-            # Where they would take gigabytes, all examples share those of one.
-            shape = (len(inputs), inputs.views, job.data.classes)
-            own = shape if math.prod(shape) < 2**27 else (1, *shape[1:])
-            soft = torch.randn(own, device=self.device).expand(shape)
-        self.training = students([job] * members, soft, teacher)
+        shape = (len(images), images.views, data.classes)
+        soft = torch.randn(shape, device=self.device) if job.run.distils else None
+        self.training = students([job] * members, soft)
         index = self.training.transfer.index[:examples]
         self.training.transfer = replace(self.training.transfer, index=index)
         self.training.plan = replace(self.training.plan, epochs=EPOCHS)
