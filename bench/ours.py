@@ -53,10 +53,8 @@ class Epochs:
     def __init__(
         self, job: Job, members: int = 1, *, examples: int | None = None, generic: bool = False
     ) -> None:
-        data, images = (
-            job.data,
-            training_inputs(job.setting, job.run.data.jitter, job.run.data.flip),
-        )
+        data, own = job.data, job.run.data
+        images = training_inputs(job.setting, own.jitter, own.flip)
         self.device = job.setting.device
         shape = (len(images), images.views, data.classes)
         soft = torch.randn(shape, device=self.device) if job.run.distils else None

@@ -123,8 +123,8 @@ def _load(name: str, root: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             reason = " ".join(str(error).split())
             message = f"{raw} lacks files of {name}, and they could not be downloaded ({reason})"
             raise OSError(message) from error
-    images, labels, test_inputs, test_labels = map(_parsed, contents)
-    return images, labels.long(), test_inputs, test_labels.long()
+    images, labels, test_images, test_labels = map(_parsed, contents)
+    return images, labels.long(), test_images, test_labels.long()
 
 
 def _parsed(content: bytes) -> Tensor:
