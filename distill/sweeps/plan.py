@@ -130,6 +130,8 @@ def _steps(training: Training, count: int) -> int:
     """Make ``count`` steps, or as many as an epoch has, at learning rate 0; returns how many."""
     device = training.transfer.index.device
     training.stack.train(generator(0, "plan", on=device))
+    if training.transfer.augmentation is not None:
+        training.transfer.augmentation.begin(0, 0, device)
     batches = training.transfer.batches(0, 0, training.plan.batch_size)
     done = 0
     with seeded(0, device):
@@ -195,13 +197,16 @@ def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
         f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in "
         f"{len(stacks)} stack{'s' if len(stacks) > 1 else ''} "
         f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
-        + "".join(f"; {way}" for way in sorted({str(way) for way in _ways(jobs).values()}))
+        + "".join(f"; {way}" for way in sorted({str(way) for _, _, way in _ways(stacks, jobs)}))
     )
 
 
-def _ways(jobs: Sequence[Job]) -> dict[tuple[Setting, Teacher], targets.Way]:
-    """How the soft targets of each teacher and its views come."""
-    return {(job.setting, job.run.teacher): _way(job) for job in jobs if job.run.distils}
+def _ways(
+    stacks: Sequence[Stack], jobs: Sequence[Job]
+) -> set[tuple[Setting, Teacher, targets.Way]]:
+    """How the soft targets of each teacher and its views come; those of a stack share theirs."""
+    firsts = [jobs[stack.jobs[0]] for stack in stacks]
+    return {(job.setting, job.run.teacher, _way(job)) for job in firsts if job.run.distils}
 
 
 def _way(job: Job) -> targets.Way:
@@ -239,7 +244,7 @@ def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) 
     try:
         soft = sum(
             targets_seconds(setting, teacher, way)
-            for (setting, teacher), way in _ways(jobs).items()
+            for setting, teacher, way in _ways(stacks, jobs)
             if not way.online
         )
     except Exception:  # which shows when it is trained

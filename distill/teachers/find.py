@@ -180,8 +180,8 @@ def soft_targets(setting: Setting, config: TeacherConfig, every: float, kept: Wa
     """The logits (N, V, C) of the teacher that `find_teacher` finds, for all training inputs.
 
     Raises:
-        ConfigError: as `find_teacher`; or float16 does not hold them.
-        RunError: as `find_teacher`.
+        ConfigError: as `find_teacher`.
+        RunError: as `find_teacher`; or float16 does not hold them.
     """
     inputs = training_inputs(setting, setting.data.jitter, setting.data.flip)
     found = find_teacher(setting, config, every)

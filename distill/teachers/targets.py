@@ -144,7 +144,7 @@ def _fill(
     part.touch()
     with part.open("r+b") as file, progress() as bars:
         known = file.read(len(header)) == header
-        done = (part.stat().st_size - len(header)) // size if known else 0
+        done = min(views, (part.stat().st_size - len(header)) // size) if known else 0
         file.seek(0)
         file.write(header)
         file.truncate(len(header) + done * size)

@@ -207,7 +207,7 @@ def _written(path: Path) -> int:
 SIGNS = {
     "start-up": ((), 0.5),
     "teacher": (("data/teachers/.????????????????.????????",), 0.1),
-    "soft targets": (("data/teachers/" + 16 * "?", "data/teachers/.*-views*"), 0.01),
+    "soft targets": (("data/teachers/" + 16 * "?", "data/teachers/.*-soft*"), 0.01),
     "students": ((f"sweep/*/{FILE}",), 0.05),
     "results": ((f"sweep/*/.{WEIGHTS}.*",), 0.02),
     "summary": ((f"sweep/.{SUMMARY}.*",), 0.002),
@@ -234,7 +234,7 @@ def finished(home: Path) -> dict[Path, bytes]:
 
 def ahead(home: Path, jobs: int) -> set[str]:
     """The phases that a sweep has still before it."""
-    if not list(home.glob("data/teachers/[!.]*-views*/")):
+    if not list(home.glob("data/teachers/[!.]*-soft*/")):
         return {"start-up", "teacher", "soft targets"}
     return {"start-up", "summary", *(["students", "results"] if len(runs(home)) < jobs else [])}
 
