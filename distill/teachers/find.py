@@ -19,7 +19,8 @@ from distill.seeds import derive
 from distill.system import store
 from distill.teachers import cache as teachers
 from distill.teachers.cache import Teacher
-from distill.teachers.weights import teacher_weights
+from distill.teachers.targets import Targets, find_targets
+from distill.teachers.weights import content, teacher_weights
 from distill.training import checkpoint
 from distill.training.build import fresh
 from distill.training.checkpoint import Checkpoint
@@ -37,10 +38,11 @@ def teacher_cache(data: Data, teacher: TeacherConfig) -> Path:
 
 
 @lru_cache(maxsize=2)
-def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
+def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teacher | Targets:
     """The teacher of a config, trained or read if the cache does not hold it.
 
-    An ensemble is made of its members, each found in the same way. While a teacher is trained, a
+    An ensemble is made of its members, each found in the same way. Of a teacher whose soft targets
+    are in a file they are all there is, and the file is its cache. While a teacher is trained, a
     checkpoint is written into the cache ``every`` so many minutes.
 
     Raises:
@@ -48,11 +50,21 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
         RunError: the teacher diverged.
     """
     data = read(setting.data)
-    assert config.model is not None
-    if config.members > 1:
-        members = [find_teacher(setting, member, every) for member in config.apart()]
+    if config.kind != "weights":
+        own = {"data": data.digest, "teacher": config.recipe, "path": content(config)}
+        return find_targets(setting.data, config, teachers.digest(own))
+    if config.count > 1:
+        members = [_found(setting, member, every) for member in config.apart()]
+        test = evaluator(setting, True).parts["test"]
         with _writing(teacher_cache(setting.data, config)):
-            return teachers.ensemble(members, *evaluator(setting, True).parts["test"])
+            return teachers.ensemble(members, *test, config.weights, config.average)
+    return _found(setting, config, every)
+
+
+def _found(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
+    """The same of a single teacher that is a model."""
+    data = read(setting.data)
+    assert config.model is not None
     identity = {
         "data": data.digest,
         "reading": setting.data.model_dump(include={"mean", "std", "validation"}),
@@ -63,7 +75,7 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
     if own := sources(config.components):
         identity["sources"] = own
     if config.path is not None:
-        identity["path"] = store.file_digest(Path(config.path))
+        identity["path"] = content(config)
     seed = derive(config.seed or 0, "teacher")
     stack = fresh(config.model, data, "teacher.model", 1, seed, setting.device)
 
