@@ -40,7 +40,7 @@ def _saved(path: Path) -> Any:
         with warnings.catch_warnings():  # that it may be TorchScript's, which is an error, too
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, MemoryError):
+    except MemoryError:
         raise
     except Exception as error:  # each kind of damage has its own
         if code := re.search(r"GLOBAL (\S+)", str(error)):
