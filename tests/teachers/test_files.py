@@ -21,6 +21,7 @@ from distill.runs.job import Job
 from distill.runs.results import read_summary
 from distill.system.tensors import plain
 from distill.teachers import find
+from distill.teachers.cache import Teacher
 from distill.teachers.ensembles import average
 from distill.teachers.targets import FLOOR
 from distill.training.inputs import read
@@ -85,7 +86,7 @@ def test_weights_of_torch_are_read_in_any_wrapping(wrapping: str, home: Path) ->
     torch.save(WRAPPINGS[wrapping](state), home / "teacher.pth")
     job = reading("teacher.pth")
     found = find.find_teacher(job.setting, job.run.teacher, 5.0)
-    assert isinstance(found, find.Teacher)
+    assert isinstance(found, Teacher)
     for name, value in found.stack.state(0).items():
         assert torch.equal(value, state[name].float())
 
@@ -111,7 +112,7 @@ def test_buffers_are_read_and_a_count_may_lack(offered: Callable[..., Job], home
     torch.save({"module." + n: v for n, v in state.items()}, home / "t.pth")
     job = offered("teacher.model", normed, "teacher.path=t.pth", "precision=fp32")
     found = find.find_teacher(job.setting, job.run.teacher, 5.0)
-    assert isinstance(found, find.Teacher)
+    assert isinstance(found, Teacher)
     own = found.stack.state(0)
     assert torch.equal(own["1.running_mean"], state["1.running_mean"])
     assert own["1.num_batches_tracked"] == 0
@@ -299,7 +300,7 @@ def test_test_targets_give_the_teachers_errors(way: str, home: Path) -> None:
     train, test = labels_of()
     own = said_of(test)
     parts = {"train": said_of(train), "test": own}
-    np.savez(home / "both.npz", **{n: v.numpy() for n, v in parts.items()})
+    np.savez(home / "both.npz", train=parts["train"].numpy(), test=parts["test"].numpy())
     for name, value in parts.items():
         np.save(home / f"{name}.npy", value.numpy())
     more = ("teacher.test_path=test.npy",) if way == "apart" else ()
@@ -444,6 +445,7 @@ def test_an_average_is_what_it_says() -> None:
     torch.testing.assert_close(average(z, [7, 2, 1], "probabilities"), weighted)
 
 
+@pytest.mark.slow
 def test_several_files_are_an_ensemble(home: Path) -> None:
     torch.save(state_of(0), home / "a.pth")
     save_file(state_of(1), home / "b.safetensors")
@@ -515,7 +517,7 @@ def test_a_gradient_boosting_teaches_a_student(cli: Cli, home: Path) -> None:
     x, y = load_breast_cancer(return_X_y=True)
     boosting = GradientBoostingClassifier(n_estimators=20, random_state=0).fit(x[::2], y[::2])
     parts = {"train": boosting.predict_proba(x[::2]), "test": boosting.predict_proba(x[1::2])}
-    np.savez(home / "boosting.npz", **parts)
+    np.savez(home / "boosting.npz", train=parts["train"], test=parts["test"])
     (home / "mine.py").write_text(FOREIGN)
     (home / "conf" / "data").mkdir(parents=True)
     (home / "conf" / "data" / "cancer.yaml").write_text(
