@@ -90,7 +90,7 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
         config.data = OmegaConf.merge(data, {"mean": mean, "std": std})
     run = parse(config)
     dataset, device = read(run.data), device_of(run)
-    stack = fresh(run.model, dataset, "model", 1, 0, device)
+    stack = fresh(run.model.bare, dataset, "model", 1, 0, device)
     try:
         take(stack, weights, run.data, f" on data={run.data.name}")
     except ValueError as error:

@@ -20,7 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import PydanticSchemaGenerationError, PydanticUserError, create_model
+from pydantic import Field, PydanticSchemaGenerationError, PydanticUserError, create_model
 
 from distill.config.errors import ConfigError
 from distill.config.sections import Component, Data, Optim
@@ -123,7 +123,10 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
     except (NameError, TypeError) as error:
         raise ConfigError(f"{target}: its annotations cannot be read ({error})") from error
     parameters = inspect.signature(function).parameters
-    taken = {*dir(Component), *Component.__annotations__, *kind.section.model_fields} - {"root"}
+    taken = {*dir(Component), *Component.__annotations__, *kind.section.model_fields} - {
+        "root",
+        "name",
+    }
     own: dict[str, Any] = {}
     for name, parameter in parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -140,6 +143,9 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
         default = ... if parameter.default is parameter.empty else parameter.default
         own[name] = (hints[name], default)
     new: dict[str, Any] = {n: k for n, k in own.items() if n not in kind.section.model_fields}
+    if "name" in new:  # which `Component` has as a property
+        hint, default = new.pop("name")
+        new["name_"] = (hint, Field(default, alias="name"))
     base: type[Component] = kind.section
     try:
         section: type[Component] = create_model(

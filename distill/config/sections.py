@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from distill.system import store
@@ -80,13 +81,21 @@ class Component(Strict):
 
     @property
     def name(self) -> str:
-        """The short name of the target, in lower case."""
-        return self.target.rpartition(".")[2].lower()
+        """What it says that it is called by its options, or its short name in lower case."""
+        known_as = vars(self.function).get("known_as")
+        return str(known_as(**self.options)) if known_as else self.target.rpartition(".")[2].lower()
 
     @property
     def options(self) -> dict[str, Any]:
         """The values of the keys that are the target's own."""
-        return {name: getattr(self, name) for name in sorted(self.parameters)}
+        fields = {field.alias or name: name for name, field in type(self).model_fields.items()}
+        return {key: getattr(self, fields[key]) for key in sorted(self.parameters)}
+
+    @property
+    def bare(self) -> Self:
+        """The same without the files that it reads, which what was trained does not need."""
+        fields = type(self).model_fields.items()
+        return self.model_copy(update={n: None for n, f in fields if _content(f) is not None})
 
 
 # Keys that have counted in every digest, though they have defaults. Of all others one that has its
@@ -100,6 +109,11 @@ COUNTED = {
     "distill.optim.AdamW": {"beta1", "beta2", "eps"},
     "distill.optim.SGD": {"momentum", "nesterov"},
 }
+
+
+def _content(field: FieldInfo) -> store.Content | None:
+    """Whether a key's value is a file whose content decides something."""
+    return next((mark for mark in field.metadata if isinstance(mark, store.Content)), None)
 
 
 def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
@@ -121,6 +135,8 @@ def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
         if name not in always and not field.is_required() and value == field.get_default():
             continue
         kept[key] = _said(value, dumped[key]) if isinstance(value, Strict) else dumped[key]
+        if (content := _content(field)) is not None:
+            kept[key] = content.of(value)
     return kept
 
 

@@ -166,7 +166,8 @@ def load(path: Path, best: str | None = None) -> Student:
         shape, classes = tuple(result["shape"]), result["classes"]
     else:  # results of earlier versions do not say it
         shape, classes = read(run.data).shape, read(run.data).classes
-    model = _model(lambda: run.model(inputs=shape, classes=classes), weights, directory)
+    build = run.model.bare
+    model = _model(lambda: build(inputs=shape, classes=classes), weights, directory)
     mean, std = result.get("normalisation") or normalisation(run.data)
     student = Student(
         model,

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distill.models.dropout import Dropout, Probability
-from distill.models.mlp import Shape, Width
+from distill.models.mlp import Width
+from distill.models.parts import Shape, image
 
 
 class CNN(nn.Module):
@@ -28,9 +29,7 @@ class CNN(nn.Module):
         dropout: Probability = 0.0,
     ) -> None:
         super().__init__()
-        if len(inputs) != 3:
-            raise ValueError("wanted are images, (channels, height, width)")
-        channels, height, breadth = inputs
+        channels, height, breadth = image(inputs, 4)
         features = 2 * width * (height // 4) * (breadth // 4)
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise([channels, width, 2 * width])

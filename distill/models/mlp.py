@@ -11,17 +11,18 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from distill.models.dropout import Dropout, Probability
+from distill.models.parts import Shape
 
 Depth = Annotated[int, Field(gt=0, le=1000)]
 Width = Annotated[int, Field(gt=0, le=2**20)]
-Shape = tuple[int, ...]
 
 
 class MLP(nn.Module):
     """The paper's network: ``depth`` hidden layers of ``width`` rectified linear units.
 
-    ``dropout`` acts on hidden units, ``input_dropout`` on pixels; ``max_norm`` bounds the Euclidean
-    norm of each hidden unit's incoming weights (Hinton et al. 2012, arXiv 1207.0580).
+    ``inputs`` may have any shape. ``dropout`` acts on hidden units, ``input_dropout`` on inputs;
+    ``max_norm`` bounds the Euclidean norm of each hidden unit's incoming weights (Hinton et al.
+    2012, arXiv 1207.0580).
     """
 
     def __init__(

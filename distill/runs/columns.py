@@ -35,8 +35,9 @@ class Column(NamedTuple):
     meaning: str
 
 
-# Text, whole numbers, numbers, and truths; each may be missing.
-TEXT, WHOLE, NUMBER, TRUTH = "string", "Int64", "float64", "boolean"
+# Text, whole numbers, numbers, and truths; each may be missing. Sizes are whole numbers where all
+# of them are, else numbers.
+TEXT, WHOLE, NUMBER, TRUTH, SIZE = "string", "Int64", "float64", "boolean", "size"
 
 COLUMNS = {
     "run": Column(
@@ -49,7 +50,7 @@ COLUMNS = {
     "reason": Column(TEXT, "why a run is not complete; the epoch in which it is"),
     "data": Column(TEXT, "data set"),
     "model": Column(TEXT, "the student's model"),
-    "width": Column(WHOLE, "its width"),
+    "width": Column(SIZE, "its width, or what multiplies all of its widths"),
     "parameters": Column(WHOLE, "its number of parameters"),
     "multiply_adds": Column(
         WHOLE, "multiply-adds of its linear and convolutional layers, for one image"
@@ -139,7 +140,7 @@ def typed(name: str, values: Sequence[Any]) -> "pd.Series[Any]":
     import pandas as pd
 
     known = [value for value in values if value is not None]
-    own = [COLUMNS[name].type] if name in COLUMNS else []
+    own = [COLUMNS[name].type.replace(SIZE, WHOLE)] if name in COLUMNS else []
     kinds = [*own, TRUTH, WHOLE, NUMBER, TEXT] if known else [*own, NUMBER]
     kind = next((k for k in kinds if _fits(known, k)), "object")
     return pd.Series(values, dtype=kind)
@@ -159,6 +160,12 @@ def parsed(name: str, cells: Sequence[str | None]) -> Sequence[Any]:
         return cells
 
 
+def _size(text: str) -> int | float:
+    """A whole number if it is one."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
 def _whole(text: str) -> int:
     """A whole number, which earlier versions wrote as 16.0 beside blanks."""
     return int(text.removesuffix(".0"))
@@ -169,6 +176,7 @@ _READ: dict[str, Callable[[str], Any]] = {
     TEXT: str,
     WHOLE: _whole,
     NUMBER: float,
+    SIZE: _size,
     TRUTH: {"True": True, "False": False}.__getitem__,
 }
 _FORMS = {

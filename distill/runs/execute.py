@@ -260,6 +260,7 @@ def _head(job: Job) -> dict[str, Any]:
     """What was composed, under the summary's names."""
     run = job.run
     loss, subset = run.loss.options, run.transfer.options
+    width = run.model.options.get("width")
     unsaid = run.aside | ({} if run.distils else {"teacher": True})
     return {
         "run": job.name,
@@ -267,7 +268,7 @@ def _head(job: Job) -> dict[str, Any]:
         "reason": None,
         "data": run.data.name,
         "model": run.model.name,
-        "width": run.model.options.get("width"),
+        "width": int(width) if isinstance(width, float) and width.is_integer() else width,
         "parameters": parameters(run.model, run.data, "model"),
         "multiply_adds": multiply_adds(run.model, run.data),
         "teacher": run.teacher.name if run.distils else "none",

@@ -148,7 +148,9 @@ class Job:
         """A name that a person can read, the same for the same config, safe as a file's name."""
         run = self.run
         width = run.model.options.get("width")
-        width = width if isinstance(width, int) else ""
+        if isinstance(width, float):  # what multiplies all widths
+            width = "" if width == 1 else f"w{width:g}"
+        width = width if isinstance(width, int | str) else ""
         loss = "".join(f"-{key}{run.loss.options[key]:g}" for key in run.loss.numbers)
         student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
         return f"{student}-{self.digest[:8]}"

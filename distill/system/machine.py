@@ -1,5 +1,6 @@
 """What this process may use of its machine: the limits set for it, not what the host has."""
 
+import atexit
 import gc
 import os
 from collections.abc import Iterator
@@ -129,4 +130,6 @@ def settle() -> None:
     if _hurried:
         gc.freeze()
         gc.enable()
+        # What stays frozen to the end, libraries that torchvision loads call leaks, on stderr.
+        atexit.register(gc.unfreeze)
     _hurried = False

@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,21 @@ log = logging.getLogger(__name__)
 
 MANIFEST, LOCK = "manifest.json", ".lock"
 RESULT, WEIGHTS = "result.json", "student.safetensors"  # of a run
+
+
+@dataclass(frozen=True)
+class Content:
+    """Marks a key of a config whose value is a file, or one of ``words`` instead.
+
+    What is in the file decides something, and not where it lies.
+    """
+
+    words: tuple[str, ...] = ()
+
+    def of(self, value: str | None) -> str | None:
+        """What a value of the key decides: the digest of its file, or itself."""
+        plain = value is None or value in self.words
+        return value if plain else file_digest(Path(str(value)))
 
 
 def digest(content: Any) -> str:

@@ -125,7 +125,9 @@ def _check_run(directory: Path, model: Component) -> None:
         return  # the weights speak for themselves
     if digest != store.file_digest(weights):
         raise ValueError(f"{weights} is damaged, or not what the run wrote; run it again")
-    ours = model.model_dump(by_alias=True)
+    fields = type(model).model_fields.items()  # a file that it began from decides nothing any more
+    files = {n for n, f in fields if any(isinstance(m, store.Content) for m in f.metadata)}
+    ours = model.model_dump(by_alias=True, exclude=files)
     if "_target_" in theirs and (changed := _other(theirs, ours)):
         raise ValueError(f"its run had another model; set {' '.join(changed)}")
 

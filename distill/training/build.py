@@ -69,9 +69,9 @@ def parameters(model: Component, data: Data, key: str) -> int:
         raise ConfigError(f"{key}={model.name}: {fault}")
     count = sum(p.numel() for p in module.parameters())
     if 4 * count > (memory := machine.memory()):
-        sizes = ", ".join(f"{key}.{n}={v}" for n, v in model.options.items() if isinstance(v, int))
+        sizes = ", ".join(f"{key}.{n}={model.options[n]}" for n in model.numbers)
         raise ConfigError(
-            f"{sizes}: the parameters take {decimal(4 * count)}; "
+            f"{sizes or f'{key}={model.name}'}: the parameters take {decimal(4 * count)}; "
             f"this process may have {decimal(memory)} of memory"
         )
     dataset = read(data)
@@ -83,7 +83,10 @@ def parameters(model: Component, data: Data, key: str) -> int:
 
 @lru_cache(maxsize=64)
 def multiply_adds(model: Component, data: Data) -> int:
-    """The multiply-adds of the linear and convolutional layers of ``model``, for one image."""
+    """The multiply-adds of the linear and convolutional layers of ``model``, for one image.
+
+    Weights that no layer applies are not counted: those within attention, and its products.
+    """
     counts: list[int] = []
 
     def count(layer: nn.Module, _: object, out: Tensor) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distill.config import ConfigError, parse
+from distill.models import torchvision
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.runs.results import read_summary
@@ -530,3 +531,18 @@ def test_a_gradient_boosting_teaches_a_student(cli: Cli, home: Path) -> None:
     assert done.code == 0, done.err
     wrong = int((parts["test"].argmax(1) != y[1::2]).sum())
     assert f", teacher {wrong};" in done.out
+
+
+def test_a_network_of_torchvision_is_read_from_its_file(home: Path) -> None:
+    module = torchvision(inputs=(1, 32, 32), classes=4, name="squeezenet1_1")
+    state = {f"module.{name}": value for name, value in module.state_dict().items()}
+    torch.save({"net": state, "epoch": 3}, home / "t.pth")
+    named = ("teacher=torchvision", "teacher.model.name=squeezenet1_1", "teacher.path=t.pth")
+    job = Job(parse(composed("data=synthetic", "data.size=32", "data.examples=64", *named)))
+    found = find.find_teacher(job.setting, job.run.teacher, 5.0)
+    assert isinstance(found, Teacher)
+    for name, value in found.stack.state(0).items():
+        assert torch.equal(value, module.state_dict()[name])
+    torch.save(torchvision((1, 32, 32), 9, name="squeezenet1_1").state_dict(), home / "t.pth")
+    with pytest.raises(ConfigError, match="its model has 9 classes, data=synthetic has 4 classes"):
+        Job(parse(composed("data=synthetic", "data.size=32", *named)))

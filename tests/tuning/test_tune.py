@@ -269,7 +269,7 @@ REFUSED = {
     "loss=logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has; not to",
     "loss=kd,logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has",
     "model.width=8,ten": "model.width=ten: Input should be a valid integer",
-    "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp",
+    "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mobilenetv2, ",
     "loss.tempratur=interval(1.0,2.0)": "loss.tempratur=1.0: there is no such key; did you mean",
     "transfer.classes=[1],[99] transfer=omit": "transfer.classes=",
     "hydra/sweeper/sampler=grid": "hydra/sweeper/sampler=grid: a grid is a plain sweep",
