@@ -31,7 +31,7 @@ def _places(value: object) -> object:
     homes = [store.home(place) for place in places if isinstance(place, str)]
     if not places or len(homes) < len(places):
         raise PydanticCustomError("places", "Input should be a valid string, or a list of some")
-    return homes if isinstance(value, list) else homes[0]
+    return homes if len(homes) > 1 else homes[0]
 
 
 Places = Annotated[str | list[str], BeforeValidator(_places)]

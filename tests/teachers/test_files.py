@@ -461,6 +461,7 @@ def test_several_files_are_an_ensemble(home: Path) -> None:
     digests = {reading(names, *more).digest for more in ((), told[:1], told)}
     assert len({*digests, reading("a.pth").digest}) == 4
     assert reading("[a.pth]").digest == reading("a.pth").digest
+    assert torch.equal(soft_of(reading("[a.pth]")), alone[0])
     [result] = execute([reading(names, *told)], [run_in(home)])
     assert result["teacher_test_errors"] > 0
 
