@@ -191,7 +191,7 @@ def refused(cli: Cli, home: Path) -> Callable[..., str]:
         done = cli("data=synthetic", "model.width=8", *arguments)
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), done.err
         assert files(home) == before
-        return done.err
+        return str(done.err)
 
     return call
 
