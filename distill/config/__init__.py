@@ -144,7 +144,7 @@ def check(values: Mapping[str, Any]) -> Run:
     if beyond:
         allowed = f"allowed are 0 and sizes from {SMALLEST:.3g} to {LARGEST:.3g}, as in float32"
         raise ConfigError("\n".join(f"{key}={value}: {allowed}" for key, value in beyond))
-    if run.distils and run.teacher.model is None:
+    if run.distils and run.teacher.model is None and run.teacher.kind == "weights":
         raise ConfigError(
             f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
             "without one the loss must be one that takes no teacher_logits, such as hard"

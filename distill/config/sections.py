@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from distill.system import store
 
@@ -27,6 +29,18 @@ Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Place = Annotated[str, AfterValidator(store.home)]
 TEACHERS = "teachers"  # the folder beside the data in which they are kept by default
+
+
+def _places(value: object) -> object:
+    """A path, or a list of paths, each as a `Place` is."""
+    places = value if isinstance(value, list) else [value]
+    homes = [store.home(place) for place in places if isinstance(place, str)]
+    if not places or len(homes) < len(places):
+        raise PydanticCustomError("places", "Input should be a valid string, or a list of some")
+    return homes if len(homes) > 1 else homes[0]
+
+
+Places = Annotated[str | list[str], BeforeValidator(_places)]
 GIVEN = "given"  # the validation split that a data set itself gives
 
 
@@ -42,6 +56,9 @@ class Strict(BaseModel):
     """A section: unknown keys and conversions (other than int to float) are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # its values may be lists
 
 
 class Component(Strict):
@@ -62,9 +79,6 @@ class Component(Strict):
         """Which of the options are numbers, in which runs of one stack may differ."""
         options = self.options.items()
         return [n for n, v in options if isinstance(v, int | float) and not isinstance(v, bool)]
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # its values may be lists
 
     def __call__(self, **given: Any) -> Any:
         """Call the component with its own options, and what it takes of the ``given``."""
@@ -235,13 +249,21 @@ class Train(Strict):
 class Teacher(Strict):
     """A teacher that is trained, or read from ``path``; without a ``model`` there is none.
 
-    Of several ``members`` each is a teacher of its own seed, and together they are an ensemble.
+    Of several ``members`` each is a teacher of its own seed, and of several paths each is one; all
+    together are an ensemble, which takes the ``average`` of logits, or of probabilities, with
+    ``weights`` of which only the ratios count (null: all alike). What ``path`` holds is of a
+    ``kind``: weights of the model; or, instead of one, what somebody else's teacher said of the
+    training examples, and in ``test_path`` of the test set.
     """
 
     name: str
-    path: Place | None
+    path: Places | None
     cache: Place | None
+    kind: Literal["weights", "logits", "probabilities"] = "weights"
+    test_path: Place | None = None
     members: Annotated[int, Field(gt=0, le=1000)] = 1
+    weights: list[PositiveFloat] | None = None
+    average: Literal["logits", "probabilities"] = "logits"
     jitter: Jitter | None = None
     flip: bool = False
     targets: Literal["auto", "cached", "online"] = "auto"
@@ -271,18 +293,43 @@ class Teacher(Strict):
             raise ValueError(f"members={self.members}: an ensemble needs a model and no path")
         if self.members * ((self.seed or 0) + 1) > 2**63:
             raise ValueError(f"seed={self.seed}: too large for {self.members} members")
+        if self.weights is not None and len(self.weights) != (count := self.count):
+            raise ValueError(
+                f"weights={self.weights}: these are {len(self.weights)} numbers for {count} "
+                f"teacher{'s' if count > 1 else ''}; give one for each, or null"
+            )
         return self
+
+    @model_validator(mode="after")
+    def _told(self) -> Self:
+        """Soft targets in a file stand in the place of a model."""
+        if self.kind == "weights":
+            if self.test_path is not None:
+                raise ValueError(
+                    f"test_path={self.test_path}: only soft targets are read from there; choose "
+                    "teacher=targets, or test_path=null"
+                )
+        elif self.model is not None:
+            raise ValueError(f"kind={self.kind}: these have no model; choose teacher=targets")
+        elif self.targets == "online":
+            raise ValueError(f"targets=online: kind={self.kind} is read from a file; leave it out")
+        elif not isinstance(self.path, str):
+            what = "null" if self.path is None else self.path
+            raise ValueError(f"path={what}: kind={self.kind} is read from one file; name it")
+        return self
+
+    @property
+    def count(self) -> int:
+        """How many teachers it is made of."""
+        return len(self.path) if isinstance(self.path, list) else self.members
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What decides the teacher: how it is trained, or the model whose weights are read."""
-        places = {"name", "cache", "path", "targets"}
-        read = (
-            {"jitter", "flip", "seed", "optim", "train", "augment"}
-            if self.path is not None
-            else set()
-        )
-        alone = {"members"} if self.members == 1 else set()
+        places = {"name", "cache", "path", "test_path", "targets"}
+        trained = {"jitter", "flip", "seed", "optim", "train", "augment"}
+        read = trained if self.path is not None else set()
+        alone = {"members", "weights", "average"} if self.count == 1 else set()
         return said(self, places | read | alone)
 
     @property
@@ -292,9 +339,13 @@ class Teacher(Strict):
 
     def apart(self) -> "list[Teacher]":
         """Each member as a teacher of its own; ensembles of other seeds have none of them."""
-        first = self.members * (self.seed or 0)
-        seeds = range(first, first + self.members)
-        return [self.model_copy(update={"members": 1, "seed": seed}) for seed in seeds]
+        if isinstance(self.path, list):
+            own: list[dict[str, Any]] = [{"path": path} for path in self.path]
+        else:
+            first = self.members * (self.seed or 0)
+            own = [{"seed": seed} for seed in range(first, first + self.members)]
+        alone = {"members": 1, "weights": None, "average": "logits"}
+        return [self.model_copy(update=alone | one) for one in own]
 
 
 class Checkpoint(Strict):
@@ -382,7 +433,7 @@ class Run(Strict):
     def digest(self, content: Mapping[str, str]) -> str:
         """The SHA-256 of all that decides the student, given the digests of the data and files.
 
-        Where things lie (data.root, teacher.cache, teacher.path), the device, halving, resume,
+        Where things lie (data.root, teacher.cache, teacher.path, ...), the device, halving, resume,
         checkpoint and loggers do not count, nor does the teacher of a loss that does not use one.
         """
         elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}

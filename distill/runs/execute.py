@@ -24,6 +24,7 @@ from distill.runs.job import Job
 from distill.runs.students import students
 from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
+from distill.teachers.cache import Teacher
 from distill.teachers.find import centre_targets, logits_on_test, taught
 from distill.teachers.gallery import gallery
 from distill.training import checkpoint
@@ -243,7 +244,7 @@ def _fit(
         )
         facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
         facts["soft_targets"] = way.name
-        teacher = found.online if way.online else None
+        teacher = found.online if isinstance(found, Teacher) and way.online else None
         _show(jobs[0], found.digest, soft, folder)
     training = students(jobs, soft, teacher)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"

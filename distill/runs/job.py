@@ -4,7 +4,6 @@ Letters: N training examples, M of them in the transfer set.
 """
 
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,13 +11,13 @@ from torch import Tensor
 from distill.config import ConfigError, Run
 from distill.runs.loggers import check_logger
 from distill.seeds import generator
-from distill.system import store
 from distill.teachers.find import teacher_cache
+from distill.teachers.given import check_targets
 from distill.teachers.targets import way
-from distill.teachers.weights import teacher_weights
+from distill.teachers.weights import check_weights
 from distill.training.augmentation import mixes
 from distill.training.build import check_batches, check_loss, parameters
-from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
+from distill.training.inputs import Setting, device_of, dtype_of, held_out, read, training_inputs
 
 # Part of every run's digest: raise it when the same configuration would make another student.
 SCHEMA = 2
@@ -59,27 +58,33 @@ class Job:
         self._check_augmentation()
         parameters(run.model, run.data, "model")
         check_batches(run.model, run.data, "model", len(self.index), run.train.batch_size)
-        if run.distils and run.teacher.model is not None:
-            parameters(run.teacher.model, run.data, "teacher.model")
-            augmented = run.augment is not None
-            way(self.setting, run.teacher, run.train.epochs, augmented=augmented)
-            if run.teacher.train is not None and run.teacher.path is None:
-                check_batches(
-                    run.teacher.model,
-                    run.data,
-                    "teacher.model",
-                    int((~held_out(run.data)).sum()),
-                    run.teacher.train.batch_size,
-                )
-            if run.teacher.path is not None:
-                teacher_weights(run.data, run.teacher)
-            cache = teacher_cache(run.data, run.teacher)
-            try:
-                cache.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(
-                    f"teacher.cache={cache}: no folder can be made ({error})"
-                ) from error
+        if run.distils:
+            self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        run, teacher = self.run, self.run.teacher
+        if teacher.model is not None:
+            parameters(teacher.model, run.data, "teacher.model")
+        own = way(self.setting, teacher, run.train.epochs, augmented=run.augment is not None)
+        if teacher.model is None:
+            check_targets(run.data, teacher, own.views)
+            return
+        if teacher.train is not None and teacher.path is None:
+            check_batches(
+                teacher.model,
+                run.data,
+                "teacher.model",
+                int((~held_out(run.data)).sum()),
+                teacher.train.batch_size,
+            )
+        if teacher.path is not None:
+            for one in teacher.apart():
+                check_weights(run.data, one)
+        cache = teacher_cache(run.data, teacher)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"teacher.cache={cache}: no folder can be made ({error})") from error
 
     def _check_augmentation(self) -> None:
         """The loss can use the labels that an augmentation leaves."""
@@ -153,7 +158,7 @@ class Job:
         """The SHA-256 of all that decides the student."""
         content = {"data": self.data.digest, "schema": str(SCHEMA), **self.run.sources}
         if self.run.distils and self.run.teacher.path is not None:
-            content["teacher"] = store.file_digest(Path(self.run.teacher.path))
+            content["teacher"] = teacher_content(self.run.teacher)
         return self.run.digest(content)
 
     @property

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from distill.runs.columns import COLUMNS, SHOWN, TERM, Status, measured, parsed, typed
+from distill.system import store
 from distill.system.store import digest, file_digest, held, naming, tidy, told, write_text
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RESULT, SUMMARY, HISTORY = "result.json", "summary.csv", "history.csv"
-WEIGHTS = "student.safetensors"
+RESULT, SUMMARY, HISTORY = store.RESULT, "summary.csv", "history.csv"
+WEIGHTS = store.WEIGHTS
 # The weights of the last epoch, their moving average, and those of the best epoch.
 KEPT = {"last": WEIGHTS, "ema": "student-ema.safetensors", "best": "student-best.safetensors"}
 SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
@@ -201,7 +202,8 @@ def line(result: Mapping[str, Any]) -> str:
     if result["status"] != "complete":
         return f"{result['run']} {result['status']}: {result['reason']}"
     part = "test" if "test_errors" in result else "val"
-    against = f", teacher {result['teacher_test_errors']}" if "teacher_digest" in result else ""
+    taught = result.get("teacher_test_errors")
+    against = f", teacher {taught}" if taught is not None else ""
     return (
         f"{result['run']}: {result[f'{part}_errors']} {part} errors, accuracy "
         f"{result[f'{part}_accuracy']:.2%}{against}; {result['seconds']:.1f} s"

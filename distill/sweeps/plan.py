@@ -245,7 +245,6 @@ def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) 
         soft = sum(
             targets_seconds(setting, teacher, way)
             for setting, teacher, way in _ways(stacks, jobs)
-            if not way.online
         )
     except Exception:  # which shows when it is trained
         log.debug("the soft targets cannot be timed", exc_info=True)

@@ -4,7 +4,7 @@ Letters: N examples, V views of each, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distill.data.views import Inputs
 from distill.system import store
+from distill.teachers.ensembles import average
 from distill.teachers.targets import Way, made_once
 from distill.training.evaluate import logits
 from distill.training.stack import Stack
@@ -28,15 +29,20 @@ SHORT = 16  # digits of the digest that name a teacher's folder
 class Teacher:
     """A trained teacher, its test errors, and its folder in the cache.
 
-    It is a stack of one, or of the members of an ensemble. Their logits are averaged, so that at
-    every temperature an ensemble's soft targets are the geometric mean of its members', normalised
-    (the paper, section 1, names that and the arithmetic mean).
+    It is a stack of one, or of the members of an ensemble, whose `average` is taken with these
+    ``weights``.
     """
 
     stack: Stack
     digest: str
     test_errors: int
     folder: Path
+    weights: Sequence[float] | None = None
+    of: str = "logits"
+
+    def logits(self, inputs: Inputs, view: int, dtype: torch.dtype) -> Tensor:
+        """Its logits (N, C) for a view of ``inputs``; ``dtype`` is that of the products."""
+        return average(logits(self.stack, inputs, view, dtype), self.weights, self.of)
 
     def soft_targets(self, inputs: Inputs, classes: int, dtype: torch.dtype, kept: Way) -> Tensor:
         """Its logits (N, V, C) for every view of ``inputs``, made once and then cached.
@@ -55,7 +61,7 @@ class Teacher:
         shape = (len(inputs), inputs.views, classes)
 
         def made(view: int) -> Tensor:
-            return logits(self.stack, inputs, view, dtype).mean(0)
+            return self.logits(inputs, view, dtype)
 
         return made_once(folder, shape, kept.dtype, made).to(inputs.raw.device)
 
@@ -63,7 +69,7 @@ class Teacher:
     def online(self, x: Tensor) -> Tensor:
         """Its logits (B, C), float32, for a batch of inputs (B, ...), normalised."""
         self.stack.eval()
-        return self.stack(x).float().mean(0)
+        return average(self.stack(x).float(), self.weights, self.of)
 
 
 def get(
@@ -91,22 +97,38 @@ def get(
     return Teacher(stack, own, facts["test_errors"], folder)
 
 
-def ensemble(members: Sequence[Teacher], images: Inputs, labels: Tensor) -> Teacher:
+def ensemble(
+    members: Sequence[Teacher],
+    images: Inputs,
+    labels: Tensor,
+    weights: Sequence[float] | None = None,
+    of: str = "logits",
+) -> Teacher:
     """The ensemble of ``members``, each a stack of one, evaluated on test images and labels.
+
+    Their `average` is taken with ``weights``, ``of`` logits or of probabilities.
 
     Raises:
         OSError: the cache cannot be written.
     """
-    identity = {"members": [member.digest for member in members]}
+    identity = joint([member.digest for member in members], weights, of)
     own, stack = digest(identity), members[0].stack.joined(m.stack for m in members[1:])
     folder = members[0].folder.with_name(own[:SHORT])
+    made = Teacher(stack, own, 0, folder, weights, of)
 
     def build(_: Path) -> dict[str, Any]:
-        mean = logits(stack, images, images.centre, torch.float32).mean(0)
-        errors = int((mean.argmax(-1) != labels).sum())
-        return {"identity": identity, "test_errors": errors}
+        found = made.logits(images, images.centre, torch.float32).argmax(-1)
+        return {"identity": identity, "test_errors": int((found != labels).sum())}
 
-    return Teacher(stack, own, store.get(folder, build)["test_errors"], folder)
+    return replace(made, test_errors=store.get(folder, build)["test_errors"])
+
+
+def joint(
+    members: Sequence[str], weights: Sequence[float] | None, of: str
+) -> dict[str, Any]:
+    """All that decides an ensemble of members of these digests."""
+    plain = weights is None and of == "logits"
+    return {"members": list(members)} | ({} if plain else {"weights": weights, "average": of})
 
 
 def soft_folder(cache: Path, digest: str, kept: Way) -> Path:

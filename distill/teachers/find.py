@@ -22,13 +22,14 @@ from distill.seeds import derive
 from distill.system import store
 from distill.teachers import cache as teachers
 from distill.teachers.cache import Teacher
+from distill.teachers.given import Targets, find_targets
 from distill.teachers.targets import Way, way
-from distill.teachers.weights import teacher_weights
+from distill.teachers.weights import content, teacher_weights
 from distill.training import checkpoint
 from distill.training.augmentation import augmentation
 from distill.training.build import fresh
 from distill.training.checkpoint import Checkpoint
-from distill.training.evaluate import FEWEST, logits
+from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
@@ -45,22 +46,31 @@ def teacher_cache(data: Data, teacher: TeacherConfig) -> Path:
 
 
 @lru_cache(maxsize=2)
-def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
+def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teacher | Targets:
     """The teacher of a config, trained or read if the cache does not hold it.
 
-    An ensemble is made of its members, each found in the same way. While a teacher is trained, a
+    An ensemble is made of its members, each found in the same way. Of a teacher whose soft targets
+    are in a file they are all there is, and the file is its cache. While a teacher is trained, a
     checkpoint is written into the cache ``every`` so many minutes.
 
     Raises:
         ConfigError: the cache cannot be written.
         RunError: the teacher diverged.
     """
+    if config.kind != "weights":
+        return find_targets(setting.data, config, teachers.digest(_identity(setting, config)))
+    if config.count > 1:
+        members = [_found(setting, member, every) for member in config.apart()]
+        test = evaluator(setting, True).parts["test"]
+        with _writing(teacher_cache(setting.data, config)):
+            return teachers.ensemble(members, *test, config.weights, config.average)
+    return _found(setting, config, every)
+
+
+def _found(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
+    """The same of a single teacher that is a model."""
     data = read(setting.data)
     assert config.model is not None
-    if config.members > 1:
-        members = [find_teacher(setting, member, every) for member in config.apart()]
-        with _writing(teacher_cache(setting.data, config)):
-            return teachers.ensemble(members, *evaluator(setting, True).parts["test"])
     identity = _identity(setting, config)
     seed = derive(config.seed or 0, "teacher")
     stack = fresh(config.model, data, "teacher.model", 1, seed, setting.device)
@@ -88,11 +98,14 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
 
 def _identity(setting: Setting, config: TeacherConfig) -> dict[str, Any]:
     """All that decides the teacher of a config."""
-    if config.members > 1:
-        parts = [_identity(setting, member) for member in config.apart()]
-        return {"members": [teachers.digest(part) for part in parts]}
+    data = read(setting.data).digest
+    if config.kind != "weights":
+        return {"data": data, "teacher": config.recipe, "path": content(config)}
+    if config.count > 1:
+        parts = [teachers.digest(_identity(setting, member)) for member in config.apart()]
+        return teachers.joint(parts, config.weights, config.average)
     identity = {
-        "data": read(setting.data).digest,
+        "data": data,
         "reading": setting.data.model_dump(include={"mean", "std", "validation"}),
         "teacher": config.recipe,
         "dtype": str(setting.dtype),
@@ -101,7 +114,7 @@ def _identity(setting: Setting, config: TeacherConfig) -> dict[str, Any]:
     if own := sources(config.components):
         identity["sources"] = own
     if config.path is not None:
-        identity["path"] = store.file_digest(Path(config.path))
+        identity["path"] = content(config)
     return identity
 
 
@@ -110,6 +123,8 @@ def targets_seconds(setting: Setting, config: TeacherConfig, kept: Way) -> float
 
     It is the time of a few examples, with an untrained teacher of the same architecture.
     """
+    if kept.online or kept.file:
+        return 0.0
     own = teachers.digest(_identity(setting, config))
     if teachers.soft_folder(teacher_cache(setting.data, config), own, kept).exists():
         return 0.0
@@ -126,8 +141,8 @@ def stand_in(setting: Setting, config: TeacherConfig) -> Callable[[Tensor], Tens
     """What makes the soft targets of a batch as fast as a teacher, before it is trained."""
     assert config.model is not None
     data, device = read(setting.data), setting.device
-    stack = fresh(config.model, data, "teacher.model", config.members, 0, device)
-    return Teacher(stack, "", 0, Path()).online
+    stack = fresh(config.model, data, "teacher.model", config.count, 0, device)
+    return Teacher(stack, "", 0, Path(), config.weights, config.average).online
 
 
 @contextmanager
@@ -171,8 +186,10 @@ def _train_teacher(
 def logits_on_test(setting: Setting, config: TeacherConfig, every: float) -> Tensor | None:
     """The logits (N, C) of that teacher for the test inputs, float32; None where it has none."""
     inputs, _ = evaluator(setting, True).parts["test"]
-    stack = find_teacher(setting, config, every).stack
-    return logits(stack, inputs, inputs.centre, torch.float32).mean(0)
+    found = find_teacher(setting, config, every)
+    if isinstance(found, Targets):
+        return found.test_logits
+    return found.logits(inputs, inputs.centre, torch.float32)
 
 
 @lru_cache(maxsize=2)
@@ -185,6 +202,8 @@ def soft_targets(setting: Setting, config: TeacherConfig, every: float, kept: Wa
     """
     inputs = training_inputs(setting, setting.data.jitter, setting.data.flip)
     found = find_teacher(setting, config, every)
+    if isinstance(found, Targets):
+        return found.soft_targets(inputs)
     with _writing(teacher_cache(setting.data, config)):
         try:
             return found.soft_targets(inputs, read(setting.data).classes, setting.dtype, kept)
@@ -194,7 +213,7 @@ def soft_targets(setting: Setting, config: TeacherConfig, every: float, kept: Wa
 
 def taught(
     setting: Setting, config: TeacherConfig, every: float, epochs: int, *, augmented: bool
-) -> tuple[Teacher, Way, Tensor | None]:
+) -> tuple[Teacher | Targets, Way, Tensor | None]:
     """A teacher, the way its soft targets come, and those that are cached.
 
     Args:

@@ -1,54 +1,8 @@
-"""Files of weights that do not fit, in words: what they are instead, and what to do about it."""
+"""Weights that do not fit a model, in words: what they are instead, and what to do about it."""
 
-import json
-import shlex
-import sys
-import zipfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-# How a name begins when a state dict was taken from a wrapper of the model.
-WRAPPERS = {"module.": "DataParallel", "_orig_mod.": "torch.compile"}
-KIND = ".safetensors"
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 Shapes = Mapping[str, Sequence[int]]
-
-
-def _rewrite(read: str, source: Path, target: Path) -> str:
-    """A shell command that writes the tensors of ``source`` under their plain names."""
-    before, after = (json.dumps(str(path), ensure_ascii=False) for path in (source, target))
-    code = (
-        "import torch; from safetensors.torch import load_file, save_file; "
-        f"w = {read.replace('PATH', before)}; "
-        'save_file({n.replace("_orig_mod.", "").removeprefix("module."): v.clone().contiguous() '
-        f"for n, v in w.items()}}, {after})"
-    )
-    return shlex.join([sys.executable, "-c", code])
-
-
-def pickled(path: Path) -> str | None:
-    """What a file that is no safetensors file is, if it is one of torch.save, and its remedy."""
-    if not path.is_file() or not (path.suffix in SUFFIXES or zipfile.is_zipfile(path)):
-        return None
-    read = (
-        'torch.load(PATH, map_location="cpu", weights_only=True); '
-        'w = next((w[n] for n in ("state_dict", "model_state_dict", "model") if n in w), w)'
-    )
-    return f"but one of torch.save; convert it: {_rewrite(read, path, path.with_suffix(KIND))}"
-
-
-def wrapped(path: Path, names: Sequence[str]) -> str | None:
-    """Why the ``names`` in a file are not a model's, if a wrapper's name is before each."""
-    begin, rest = "", list(names)
-    while rest and (
-        found := next((w for w in WRAPPERS if all(n.startswith(w) for n in rest)), None)
-    ):
-        begin, rest = begin + found, [name.removeprefix(found) for name in rest]
-    if not begin:
-        return None
-    who = " and ".join(maker for prefix, maker in WRAPPERS.items() if prefix in begin)
-    line = _rewrite("load_file(PATH)", path, path.with_name(f"{path.stem}-plain{KIND}"))
-    return f"all names in it begin with {begin} (of {who}); write it without: {line}"
 
 
 def misfit(
@@ -60,7 +14,7 @@ def misfit(
         found: the shape of each tensor there is.
         wanted: that of each parameter of the model for the data.
         name: the data set's.
-        images: the shape of its images, channels first.
+        images: the shape of its images, channels first, or of a row of features.
         classes: the number of its classes.
     """
     if found.keys() != wanted.keys():
@@ -68,6 +22,7 @@ def misfit(
     last = [*wanted][-1].rpartition(".")[0]
     first = next(iter(wanted))
     flat = next((n for n, shape in wanted.items() if len(shape) == 2), None)
+    features = len(images) == 1
     theirs: dict[str, str] = {}
     for parameter, shape in wanted.items():
         own = found[parameter]
@@ -78,7 +33,8 @@ def misfit(
                 theirs["classes"] = f"has {own[0]} classes"
             elif axis == 1 and parameter == first:
                 what = "channels" if len(own) == 4 else "values"
-                theirs["images"] = f"reads images of {own[1]} {what}"
+                read = f"{own[1]} features" if features else f"images of {own[1]} {what}"
+                theirs["images"] = f"reads {read}"
             elif axis == 1 and parameter == flat:
                 theirs.setdefault("images", "reads images of another size")
             else:
@@ -86,7 +42,10 @@ def misfit(
     if not theirs:
         return None
     size = " x ".join(map(str, images))
-    ours = {"classes": f"{classes} classes", "images": f"images of {size}"}
+    ours = {
+        "classes": f"{classes} classes",
+        "images": f"rows of {size} features" if features else f"images of {size}",
+    }
     has = " and ".join(ours[kind] for kind in sorted(theirs))
     it = " and ".join(theirs[kind] for kind in sorted(theirs))
     return f"its model {it}, data={name} has {has}; choose the data that it was trained on"

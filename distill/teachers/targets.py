@@ -30,19 +30,27 @@ LARGEST = 64.0  # of the logits that float16 holds to 1 / 64
 
 @dataclass(frozen=True)
 class Way:
-    """How the soft targets of a run come: ``online``, or kept in ``dtype`` for V ``views``."""
+    """How the soft targets of a run come: ``online``, or kept in ``dtype`` for V ``views``.
+
+    Those of a ``file`` are all that is known of their teacher.
+    """
 
     online: bool
     views: int
     bytes: int
     dtype: torch.dtype = torch.float32
+    file: bool = False
 
     @property
     def name(self) -> str:
         """As the summary has it."""
+        if self.file:
+            return "file"
         return "online" if self.online else f"cached {_short(self.dtype)}"
 
     def __str__(self) -> str:
+        if self.file:
+            return "soft targets from a file"
         if self.online:
             return "soft targets online, by the teacher in each batch"
         views = "1 view" if self.views == 1 else f"{self.views} views"
@@ -62,10 +70,21 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
     two trainings with the teacher in each batch.
 
     Raises:
-        ConfigError: they are to be cached, and the memory is too small.
+        ConfigError: they are to be cached, or from a file, and an augmentation changes each batch;
+            or they are to be cached, and the memory is too small.
     """
     data = read(setting.data)
     views = 1 if data.features else count(setting.data.jitter, setting.data.flip)
+    if augmented and (teacher.targets == "cached" or teacher.kind != "weights"):
+        cached = teacher.kind == "weights"
+        key = "targets=cached" if cached else f"kind={teacher.kind}"
+        remedy = "set teacher.targets=online, or leave augment out" if cached else "leave it out"
+        raise ConfigError(
+            f"teacher.{key}: augment changes each batch, whose soft targets are made with it; "
+            f"{remedy}"
+        )
+    if teacher.kind != "weights":
+        return Way(False, views, 0, file=True)
     numbers = len(data.train_labels) * views * data.classes
     if setting.device.type == "cuda":
         memory = torch.cuda.get_device_properties(setting.device).total_memory
@@ -79,11 +98,6 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
             "this process may have; set teacher.targets=online"
         )
     many = views > max(1, 2 * epochs)
-    if teacher.targets == "cached" and augmented:
-        raise ConfigError(
-            "teacher.targets=cached: augment changes each batch, whose soft targets are made with "
-            "it; set teacher.targets=online, or leave augment out"
-        )
     if (
         augmented
         or fits is None

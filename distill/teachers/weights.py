@@ -1,17 +1,31 @@
 """Weights in files: read, checked, and taken by a stack of one."""
 
+import json
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from distill.config import ConfigError, Data, Teacher
+from distill.config import Component, ConfigError, Data, Teacher
+from distill.config.errors import shown
+from distill.system import store, tensors
 from distill.teachers import misfits
 from distill.training.build import fresh
 from distill.training.inputs import read
 from distill.training.stack import Stack
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError: tensors hold numbers that are not finite in float32, or are no arrays."""
+    for name, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise ValueError(f"parameter {name} is not a dense tensor; save its plain values")
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise ValueError(f"parameter {name} has values that are not finite in float32")
 
 
 def finite_weights(path: Path) -> dict[str, Tensor]:
@@ -23,11 +37,9 @@ def finite_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():  # a pipe would be waited for
         raise FileNotFoundError(f"there is no file {path}")
-    tensors: dict[str, Tensor] = load_file(path)
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.float().isfinite().all():
-            raise ValueError(f"parameter {name} has values that are not finite in float32")
-    return tensors
+    state: dict[str, Tensor] = load_file(path)
+    check_finite(state)
+    return state
 
 
 def take(stack: Stack, state: dict[str, Tensor], data: Data, remedy: str) -> None:
@@ -55,19 +67,107 @@ def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
     Raises:
         ConfigError: the file cannot be read, or holds the weights of another architecture.
     """
-    path, key = Path(str(teacher.path)), f"teacher.path={teacher.path}"
-    try:
-        state = finite_weights(path)
-    except (OSError, SafetensorError) as error:
-        instead = f", {what}" if (what := misfits.pickled(path)) else f" ({error})"
-        raise ConfigError(f"{key}: not a readable safetensors file{instead}") from error
-    except ValueError as error:
-        raise ConfigError(f"{key}: {error}") from error
+    key = f"teacher.path={teacher.path}"
     assert teacher.model is not None
-    stack = fresh(teacher.model, read(data), "teacher.model", 1, 0, torch.device("cpu"))
+    given = Path(str(teacher.path))
     try:
-        take(stack, state, data, "; set teacher.model to its architecture")
-    except ValueError as error:
-        why = misfits.wrapped(path, [*state]) or str(error)
-        raise ConfigError(f"{key}: {why}") from error
+        if given.is_dir():
+            _check_run(given, teacher.model)
+        stack = fresh(teacher.model, read(data), "teacher.model", 1, 0, torch.device("cpu"))
+        return _fitting(tensors.load(file(given)), stack, data)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {store.told(error) or error}") from error
+
+
+def check_weights(data: Data, teacher: Teacher) -> None:
+    """Raises ConfigError as `teacher_weights` does, which need not be read for each of many."""
+    path = Path(str(teacher.path))
+    result = store.stamp(path / store.RESULT)
+    _checked(data, teacher, (store.stamp(file(path)), result))
+
+
+@lru_cache(maxsize=64)
+def _checked(data: Data, teacher: Teacher, stamps: object) -> None:  # noqa: ARG001
+    teacher_weights(data, teacher)
+
+
+def file(path: Path) -> Path:
+    """The file of weights that a ``path`` names: that of a run, if it is a directory."""
+    return path / store.WEIGHTS if path.is_dir() else path
+
+
+def content(teacher: Teacher) -> str:
+    """The digest of the content of all files that a teacher is read from.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    given = teacher.path if isinstance(teacher.path, list) else [str(teacher.path)]
+    paths = [*given, *([teacher.test_path] if teacher.test_path is not None else [])]
+    digests = [store.known_digest(file(Path(path))) for path in paths]
+    return digests[0] if len(digests) == 1 else store.digest(digests)
+
+
+def _check_run(directory: Path, model: Component) -> None:
+    """See that a run's weights are whole, and those of a ``model``, as far as its result tells.
+
+    Raises:
+        OSError: it has none.
+        ValueError: they are damaged, or its model was another one.
+    """
+    weights = directory / store.WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"there is no file {weights}; give the directory of a complete run")
+    try:
+        result = json.loads((directory / store.RESULT).read_text(encoding="utf-8"))
+        theirs, digest = dict(result["config"]["model"]), str(result["files"][store.WEIGHTS])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return  # the weights speak for themselves
+    if digest != store.file_digest(weights):
+        raise ValueError(f"{weights} is damaged, or not what the run wrote; run it again")
+    fields = type(model).model_fields.items()  # a file that it began from decides nothing any more
+    files = {n for n, f in fields if any(isinstance(m, store.Content) for m in f.metadata)}
+    ours = model.model_dump(by_alias=True, exclude=files)
+    if "_target_" in theirs and (changed := _other(theirs, ours)):
+        raise ValueError(f"its run had another model; set {' '.join(changed)}")
+
+
+def _other(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """The overrides by which the teacher's model is that of a run, if it is another one."""
+    if theirs["_target_"] != ours["_target_"]:
+        group = f"model@teacher.model={theirs['_target_'].rpartition('.')[2].lower()}"
+        return [group, *(f"teacher.model.{k}={shown(v)}" for k, v in [*theirs.items()][1:])]
+    differ = [key for key in theirs if key in ours and theirs[key] != ours[key]]
+    return [f"teacher.model.{key}={shown(theirs[key])}" for key in differ]
+
+
+def _fitting(content: object, stack: Stack, data: Data) -> dict[str, Tensor]:
+    """The state dict in what a file holds that a stack of one for ``data`` can take.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = {where: _adapted(state, stack) for where, state in tensors.states(content)}
+    if not found:
+        raise ValueError("it holds no state dict; save one: torch.save(model.state_dict(), FILE)")
+    wanted = {name: value.shape[1:] for name, value in stack.tensors.items()}
+    fit = [
+        w for w, s in found.items() if {name: value.shape for name, value in s.items()} == wanted
+    ]
+    if len(fit) > 1:
+        raise ValueError(
+            f"several state dicts in it fit, {', '.join(fit)}; save alone the one that is meant"
+        )
+    state = found[fit[0] if fit else max(found, key=lambda where: len(found[where]))]
+    check_finite(state)
+    take(stack, state, data, "; set teacher.model to its architecture")
     return state
+
+
+def _adapted(state: dict[str, Tensor], stack: Stack) -> dict[str, Tensor]:
+    """A state dict under a stack's names; BatchNorm's count, which decides nothing, may lack."""
+    own = tensors.plain(state, stack.tensors)
+    if own.keys().isdisjoint(stack.tensors):
+        return own
+    counts = {n: b[0] for n, b in stack.buffers.items() if n.endswith("num_batches_tracked")}
+    return counts | own

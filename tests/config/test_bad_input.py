@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Cli, composed, make_job, shell
+from conftest import SMALL, Cli, composed, make_job
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -96,8 +96,8 @@ OVERRIDES = {
     "+loss.temperature=4": "Could not append to config. An item is already at 'loss.temperature'",
     "~nope": "Could not delete from config. 'nope' does not exist",
     # options of groups
-    "model=mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mobilenetv2, ",
-    "model=": "model=: there is no such option; allowed are cnn, mlp, mobilenetv2, ",
+    "model=mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mobilenetv2",
+    "model=": "model=: there is no such option; allowed are cnn, mlp, mobilenetv2",
     "model=null": "model=null: a config group needs one of its options",
     "teacher=4": "teacher=4: a config group needs one of its options",
     "=4": "=4: a config group needs one of its options",
@@ -224,7 +224,7 @@ SWEEPS = {
     "seed=range(1,2,0)": "seed=range(1,2,0): range() arg 3 must not be zero",
     "seed=choice()": "seed=choice(): not of the form key=value (ValueError while evaluating",
     "model=glob(x*)": "model=glob(x*): there is no value, so there is no job to run",
-    "model=cnn,mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mobilenetv2, ",
+    "model=cnn,mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mobilenetv2",
     "train.epochs=1,0": "train.epochs=0: Input should be greater than 0",
     "hydra.launcher.workers=0": "hydra.launcher.workers=0: it must be at least 1",
     "hydra.job.chdir=true": "hydra.job.chdir=true: jobs that train together have one working",
@@ -362,7 +362,7 @@ NAMES = {
     "experiment=/etc/passwd": "experiment=/etc/passwd: there is no such option; allowed are",
     "experiment=.": "experiment=.: there is no such option; allowed are",
     "model=../loss/kd": "model=../loss/kd: the name of a config cannot contain ..",
-    "model=/loss/kd": "model=/loss/kd: there is no such option; allowed are cnn, mlp, ",
+    "model=/loss/kd": "model=/loss/kd: there is no such option; allowed are cnn, mlp, mobilenetv2",
     "hydra.job.name=../../x": "hydra.job.name=../../x: it must be a name, not a path",
     "hydra.job.name=x/y": "hydra.job.name=x/y: it must be a name, not a path",
     "hydra.output_subdir=../x": "hydra.output_subdir=../x: it must be a name, not a path",
@@ -414,7 +414,7 @@ Weights = dict[str, torch.Tensor]
 FILE_CASES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "header too small"),
     "noise": (bytes(range(256)) * 9, "header too large"),
-    "pickle": (pickle.dumps(Payload()), "header too large"),
+    "pickle": (pickle.dumps(Payload()), "not a readable file of torch.save"),
     "size": (raw(b"{}", 2**60), "header too large"),
     "no-end": (raw(b"{}", 90_000_000), "invalid header length"),
     "overflow": (raw(entry([10**9, 10**9], 4 * 10**18)), "overflow computing buffer size"),
@@ -439,7 +439,7 @@ WEIGHT_CASES: dict[str, tuple[Callable[[Weights], Weights], str]] = {
 }
 PATH_CASES = {
     "nowhere": "there is no file",
-    "kept": "there is no file",
+    "kept": "its run had another model; set teacher.model.width=8",
     "/dev/null": "there is no file",
     "pipe": "there is no file",
     "loop": "there is no file",
@@ -483,22 +483,22 @@ def test_a_path_to_no_file_is_refused(path: str, refused: Refused, home: Path) -
     assert PATH_CASES[path] in error
 
 
-def test_a_file_of_torch_is_not_unpickled(refused: Refused, home: Path) -> None:
+def test_a_file_of_torch_runs_no_code(refused: Refused, home: Path) -> None:
     torch.save(Payload(), home / "teacher.pt")
     save_file(sixteen(), home / "cut")
     (home / "cut").write_bytes((home / "cut").read_bytes()[:-9])
-    for path in ("teacher.pt", "cut"):
+    for path, said in (("teacher.pt", "its pickle calls "), ("cut", "not a readable safetensors")):
         error = refused(*TAUGHT, f"teacher.path={path}")
-        assert error.startswith(f"teacher.path={path}: not a readable safetensors file")
+        assert error.startswith(f"teacher.path={path}: {said}")
     assert not (home / "HARM").exists()
     pickle.loads(pickle.dumps(Payload()))  # so that the file above would have made it
     assert (home / "HARM").exists()
 
 
-def built(pixels: int, classes: int, prefix: str = "") -> Weights:
+def built(pixels: int, classes: int) -> Weights:
     sizes = [(pixels, 16), (16, 16), (16, classes)]
     return {
-        f"{prefix}layers.{n}.{kind}": torch.zeros(*shape)
+        f"layers.{n}.{kind}": torch.zeros(*shape)
         for n, (a, b) in enumerate(sizes)
         for kind, shape in (("weight", (b, a)), ("bias", (b,)))
     }
@@ -516,19 +516,6 @@ def test_weights_for_other_data_are_told_by_classes_and_images(
         error = refused(*TAUGHT, "teacher.path=teacher")
         wanted = f"its model {said}; choose the data that it was trained on\n"
         assert error == f"teacher.path=teacher: {wanted}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
-def test_a_teacher_of_torch_is_converted_by_the_line(prefix: str, cli: Cli, home: Path) -> None:
-    name, target = ("my t.pth", "my t.safetensors") if not prefix else ("t", "t-plain.safetensors")
-    write = save_file if prefix else torch.save
-    write(built(144, 4, prefix), home / name)
-    error = cli(*TAUGHT, f'teacher.path="{name}"').err
-    said = f"all names in it begin with {prefix} (of" if prefix else "but one of torch.save"
-    assert said in error and error.count("\n") == 1
-    assert shell("bash", "-c", error[error.index(sys.executable) :]).code == 0
-    assert cli(*TAUGHT, "train.epochs=1", f'teacher.path="{target}"').code == 0
 
 
 LACKS = "lacks files of MNIST, and they could not be downloaded"

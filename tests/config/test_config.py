@@ -39,7 +39,7 @@ def test_every_target_has_a_yaml() -> None:
 
 @pytest.mark.parametrize("name", options("teacher"))
 def test_every_teacher_composes(name: str) -> None:
-    path = ["teacher.path=weights.safetensors"] * (name == "checkpoint")
+    path = ["teacher.path=weights.safetensors"] * (name in ("checkpoint", "targets"))
     run = parse(composed(f"teacher={name}", "loss=hard", *path))
     assert run.teacher.name == name
 
@@ -180,7 +180,7 @@ def test_all_that_decides_a_student_is_in_its_name_and_nothing_else() -> None:
         )
         if key in ("data.root", "device", "teacher.cache", "teacher.path", "teacher.name"):
             continue
-        if key == "teacher.targets":  # which has values of its own; see below
+        if key in ("teacher.targets", "teacher.weights"):  # values of their own; of an ensemble
             continue
         if key in ("resume", "checkpoint.every", "halving.rungs", "halving.factor"):
             continue

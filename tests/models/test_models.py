@@ -15,6 +15,7 @@ from distill.models import MLP
 from distill.models.dropout import Dropout
 from distill.runs.students import students
 from distill.teachers import targets
+from distill.teachers.cache import Teacher
 from distill.teachers.find import find_teacher, soft_targets
 from distill.training.build import build, multiply_adds
 from distill.training.inputs import training_inputs
@@ -293,7 +294,7 @@ def test_an_ensemble_of_models_with_statistics(precision: str, offered: Offer) -
     found = find_teacher(job.setting, job.run.teacher, 5.0)
     way = targets.way(job.setting, job.run.teacher, 9)
     soft = soft_targets(job.setting, job.run.teacher, 5.0, way)
-    assert found.stack.members == 2
+    assert isinstance(found, Teacher) and found.stack.members == 2
     images = training_inputs(job.setting, 0, False)
     z = found.stack(images.batch(torch.arange(8), 0, job.setting.dtype)).float().mean(0)
     torch.testing.assert_close(soft[:8, 0], z, atol=0.02, rtol=0.02)

@@ -15,6 +15,7 @@ from distill.runs import execute as run
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.teachers import find, targets
+from distill.teachers.cache import Teacher
 from distill.training import fit
 from distill.training.evaluator import evaluator
 from distill.training.inputs import training_inputs
@@ -83,6 +84,7 @@ def test_soft_targets_are_its_logits_for_each_view(home: Path) -> None:
     job = make_job("data.jitter=1", "precision=fp32")
     teacher = find.find_teacher(job.setting, job.run.teacher, 5.0)
     images = training_inputs(job.setting, 1, False)
+    assert isinstance(teacher, Teacher)
     way = targets.way(job.setting, job.run.teacher, 9)
     soft = teacher.soft_targets(images, 4, torch.float32, way)
     assert soft.shape == (256, 9, 4)
@@ -156,6 +158,7 @@ def test_an_ensemble_averages_the_logits_of_teachers_of_their_own(trainings: lis
 def test_an_ensemble_is_judged_by_its_averaged_logits(home: Path) -> None:
     job = make_job("teacher=ensemble", "teacher.members=2", "precision=fp32")
     found = find.find_teacher(job.setting, job.run.teacher, 5.0)
+    assert isinstance(found, Teacher)
     images, labels = evaluator(job.setting, True).parts["test"]
     found.stack.eval()
     x = images.batch(torch.arange(len(labels)), 0, torch.float32)
