@@ -15,20 +15,8 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from distill.config.components import GROUPS, find, schema, targets
 from distill.config.errors import ConfigError, shown, unknown
-from distill.config.sections import (
-    LARGEST,
-    SMALLEST,
-    Component,
-    Data,
-    Halving,
-    Loggers,
-    Optim,
-    Run,
-    Strict,
-    Teacher,
-    Train,
-    in_float32,
-)
+from distill.config.sections import Data, Halving, Loggers, Optim, Run, Teacher, Train
+from distill.config.strict import LARGEST, SMALLEST, Component, Strict, in_float32
 
 __all__ = [
     "GROUPS",

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 from pydantic import Field, PydanticSchemaGenerationError, PydanticUserError, create_model
 
 from distill.config.errors import ConfigError
-from distill.config.sections import Component, Data, Optim
+from distill.config.sections import Data, Optim
+from distill.config.strict import Component
 from distill.system.trust import FLAG, TRUSTED, trusted
 
 

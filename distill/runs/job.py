@@ -15,9 +15,10 @@ from distill.teachers.find import teacher_cache
 from distill.teachers.given import check_targets
 from distill.teachers.targets import way
 from distill.teachers.weights import check_weights
+from distill.teachers.weights import content as teacher_content
 from distill.training.augmentation import mixes
 from distill.training.build import check_batches, check_loss, parameters
-from distill.training.inputs import Setting, device_of, dtype_of, held_out, read, training_inputs
+from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
 
 # Part of every run's digest: raise it when the same configuration would make another student.
 SCHEMA = 2

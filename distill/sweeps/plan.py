@@ -243,8 +243,7 @@ def schedule(stacks: Sequence[Stack], jobs: Sequence[Job], workers: int | None) 
     chosen = _chosen(stacks, jobs, workers)
     try:
         soft = sum(
-            targets_seconds(setting, teacher, way)
-            for setting, teacher, way in _ways(stacks, jobs)
+            targets_seconds(setting, teacher, way) for setting, teacher, way in _ways(stacks, jobs)
         )
     except Exception:  # which shows when it is trained
         log.debug("the soft targets cannot be timed", exc_info=True)

@@ -123,9 +123,7 @@ def ensemble(
     return replace(made, test_errors=store.get(folder, build)["test_errors"])
 
 
-def joint(
-    members: Sequence[str], weights: Sequence[float] | None, of: str
-) -> dict[str, Any]:
+def joint(members: Sequence[str], weights: Sequence[float] | None, of: str) -> dict[str, Any]:
     """All that decides an ensemble of members of these digests."""
     plain = weights is None and of == "logits"
     return {"members": list(members)} | ({} if plain else {"weights": weights, "average": of})

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from distill.config import ConfigError, Data, Halving
 from distill.config import Teacher as TeacherConfig
-from distill.config.sections import TEACHERS, sources
+from distill.config.sections import TEACHERS
+from distill.config.strict import sources
 from distill.losses import hard
 from distill.seeds import derive
 from distill.system import store

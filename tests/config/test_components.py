@@ -14,7 +14,7 @@ from torch import Tensor
 
 import distill.models
 from distill.config import ConfigError, Run, components, parse, targets
-from distill.config.sections import said
+from distill.config.strict import said
 from distill.models import MLP
 from distill.runs.job import Job
 from distill.runs.results import read_summary

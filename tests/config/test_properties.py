@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from distill.config import parse
-from distill.config.sections import in_float32
+from distill.config.strict import in_float32
 from distill.runs import results
 from distill.runs.columns import COLUMNS, SHOWN
 from distill.runs.job import Job

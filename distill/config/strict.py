@@ -1,0 +1,135 @@
+"""What the sections of a config are made of: values, checked keys, and which of them decide."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from distill.system import store
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Inner = Annotated[float, Field(gt=0, lt=1)]
+Jitter = Annotated[int, Field(ge=0, le=4)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Place = Annotated[str, AfterValidator(store.home)]
+
+
+def _places(value: object) -> object:
+    """A path, or a list of paths, each as a `Place` is."""
+    places = value if isinstance(value, list) else [value]
+    homes = [store.home(place) for place in places if isinstance(place, str)]
+    if not places or len(homes) < len(places):
+        raise PydanticCustomError("places", "Input should be a valid string, or a list of some")
+    return homes if len(homes) > 1 else homes[0]
+
+
+Places = Annotated[str | list[str], BeforeValidator(_places)]
+
+
+SMALLEST, LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of normal numbers in float32
+
+
+def in_float32(value: float) -> bool:
+    """Whether float32, in which all is trained, holds ``value`` to all its digits."""
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
+class Strict(BaseModel):
+    """A section: unknown keys and conversions (other than int to float) are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # its values may be lists
+
+
+class Component(Strict):
+    """A section with a ``_target_``; the subclass of each target adds its keys.
+
+    ``takes`` are the parameters that whoever calls the ``function`` gives; ``source`` is the digest
+    of the files that define it, or None if it is one of this package.
+    """
+
+    target: str = Field(alias="_target_")
+    function: ClassVar[Callable[..., Any]]
+    parameters: ClassVar[frozenset[str]]
+    takes: ClassVar[frozenset[str]]
+    source: ClassVar[str | None]
+
+    @property
+    def numbers(self) -> list[str]:
+        """Which of the options are numbers, in which runs of one stack may differ."""
+        options = self.options.items()
+        return [n for n, v in options if isinstance(v, int | float) and not isinstance(v, bool)]
+
+    def __call__(self, **given: Any) -> Any:
+        """Call the component with its own options, and what it takes of the ``given``."""
+        taken = {name: value for name, value in given.items() if name in self.takes}
+        return self.function(**taken, **self.options)
+
+    @property
+    def name(self) -> str:
+        """What it says that it is called by its options, or its short name in lower case."""
+        known_as = vars(self.function).get("known_as")
+        return str(known_as(**self.options)) if known_as else self.target.rpartition(".")[2].lower()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values of the keys that are the target's own."""
+        fields = {field.alias or name: name for name, field in type(self).model_fields.items()}
+        return {key: getattr(self, fields[key]) for key in sorted(self.parameters)}
+
+    @property
+    def bare(self) -> Self:
+        """The same without the files that it reads, which what was trained does not need."""
+        fields = type(self).model_fields.items()
+        return self.model_copy(update={n: None for n, f in fields if _content(f) is not None})
+
+
+# Keys that have counted in every digest, though they have defaults. Of all others one that has its
+# default value does not count, so that a new key changes no name.
+COUNTED = {
+    "Run": {"test"},
+    "Teacher": {"jitter", "seed", "model", "optim", "train"},
+    "Data": {"root", "jitter", "validation"},
+    "distill.models.MLP": {"depth", "dropout", "input_dropout", "max_norm"},
+    "distill.models.CNN": {"hidden", "dropout"},
+    "distill.optim.AdamW": {"beta1", "beta2", "eps"},
+    "distill.optim.SGD": {"momentum", "nesterov"},
+}
+
+
+def _content(field: FieldInfo) -> store.Content | None:
+    """Whether a key's value is a file whose content decides something."""
+    return next((mark for mark in field.metadata if isinstance(mark, store.Content)), None)
+
+
+def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
+    """What a section says that decides something: all but the keys that have their defaults."""
+    dumped = section.model_dump(by_alias=True, exclude=exclude)
+    return _said(section, dumped)
+
+
+def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    fields, kept = type(section).model_fields, {}
+    kinds = [kind.__name__ for kind in type(section).__mro__]
+    if isinstance(section, Component):
+        kinds.append(section.target)
+    always = set().union(*(COUNTED.get(kind, set()) for kind in kinds))
+    for name, field in fields.items():
+        key, value = field.alias or name, getattr(section, name)
+        if key not in dumped:
+            continue
+        if name not in always and not field.is_required() and value == field.get_default():
+            continue
+        kept[key] = _said(value, dumped[key]) if isinstance(value, Strict) else dumped[key]
+        if (content := _content(field)) is not None:
+            kept[key] = content.of(value)
+    return kept
+
+
+def sources(components: Sequence[Component]) -> dict[str, str]:
+    """The digests of the code of those ``components`` that are not of this package."""
+    return {c.target: c.source for c in components if c.source is not None}
