@@ -82,7 +82,7 @@ COLUMNS = {
     "teacher_digest": Column(TEXT, "SHA-256 of everything that decides the teacher"),
     "teacher_test_errors": Column(WHOLE, "its errors on the test set"),
     "soft_targets": Column(
-        TEXT, "how the teacher's logits came: cached in fp32 or fp16, or online in each batch"
+        TEXT, "how the teacher's logits came: cached in fp32 or fp16, online, or from a file"
     ),
     "loss": Column(TEXT, "loss"),
     "temperature": Column(NUMBER, "its temperature, if it has one"),

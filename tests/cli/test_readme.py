@@ -1,4 +1,4 @@
-"""The README's section on code of one's own, followed word for word."""
+"""The README's sections on one's own data, teachers and code, followed word for word."""
 
 import os
 import re
@@ -15,6 +15,7 @@ from PIL import Image
 import distill
 from distill.data import synthetic
 from distill.data.dataset import load
+from distill.models import ResNet
 from distill.runs.results import read_summary
 from distill.sweeps.compose import CONF
 
@@ -27,17 +28,17 @@ def blocks(section: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def write_files(place: Path) -> None:
+def write_files(section: str, place: Path) -> None:
     """Write each block that begins with the name of a file."""
-    for block in [*blocks("Code of your own", "python"), *blocks("Code of your own", "yaml")]:
+    for block in [*blocks(section, "python"), *blocks(section, "yaml")]:
         first, _, rest = block.partition("\n")
-        path = place / first.removeprefix("# ")
+        path = place / first.removeprefix("# ").partition(":")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(rest)
 
 
-def draw_pictures(place: Path) -> None:
-    data = load(synthetic, examples=240, classes=3, size=12)
+def draw_pictures(place: Path, size: int = 12) -> None:
+    data = load(synthetic, examples=240, classes=3, size=size)
     parts = {
         "train": (data.train_inputs, data.train_labels),
         "test": (data.test_inputs, data.test_labels),
@@ -49,19 +50,39 @@ def draw_pictures(place: Path) -> None:
             Image.fromarray(image[0].numpy()).save(folder / f"{n}.png")
 
 
-SMALL = "train.epochs=2 teacher.model.width=16 teacher.train.epochs=2"
+def follow(section: str, smaller: str) -> None:
+    """Run the commands of a section, those of distill ``smaller``."""
+    [commands] = blocks(section, "bash")
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for command in commands.splitlines():
+        own = f"{command} {smaller}" if command.startswith("distill ") else command
+        done = shell("bash", "-c", own, PATH=places)
+        assert (done.code, done.err) == (0, ""), command
+
+
+@pytest.mark.slow
+def test_data_and_teachers_of_ones_own_as_the_readme_has_them(home: Path) -> None:
+    section = "Your own model, data and teacher"
+    write_files(section, home)
+    draw_pictures(home / "photos", 32)
+    torch.manual_seed(0)
+    torch.save(ResNet((1, 32, 32), 3, depth=20).state_dict(), home / "resnet.pth")
+    follow(section, "train.epochs=2")
+    [photos, digits] = sorted(
+        Path("multirun").glob("*/summary.csv"), key=lambda p: p.stat().st_mtime
+    )
+    assert read_summary(photos)["status"].tolist() == ["complete"] * 4
+    found = read_summary(digits)
+    assert found["status"].tolist() == ["complete"] * 18
+    assert set(found[found["alpha"] > 0]["soft_targets"]) == {"file"}
+    assert found["teacher_test_errors"].max() < 30  # of 450
 
 
 @pytest.mark.slow
 def test_code_of_ones_own_as_the_readme_has_it(home: Path) -> None:
-    write_files(home)
+    write_files("Code of your own", home)
     draw_pictures(home / "pictures")
-    [commands] = blocks("Code of your own", "bash")
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    for command in commands.splitlines():
-        smaller = f"{command} {SMALL}" if command.startswith("distill ") else command
-        done = shell("bash", "-c", smaller, PATH=places)
-        assert (done.code, done.err) == (0, ""), command
+    follow("Code of your own", "train.epochs=2 teacher.model.width=16 teacher.train.epochs=2")
     swept, tuned = read_summary("multirun/mine"), read_summary("multirun/tuned")
     assert swept["status"].tolist() == ["complete"] * 8
     assert swept["train_tckd"].notna().all()
