@@ -34,7 +34,8 @@ def options(model: str) -> tuple[str, ...]:
     folder = root(job("data=synthetic").run.data) / FOLDER
     return (
         *("data=image_folder", f"data.root={folder}", "data.jitter=4", "data.flip=true"),
-        *(f"model={model}", "model@teacher.model=resnet56", "optim=sgd", "optim.lr=0.05"),
+        *("teacher=trained", "model@teacher.model=resnet56", f"model={model}"),
+        *("optim=sgd", "optim.lr=0.05"),
         *(f"train.batch_size={BATCH}", "train.epochs=240", f"loss.temperature={TEMPERATURE}"),
     )
 

@@ -127,7 +127,8 @@ def peak_memory(members: int, *overrides: str) -> tuple[float, float]:
     epochs.epoch()
     peak = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
     soft = epochs.training.transfer.soft
-    return peak - before - (0 if soft is None else soft.nbytes), counted
+    shared = 0 if soft is None else soft.untyped_storage().nbytes()
+    return peak - before - shared, counted
 
 
 def _resident(field: str) -> int:
