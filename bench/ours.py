@@ -14,8 +14,8 @@ from torch import Tensor
 from distill.config import parse
 from distill.runs.job import Job
 from distill.runs.students import students
-from distill.sweeps.compose import CONF
 from distill.sweeps.plan import member_memory
+from distill.system.conf import CONF
 from distill.training.inputs import training_inputs
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs

@@ -32,8 +32,8 @@ from distill.runs import execute as run
 from distill.runs.job import Job
 from distill.runs.students import students
 from distill.sweeps import plan
-from distill.sweeps.compose import CONF
 from distill.system import machine
+from distill.system.conf import CONF
 from distill.teachers import find
 from distill.training import build, inputs
 from distill.training.evaluator import evaluator

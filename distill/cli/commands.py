@@ -30,13 +30,20 @@ def evaluate() -> None:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=home, help="a run's directory")
     parser.add_argument("--data", metavar="NAME", help="another data set, as in data=NAME")
+    _weights(parser)
     modules.add_flag(parser)
     arguments = parser.parse_args()
 
     from distill.cli import rescore
 
     with modules.trusting(arguments.module):
-        rescore.show([Path(run) for run in arguments.runs], arguments.data)
+        rescore.show([*map(Path, arguments.runs)], arguments.data, arguments.weights)
+
+
+def _weights(parser: argparse.ArgumentParser) -> None:
+    """The argument that says which weights of a run are meant."""
+    which = "of the last epoch, of the best (train.keep_best), or their average (train.ema)"
+    parser.add_argument("--weights", choices=("last", "best", "ema"), default="last", help=which)
 
 
 def _student(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +52,7 @@ def _student(parser: argparse.ArgumentParser) -> None:
     best = "of a sweep, the run with the least in this column (val_errors)"
     parser.add_argument("run", metavar="RUN", type=home, help=run)
     parser.add_argument("--best", metavar="COLUMN", help=best)
+    _weights(parser)
     modules.add_flag(parser)
 
 
@@ -56,8 +64,8 @@ def predict() -> None:
         description="What the student of a run takes images for: file, class and probability.",
     )
     _student(parser)
-    files = "a picture, or an array of images or of rows of features (.npy, .npz)"
-    parser.add_argument("files", metavar="FILE", nargs="+", type=home, help=files)
+    of = "a picture, or an array of images or of rows of features (.npy, .npz)"
+    parser.add_argument("files", metavar="FILE", nargs="+", type=home, help=of)
     parser.add_argument("--csv", metavar="OUT", type=home, help="write the lines to this CSV, too")
     arguments = parser.parse_args()
 
@@ -65,7 +73,8 @@ def predict() -> None:
 
     out = None if arguments.csv is None else Path(arguments.csv)
     with modules.trusting(arguments.module):
-        using.predict(Path(arguments.run), arguments.best, [*map(Path, arguments.files)], out)
+        files = [*map(Path, arguments.files)]
+        using.predict(Path(arguments.run), arguments.best, files, out, arguments.weights)
 
 
 @command
@@ -85,7 +94,8 @@ def export() -> None:
 
     path = None if arguments.out is None else Path(arguments.out)
     with modules.trusting(arguments.module):
-        using.export(Path(arguments.run), arguments.best, arguments.format, path)
+        run, weights = Path(arguments.run), arguments.weights
+        using.export(run, arguments.best, arguments.format, path, weights)
 
 
 @command

@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from distill.cli import modules
 from distill.cli.untouched import untouched
 from distill.sweeps import names
-from distill.sweeps.compose import CONF, command, override
+from distill.sweeps.compose import command, override
 from distill.sweeps.launcher import stackable
 from distill.system import terminal
+from distill.system.conf import CONF
 
 WHITELIST = ("distill.sweeps.summary.Summary", "distill.system.logs.LogFile")
 

@@ -73,9 +73,14 @@ class Result(Mapping[str, Any]):
 
         return pd.read_csv(self.directory / HISTORY, index_col="epoch")
 
-    def load(self, *, modules: Sequence[str] = ()) -> "Student":
+    def load(
+        self,
+        *,
+        weights: Literal["last", "best", "ema"] = "last",
+        modules: Sequence[str] = (),
+    ) -> "Student":
         """The trained student, as `load` gives it."""
-        return load(self.directory, modules=modules)
+        return load(self.directory, weights=weights, modules=modules)
 
 
 def run(

@@ -13,7 +13,7 @@ from torch import Tensor
 from distill.cli.explain import explain
 from distill.config import ConfigError, Run, parse
 from distill.runs import results
-from distill.sweeps.compose import CONF
+from distill.system.conf import CONF
 from distill.teachers.weights import finite_weights, take
 from distill.training.build import fresh
 from distill.training.evaluate import evaluate
@@ -53,37 +53,47 @@ def _config(directory: Path) -> tuple[DictConfig, Run]:
         raise ConfigError("\n".join(lines)) from error
 
 
-def _recorded(directory: Path) -> int | None:
+def _recorded(directory: Path, kind: str) -> int | None:
     """The test errors in the result of a run; None if it was not tested (test=false).
+
+    They are those of its weights of a ``kind``.
 
     Raises:
         ConfigError: there is no result, or it is damaged.
     """
     try:
-        errors: int | None = results.read(directory / results.RESULT).get("test_errors")
+        column = "test_errors" if kind == "last" else f"{kind}_test_errors"
+        errors: int | None = results.read(directory / results.RESULT).get(column)
     except (OSError, ValueError, RecursionError) as error:
         reason = f"{results.RESULT} is missing or damaged"
         raise ConfigError(f"RUN={directory}: {reason}") from error
     return errors
 
 
-def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, int]:
+def rescore(
+    directory: Path, data: DictConfig | None = None, kind: str = "last"
+) -> tuple[Tensor, int]:
     """Test errors of each class (C,) of the student in ``directory``, and the number of images.
 
-    With ``data``, a section, on the test set of that; its images are read as the run read its own.
+    Its weights are of a ``kind`` of `results.KEPT`. With ``data``, a section, on the test set of
+    that; its images are read as the run read its own.
 
     Raises:
         ConfigError: the directory does not hold a complete run, or its files do not fit.
     """
     config, trained = _config(directory)
+    file = directory / results.KEPT[kind]
+    if kind != "last" and not file.exists():
+        key = results.ASKED[kind]
+        raise ConfigError(f"RUN={directory}: --weights {kind}: it kept none; one with {key} does")
     try:
-        weights = finite_weights(directory / results.WEIGHTS)
+        weights = finite_weights(file)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
             f"RUN={directory}: not the directory of a complete run ({error})"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"RUN={directory}: {results.WEIGHTS}: {error}") from error
+        raise ConfigError(f"RUN={directory}: {file.name}: {error}") from error
     if data is not None:
         recorded = results.read(directory / results.RESULT).get("normalisation")
         mean, std = recorded or normalisation(trained.data)
@@ -100,7 +110,7 @@ def rescore(directory: Path, data: DictConfig | None = None) -> tuple[Tensor, in
     return evaluate(stack, reading, dataset.test_labels.to(device))[0][0], len(images)
 
 
-def show(runs: Sequence[Path], name: str | None) -> None:
+def show(runs: Sequence[Path], name: str | None, kind: str = "last") -> None:
     """Print errors, accuracy and errors per class of each run, on data ``name`` or the run's own.
 
     Raises:
@@ -108,8 +118,8 @@ def show(runs: Sequence[Path], name: str | None) -> None:
     """
     try:
         data = None if name is None else _data(name)
-        scores = [(run, *rescore(run, data)) for run in runs]
-        recorded = {} if data is not None else {run: _recorded(run) for run in runs}
+        scores = [(run, *rescore(run, data, kind)) for run in runs]
+        recorded = {} if data is not None else {run: _recorded(run, kind) for run in runs}
     except Exception as error:
         sys.exit(explain(error))
     table = Table()

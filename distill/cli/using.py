@@ -18,14 +18,20 @@ COLUMNS = ("file", "class", "probability")
 FOLDER = "distill.data.image_folder"
 
 
-def predict(run: Path, best: str | None, files: Sequence[Path], out: Path | None) -> None:
+def predict(
+    run: Path,
+    best: str | None,
+    files: Sequence[Path],
+    out: Path | None,
+    weights: str = "last",
+) -> None:
     """Print the class of each image, and its probability; write them as a CSV, too.
 
     Raises:
         SystemExit: a run or a file is not what it should be; nothing was printed.
     """
     try:
-        model = student.load(run, best)
+        model = student.load(run, best, weights)
         data = model.config.get("data", {})
         # Pictures of other sizes, as those were on which it was trained.
         fit = data.get("_target_") == FOLDER and data.get("size") is not None
@@ -49,7 +55,7 @@ def predict(run: Path, best: str | None, files: Sequence[Path], out: Path | None
         print(*row, sep="\t")
 
 
-def export(run: Path, best: str | None, kind: str, out: Path | None) -> None:
+def export(run: Path, best: str | None, kind: str, out: Path | None, weights: str = "last") -> None:
     """Write the student in another format, and print what the file wants.
 
     Raises:
@@ -57,7 +63,7 @@ def export(run: Path, best: str | None, kind: str, out: Path | None) -> None:
     """
     try:
         ready(kind)
-        model = student.load(run, best)
+        model = student.load(run, best, weights)
         path = out or Path(f"{model.name}{FORMATS[kind]}")
         write(model, kind, path)
     except Exception as error:

@@ -1,9 +1,7 @@
 """The sections of a run's config: their keys, what values those may have, and the run's digest."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -11,7 +9,6 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PrivateAttr,
     model_validator,
 )
 
@@ -30,7 +27,6 @@ from distill.config.strict import (
 )
 from distill.system import store
 
-TEACHERS = "teachers"  # the folder beside the data in which they are kept by default
 GIVEN = "given"  # the validation split that a data set itself gives
 
 
@@ -49,15 +45,11 @@ class Data(Component):
     validation: Share | Literal["given"] = 0.0
     mean: float | list[float] | None = None
     std: PositiveFloat | list[PositiveFloat] | None = None
-    # What its files were when it was checked: so that a process that reads it once, and again for a
-    # section equal to it, does not take files for those that they were. It decides no name.
-    _files: tuple[Any, ...] = PrivateAttr(())
 
-    def model_post_init(self, _: Any) -> None:
-        """Look at its files."""
-        named = [value for value in self.options.values() if isinstance(value, str)]
-        with suppress(OSError, ValueError):  # which reading them tells of
-            self._files = tuple(store.state(Path(place), TEACHERS) for place in named if place)
+    @property
+    def places(self) -> list[str]:
+        """The files and folders that it may read."""
+        return [value for value in self.options.values() if isinstance(value, str)]
 
     @model_validator(mode="after")
     def _scaled(self) -> Self:
@@ -200,6 +192,12 @@ class Teacher(Strict):
             what = "null" if self.path is None else self.path
             raise ValueError(f"path={what}: kind={self.kind} is read from one file; name it")
         return self
+
+    @property
+    def places(self) -> list[str]:
+        """The files that it is read from."""
+        paths = self.path if isinstance(self.path, list) else [self.path]
+        return [place for place in (*paths, self.test_path) if place is not None]
 
     @property
     def count(self) -> int:

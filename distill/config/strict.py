@@ -1,9 +1,11 @@
 """What the sections of a config are made of: values, checked keys, and which of them decide."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
@@ -14,6 +16,7 @@ Inner = Annotated[float, Field(gt=0, lt=1)]
 Jitter = Annotated[int, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Place = Annotated[str, AfterValidator(store.home)]
+TEACHERS = "teachers"  # the folder beside the data in which they are kept by default
 
 
 def _places(value: object) -> object:
@@ -40,6 +43,19 @@ class Strict(BaseModel):
     """A section: unknown keys and conversions (other than int to float) are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    # What its files were when it was checked: so that a process that reads it once, and again for a
+    # section equal to it, does not take files for those that they were. It decides no name.
+    _files: tuple[Any, ...] = PrivateAttr(())
+
+    def model_post_init(self, _: Any) -> None:
+        """Look at its files."""
+        with suppress(OSError, ValueError):  # which reading them tells of
+            self._files = tuple(store.state(Path(place), TEACHERS) for place in self.places)
+
+    @property
+    def places(self) -> list[str]:
+        """The files and folders that it is read from."""
+        return []
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # its values may be lists
@@ -80,6 +96,13 @@ class Component(Strict):
         """The values of the keys that are the target's own."""
         fields = {field.alias or name: name for name, field in type(self).model_fields.items()}
         return {key: getattr(self, fields[key]) for key in sorted(self.parameters)}
+
+    @property
+    def places(self) -> list[str]:
+        """The files that its keys name."""
+        fields = type(self).model_fields.items()
+        values = [getattr(self, name) for name, field in fields if _content(field) is not None]
+        return [value for value in values if isinstance(value, str)]
 
     @property
     def bare(self) -> Self:

@@ -201,7 +201,7 @@ def _checked(config: dict[str, Any], directory: Path) -> Run:
 def _weights(directory: Path, files: dict[str, str], kind: str) -> dict[str, Tensor]:
     path = directory / results.KEPT[kind]
     if kind != "last" and path.name not in files:
-        key = {"ema": "train.ema=DECAY", "best": "train.keep_best=true"}[kind]
+        key = results.ASKED[kind]
         raise ConfigError(f"{directory}: weights={kind}: it kept none; a run with {key} does")
     try:
         if file_digest(path) != files.get(path.name):

@@ -1,7 +1,6 @@
 """Models of torchvision and timm by their names, for any channels and classes."""
 
 import difflib
-import pickle
 import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Annotated
 
 import torch
 from pydantic import AfterValidator, Field
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill.models.parts import Shape, image, known_as
-from distill.system import store
+from distill.system import store, tensors
 
 HUB = "hub"  # instead of a file: the weights that the library would download
 
@@ -142,7 +140,7 @@ def _pretrained(
     model = make(classes)
     if pretrained is None or torch.empty(0).is_meta:  # where shapes alone matter
         return model
-    state = _downloaded(downloaded) if pretrained == HUB else _read(Path(pretrained))
+    state = _downloaded(downloaded) if pretrained == HUB else _read(Path(pretrained), model)
     with torch.device("meta"):
         ours, others = (make(n).state_dict() for n in (classes, classes + 1))
     heads = {name for name in ours if ours[name].shape != others[name].shape}
@@ -186,26 +184,16 @@ def _downloaded(load: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of one of torch.save, by their names.
+def _read(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The largest state dict in a file, under the names of a ``model``.
 
     Raises:
-        ValueError: it cannot be read, or holds something else.
+        ValueError: it cannot be read, or holds none.
     """
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with store.naming(path), warnings.catch_warnings():  # that a file is of another pickle
-            warnings.simplefilter("ignore", UserWarning)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"pretrained={path}: it is damaged, or holds code beside tensors, which is not run; "
-            "save the model's state_dict() alone"
-        ) from error
-    except Exception as error:  # safetensors and torch have many for files that are damaged
-        reason = store.told(error) or " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"pretrained={path}: it cannot be read ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"pretrained={path}: it holds no tensors by name; save model.state_dict()")
-    return state
+        found = [state for _, state in tensors.states(tensors.load(path))]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"pretrained={path}: {store.told(error) or error}") from error
+    if not found:
+        raise ValueError(f"pretrained={path}: it holds no state dict; save model.state_dict()")
+    return tensors.plain(max(found, key=len), model.state_dict())

@@ -25,6 +25,7 @@ RESULT, SUMMARY, HISTORY = store.RESULT, "summary.csv", "history.csv"
 WEIGHTS = store.WEIGHTS
 # The weights of the last epoch, their moving average, and those of the best epoch.
 KEPT = {"last": WEIGHTS, "ema": "student-ema.safetensors", "best": "student-best.safetensors"}
+ASKED = {"ema": "train.ema=DECAY", "best": "train.keep_best=true"}  # what keeps the others
 SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
 RUNNING = "running.json"  # what is known of a run that trains, until its result is there
 DIGITS = "digits"  # with the digest of a teacher and .json: what it says of some examples

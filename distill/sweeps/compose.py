@@ -8,18 +8,12 @@ import re
 import shlex
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
-
-PACKAGE = Path(__file__).resolve().parents[1]
-# In a wheel the yamls lie in the package, in a checkout beside it.
-PLACES = (PACKAGE / "conf", PACKAGE.parent / "conf")
-CONF = next(place for place in PLACES if (place / "config.yaml").is_file())
 
 
 class Composer:

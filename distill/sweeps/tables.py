@@ -209,10 +209,19 @@ def _teachers(frame: pd.DataFrame) -> Iterator[str]:
             keys.append(key)
     for _, row in _ordered(taught, keys[3:]).iterrows():
         which = _named(keys[3:], [row[key] for key in keys[3:]])
-        split = row["data.validation"]
-        held = "" if pd.isna(split) or not split else f" without {split:.0%}"
+        held = _held(row["data.validation"])
         name = f"teacher {row.teacher}{f' ({which})' if which else ''} on {row.data}{held}"
         yield f"{name}: {_text(row.teacher_test_errors)} test errors"
+
+
+def _held(split: object) -> str:
+    """What a teacher did not see; a column of shares and words is text."""
+    if pd.isna(split):
+        return ""
+    try:
+        return f" without {float(split):.0%}" if float(split) else ""
+    except ValueError:
+        return " without its own validation split"
 
 
 def _so_far(rows: pd.DataFrame) -> str:

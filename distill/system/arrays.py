@@ -102,8 +102,14 @@ def _table(frame: "pd.DataFrame", columns: Sequence[str]) -> Mapping[str, Any]:
     text = [name for name in names if frame[name].dtype.kind not in "fiub"]
     if text:
         raise ValueError(f"its column {text[0]} holds {frame[text[0]].dtype}, not numbers")
+    numbers = [str(number) for number in range(len(names))]
     if set(columns) == set(names) and len(columns) == len(names):
         frame = frame[[*columns]]
+    elif columns and sorted(columns) != sorted(numbers) and sorted(names) != sorted(numbers):
+        raise ValueError(
+            f"its columns are called {', '.join(names[:4])}...; wanted are, in any order, "
+            f"{', '.join(columns[:4])}..., or no header"
+        )
     return {"": frame.to_numpy(dtype=np.float64)}
 
 

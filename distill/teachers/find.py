@@ -16,8 +16,7 @@ from torch import Tensor
 
 from distill.config import ConfigError, Data, Halving
 from distill.config import Teacher as TeacherConfig
-from distill.config.sections import TEACHERS
-from distill.config.strict import sources
+from distill.config.strict import TEACHERS, sources
 from distill.losses import hard
 from distill.seeds import derive
 from distill.system import store
@@ -189,7 +188,8 @@ def logits_on_test(setting: Setting, config: TeacherConfig, every: float) -> Ten
     inputs, _ = evaluator(setting, True).parts["test"]
     found = find_teacher(setting, config, every)
     if isinstance(found, Targets):
-        return found.test_logits
+        own = found.test_logits
+        return None if own is None else own.to(setting.device)
     return found.logits(inputs, inputs.centre, torch.float32)
 
 

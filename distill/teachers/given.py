@@ -98,11 +98,9 @@ def _checked(
         if given is None:
             continue
         try:
-            found = _named(arrays.read(Path(str(given)), classes))
-            if key == "test_path":
-                if "test" in parts:
-                    raise ValueError("teacher.path holds an array test, too; leave one of them out")
-                found = {"test": found.get("test", found["train"])}
+            found = _named(arrays.read(Path(str(given)), classes), key == "test_path")
+            if key == "test_path" and "test" in parts:
+                raise ValueError("teacher.path holds an array test, too; leave one of them out")
             for part, value in found.items():
                 _check_shape(value, part, dataset, data.name, held)
                 parts[part] = _logits(value, teacher.kind)
@@ -112,8 +110,15 @@ def _checked(
     return parts["train"], parts.get("test")
 
 
-def _named(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The arrays train and, perhaps, test of a file; one that is alone is train."""
+def _named(found: Mapping[str, Tensor], test: bool) -> dict[str, Tensor]:
+    """The arrays train and, perhaps, test of a file, or of one of the ``test`` set that alone.
+
+    An array that is alone is that.
+    """
+    if test:
+        if len(found) > 1 and "test" not in found:
+            raise ValueError(f"it has arrays of {', '.join(sorted(found))}; wanted is test")
+        return {"test": found["test"] if len(found) > 1 else next(iter(found.values()))}
     if len(found) == 1:
         [(name, value)] = found.items()
         if name == "test":

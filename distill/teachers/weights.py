@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -13,9 +15,10 @@ from torch import Tensor
 from distill.config import Component, ConfigError, Data, Teacher
 from distill.config.errors import shown
 from distill.system import store, tensors
+from distill.system.conf import CONF
 from distill.teachers import misfits
 from distill.training.build import fresh
-from distill.training.inputs import read
+from distill.training.inputs import normalisation, read
 from distill.training.stack import Stack
 
 
@@ -72,7 +75,7 @@ def teacher_weights(data: Data, teacher: Teacher) -> dict[str, Tensor]:
     given = Path(str(teacher.path))
     try:
         if given.is_dir():
-            _check_run(given, teacher.model)
+            _check_run(given, teacher.model, data)
         stack = fresh(teacher.model, read(data), "teacher.model", 1, 0, torch.device("cpu"))
         return _fitting(tensors.load(file(given)), stack, data)
     except (OSError, ValueError) as error:
@@ -108,8 +111,10 @@ def content(teacher: Teacher) -> str:
     return digests[0] if len(digests) == 1 else store.digest(digests)
 
 
-def _check_run(directory: Path, model: Component) -> None:
-    """See that a run's weights are whole, and those of a ``model``, as far as its result tells.
+def _check_run(directory: Path, model: Component, data: Data) -> None:
+    """See that a run's weights are whole, and those of a ``model`` that reads ``data``.
+
+    As far as its result tells: the model, the numbers by which inputs are normalised, the classes.
 
     Raises:
         OSError: it has none.
@@ -121,21 +126,44 @@ def _check_run(directory: Path, model: Component) -> None:
     try:
         result = json.loads((directory / store.RESULT).read_text(encoding="utf-8"))
         theirs, digest = dict(result["config"]["model"]), str(result["files"][store.WEIGHTS])
+        name, reading = str(result["model"]), result.get("normalisation")
+        classes = result.get("class_names")
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # the weights speak for themselves
     if digest != store.file_digest(weights):
         raise ValueError(f"{weights} is damaged, or not what the run wrote; run it again")
-    fields = type(model).model_fields.items()  # a file that it began from decides nothing any more
-    files = {n for n, f in fields if any(isinstance(m, store.Content) for m in f.metadata)}
-    ours = model.model_dump(by_alias=True, exclude=files)
-    if "_target_" in theirs and (changed := _other(theirs, ours)):
+    ours = model.bare.model_dump(by_alias=True)  # what it began from decides nothing any more
+    if "_target_" in theirs and (changed := _other(name, theirs, ours)):
         raise ValueError(f"its run had another model; set {' '.join(changed)}")
+    own = [*normalisation(data)]
+    if reading is not None and not _alike(reading, own):
+        pairs = zip(("mean", "std"), reading, own, strict=True)
+        keys = [f"data.{key}={shown(value)}" for key, value, now in pairs if not _alike(value, now)]
+        raise ValueError(f"its run read inputs by other numbers; set {' '.join(keys)}")
+    names = [*read(data).names] or None
+    if None not in (classes, names) and classes != names:
+        k = next(k for k, pair in enumerate(zip_longest(classes, names)) if pair[0] != pair[1])
+        before, now = (f"{part[k]}" if k < len(part) else "none" for part in (classes, names))
+        raise ValueError(
+            f"its run had other classes: number {k} was {before}, in data={data.name} it is {now}"
+        )
 
 
-def _other(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """The overrides by which the teacher's model is that of a run, if it is another one."""
-    if theirs["_target_"] != ours["_target_"]:
-        group = f"model@teacher.model={theirs['_target_'].rpartition('.')[2].lower()}"
+def _alike(theirs: Any, ours: Any) -> bool:
+    """Whether numbers are equal, but for the last digits of statistics."""
+    try:
+        return bool(np.allclose(np.array(theirs, float), np.array(ours, float), 1e-6, 0))
+    except ValueError:  # as many as there are channels, or pairs of other lengths
+        return len(theirs) == len(ours) and all(map(_alike, theirs, ours))
+
+
+def _other(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """The overrides by which the teacher's model is the one of a ``name``, if it is not yet."""
+    if (target := theirs["_target_"]) != ours["_target_"]:
+        yamls = {path.stem: path.read_text() for path in sorted((CONF / "model").glob("*.yaml"))}
+        of_it = [stem for stem, text in yamls.items() if f"_target_: {target}\n" in text]
+        own = of_it[0] if of_it else target.rpartition(".")[2].lower()
+        group = f"model@teacher.model={name if name in yamls else own}"
         return [group, *(f"teacher.model.{k}={shown(v)}" for k, v in [*theirs.items()][1:])]
     differ = [key for key in theirs if key in ours and theirs[key] != ours[key]]
     return [f"teacher.model.{key}={shown(theirs[key])}" for key in differ]

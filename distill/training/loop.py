@@ -114,7 +114,8 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.plan.ema is not None:
-            self.average = {n: p.detach().clone() for n, p in self.stack.parameters.items()}
+            floats = [n for n, v in self.stack.tensors.items() if v.is_floating_point()]
+            self.average = {n: self.stack.tensors[n].detach().clone() for n in floats}
         if self.plan.keep_best:
             self.best = {n: value.detach().clone() for n, value in self.stack.tensors.items()}
 
@@ -122,7 +123,7 @@ class Training:
     def stacks(self) -> dict[str, Stack]:
         """The members with their ``last`` weights; with their average, ``ema``; with the ``best``.
 
-        Buffers are not averaged: with the average go the last ones.
+        Statistics of layers (BatchNorm's) are averaged, too; with the average go the last counts.
         """
         others = {"ema": self.average, "best": self.best}
         held = {name: self.stack.holding(own) for name, own in others.items() if own}
@@ -275,9 +276,10 @@ class Training:
 
     @torch.no_grad()
     def _average(self, weight: float) -> None:
-        """Let the parameters enter their average with a ``weight``; the first is all of it."""
+        """Let parameters and buffers enter their average with a ``weight``, 1 in the first step."""
+        now = self.stack.tensors
         for name, value in self.average.items():
-            value.lerp_(self.stack.parameters[name], weight)
+            value.lerp_(now[name], weight)
 
     @torch.no_grad()
     def _choose(self, history: History) -> None:

@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
+from distill.config.sections import GIVEN
 from distill.runs import results
 from distill.sweeps.compose import command
 from distill.system import store
@@ -69,9 +70,11 @@ def write(
             f"{value:g} {objective}"
             for value, objective in zip(trial.values, objectives, strict=True)
         )
+        own = result["config"]["data"]["validation"] == GIVEN  # which is never trained on
+        data = "data but its own validation split" if own else "data"
         about = (
             f"trial {trial.number}{_mark(study.study_name)}{values}; "
-            f"trained on all data {result['test_errors']} test errors"
+            f"trained on all {data} {result['test_errors']} test errors"
         )
         line = command("--config-dir", str(folder), f"experiment={name}")
         text = _experiment(returned.hydra_cfg, returned.cfg, line, about)

@@ -25,6 +25,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from distill.config import ConfigError, parse
+from distill.config.sections import GIVEN
 from distill.runs import results
 from distill.runs.columns import Status
 from distill.runs.job import Job
@@ -43,8 +44,10 @@ SURPLUS = "surplus"  # marks a trial that was one too many
 POLL = 1.0  # seconds between looks at a study that waits for others
 
 # How the best are trained: on all data, and then tested.
-WHOLE = {"data.validation": "0.0", "test": "true", "halving.rungs": "0"}
-WHOLE["train.keep_best"] = "false"  # which chooses on the validation split
+WHOLE = {
+    **{"data.validation": "0.0", "test": "true", "halving.rungs": "0"},
+    "train.keep_best": "false",  # which chooses on the validation split
+}
 
 
 class Tuner:
@@ -68,7 +71,7 @@ class Tuner:
             self.url = storage.at_home(self.storage or f"sqlite:///{self.folder / STUDY}")
         except ValueError as error:
             raise ConfigError(f"hydra.sweeper.storage={error}") from error
-        self.take, self.grace = options["take"], options["grace"]
+        self.take, self.grace, self.whole = options["take"], options["grace"], {**WHOLE}
         for key in ("n_trials", "n_jobs"):
             if options[key] < 1:
                 raise ConfigError(f"hydra.sweeper.{key}={options[key]}: it must be at least 1")
@@ -154,7 +157,9 @@ class Tuner:
             raise ConfigError(
                 "data.validation=0.0: tuning chooses on a validation split; set it above 0"
             )
-        self._job(search.overrides(lowest, space, fixed, WHOLE))
+        if first.run.data.validation == GIVEN:  # which is of the data, and never trained on
+            self.whole["data.validation"] = GIVEN
+        self._job(search.overrides(lowest, space, fixed, self.whole))
         ranges = {key: distribution_to_json(d) for key, d in space.items()}
         halving = first.run.halving.model_dump()
         return store.digest([first.digest, ranges, self.objectives, halving]), space
@@ -344,7 +349,7 @@ class Tuner:
     def _finish(self, study: optuna.Study, identity: str, space: Space, fixed: list[str]) -> None:
         """Train the best configurations on all data, and write each as an experiment."""
         chosen = best.of(study)
-        log.info("the best of the study, now trained on all data:")
-        overrides = [search.overrides(trial.params, space, fixed, WHOLE) for trial in chosen]
+        log.info("the best of the study, now trained to be tested:")
+        overrides = [search.overrides(trial.params, space, fixed, self.whole) for trial in chosen]
         returns = self.launcher.launch(overrides, len(study.get_trials(deepcopy=False)))
         log.info(best.write(self.folder, study, identity, self.objectives, chosen, returns))

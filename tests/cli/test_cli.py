@@ -21,7 +21,7 @@ from distill.cli import commands, rescore
 from distill.cli.main import main
 from distill.runs import results
 from distill.sweeps import tables
-from distill.sweeps.compose import CONF
+from distill.system.conf import CONF
 
 BIN = Path(sys.executable).parent
 

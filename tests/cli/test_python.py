@@ -21,8 +21,8 @@ from hydra.version import VersionBase
 
 import distill
 from distill.runs import results
-from distill.sweeps.compose import CONF
 from distill.system import interrupt
+from distill.system.conf import CONF
 
 HARD = ("data=synthetic", "model.width=8", "loss=hard", "train.epochs=2", "train.batch_size=64")
 DIVERGES = ("optim=sgd", "optim.lr=0.01,1e30")

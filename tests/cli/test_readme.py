@@ -17,7 +17,7 @@ from distill.data import synthetic
 from distill.data.dataset import load
 from distill.models import ResNet
 from distill.runs.results import read_summary
-from distill.sweeps.compose import CONF
+from distill.system.conf import CONF
 
 README = CONF.parent / "README.md"
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from distill.config import GROUPS, ConfigError, parse, targets
 from distill.runs.results import leaves
-from distill.sweeps.compose import CONF
+from distill.system.conf import CONF
 
 SINGLE = [group for group in GROUPS if group != "logger"]  # of which a run has one
 

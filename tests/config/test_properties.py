@@ -32,9 +32,9 @@ from distill.runs import results
 from distill.runs.columns import COLUMNS, SHOWN
 from distill.runs.job import Job
 from distill.sweeps import names, plan
-from distill.sweeps.compose import CONF
 from distill.sweeps.plan import Stack
 from distill.system import store
+from distill.system.conf import CONF
 
 many = settings(
     max_examples=200,

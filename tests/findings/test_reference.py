@@ -14,7 +14,8 @@ from distill.findings.claims import CLAIMS, findings
 from distill.report.page import markdown
 from distill.runs.job import SCHEMA
 from distill.runs.results import SUMMARY
-from distill.sweeps.compose import CONF, task_config
+from distill.sweeps.compose import task_config
+from distill.system.conf import CONF
 
 ROOT = CONF.parent
 REFERENCE = ROOT / "multirun" / "reference"

@@ -29,7 +29,8 @@ def test_composing_a_copy_equals_composing_anew() -> None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from distill.sweeps.compose import CONF, Composer
+    from distill.sweeps.compose import Composer
+    from distill.system.conf import CONF
 
     loader = Hydra.create_main_hydra2("distill", create_config_search_path(str(CONF))).config_loader
     master = loader.load_configuration("config", ["seed=1,2"], run_mode=RunMode.MULTIRUN)

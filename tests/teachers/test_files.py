@@ -1,5 +1,6 @@
 """Teachers in files that anybody wrote: weights of torch.save in any wrapping, soft targets."""
 
+import json
 import os
 import pickle
 import warnings
@@ -164,6 +165,63 @@ def test_the_directory_of_a_run_is_a_teacher(home: Path) -> None:
         reading("run", "teacher.model.width=6")
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("model=resnet8", "model.width=0.25"),
+        ("model=resnet8", "model.depth=14", "model.width=0.25"),
+        ("model=torchvision", "model.name=shufflenet_v2_x0_5"),
+    ],
+    ids=["named", "of another depth", "torchvision"],
+)
+def test_the_remedy_for_another_model_mends_it(model: tuple[str, ...], home: Path) -> None:
+    small = ("data=synthetic", "data.examples=32", "data.size=16", "precision=fp32")
+    execute([make_job(*small, *model, "train.epochs=1", "loss=hard")], [run_in(home)])
+    teacher = ("teacher=checkpoint", "teacher.path=run", "model.width=8")
+    with pytest.raises(ConfigError, match="its run had another model; set ") as error:
+        Job(parse(composed(*small, *teacher)))
+    remedy = str(error.value).partition("; set ")[2].split()
+    Job(parse(composed(*small, *teacher, *remedy)))
+
+
+def test_a_run_that_read_inputs_otherwise_is_refused(home: Path) -> None:
+    execute([make_job("model.width=6", "data.mean=0.5", "data.std=null")], [run_in(home)])
+    six = "teacher.model.width=6"
+    with pytest.raises(
+        ConfigError, match=r"its run read inputs by other .*; set data.mean=0.5"
+    ) as e:
+        reading("run", six)
+    remedy = str(e.value).partition("; set ")[2].split()
+    reading("run", six, *remedy)
+    reading("run", six, "data.mean=0.5", "data.std=null")
+    path = home / "run" / "result.json"
+    facts = json.loads(path.read_text()) | {"class_names": ["a", "b"]}
+    path.write_text(json.dumps(facts))
+    reading("run", six, *remedy)  # data without names say nothing of them
+
+
+def test_a_file_that_changes_is_read_again_in_the_same_process(home: Path) -> None:
+    logits = said_of(labels_of()[0])
+    found = []
+    for scale in (1, 2):
+        np.save(home / "t.npy", scale * logits.numpy())
+        job = taught("t.npy")
+        own = way(job.setting, job.run.teacher, 9)
+        teacher = find.find_teacher(job.setting, job.run.teacher, 5.0)
+        soft = find.soft_targets(job.setting, job.run.teacher, 5.0, own)
+        torch.testing.assert_close(soft[:, 0], scale * logits)
+        found.append((job.digest, teacher.digest))
+    assert len({*found[0], *found[1]}) == 4
+    state = state_of()
+    for n in (1, 2):
+        torch.save({name: n * value for name, value in state.items()}, home / "t.pth")
+        job = reading("t.pth")
+        stack = find.find_teacher(job.setting, job.run.teacher, 5.0)
+        assert isinstance(stack, Teacher)
+        for name, value in stack.stack.state(0).items():
+            assert torch.equal(value, n * state[name])
+
+
 BAD_WEIGHTS: dict[str, tuple[Callable[[State], Any], str]] = {
     "code": (lambda s: {"state_dict": s, "x": Payload()}, "system, and reading it would run code"),
     "list": (lambda s: [*s.values()], "it holds no state dict; save one"),
@@ -261,6 +319,9 @@ WRITERS: dict[str, Callable[[Path, Tensor], object]] = {
     "dict.pth": lambda path, z: torch.save({"train": z}, path),
     "t.csv": lambda path, z: pd.DataFrame(z.numpy()).to_csv(path, index=False),
     "bare.csv": lambda path, z: pd.DataFrame(z.numpy()).to_csv(path, index=False, header=False),
+    "words.csv": lambda path, z: pd.DataFrame(z.numpy(), columns=list("abcd")).to_csv(
+        path, index=False
+    ),
     "T.CSV": lambda path, z: pd.DataFrame(z.numpy())[[2, 0, 3, 1]].to_csv(path, index=False),
 }
 
@@ -303,7 +364,7 @@ def test_probabilities_become_logits_with_a_floor(home: Path) -> None:
     torch.testing.assert_close(found[0], torch.tensor([1, FLOOR, FLOOR, FLOOR]).log())
 
 
-@pytest.mark.parametrize("way", ["beside", "apart"])
+@pytest.mark.parametrize("way", ["beside", "apart", "named"])
 def test_test_targets_give_the_teachers_errors(way: str, home: Path) -> None:
     train, test = labels_of()
     own = said_of(test)
@@ -311,7 +372,9 @@ def test_test_targets_give_the_teachers_errors(way: str, home: Path) -> None:
     np.savez(home / "both.npz", train=parts["train"].numpy(), test=parts["test"].numpy())
     for name, value in parts.items():
         np.save(home / f"{name}.npy", value.numpy())
-    more = ("teacher.test_path=test.npy",) if way == "apart" else ()
+    np.savez(home / "test.npz", test=parts["test"].numpy())
+    apart = "test.npy" if way == "apart" else "test.npz"
+    more = () if way == "beside" else (f"teacher.test_path={apart}",)
     job = taught("both.npz" if way == "beside" else "train.npy", *more)
     [result] = execute([job], [run_in(home)])
     assert result["teacher_test_errors"] == (own.argmax(-1) != test).sum() > 0

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import distill
+from distill.cli import rescore
 from distill.runs import results
 from distill.runs.execute import execute
 from distill.runs.job import Job
@@ -80,25 +81,34 @@ def test_a_gradient_is_clipped_as_torch_clips_that_of_one(home: Path) -> None:  
             torch.testing.assert_close(leaf.grad[k], parameter.grad)
 
 
-def test_the_average_is_that_of_torch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
-    training = make_training([make_job("precision=fp32", "train.ema=0.7", "model.max_norm=0.5")])
-    model = copy.deepcopy(training.stack.module)
+NORMED = ("model=resnet8", "model.width=0.25", "data.examples=64", "data.size=16")
+
+
+@pytest.mark.parametrize("model", [("model.max_norm=0.5",), NORMED], ids=["mlp", "resnet8"])
+def test_the_average_is_that_of_torch(
+    model: tuple[str, ...],
+    home: Path,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training = make_training([make_job("precision=fp32", "train.ema=0.7", *model)])
+    module = copy.deepcopy(training.stack.module)
     average = get_ema_multi_avg_fn(0.7)  # type: ignore[no-untyped-call]
-    theirs = AveragedModel(model, multi_avg_fn=average)
+    theirs = AveragedModel(module, multi_avg_fn=average, use_buffers=True)
     step = training.step
 
     def watched(*given: Any) -> Any:
         values = step(*given)
-        model.load_state_dict(training.stack.state(0))
-        theirs.update_parameters(model)
+        module.load_state_dict(training.stack.state(0))
+        theirs.update_parameters(module)
         return values
 
     monkeypatch.setattr(training, "step", watched)
     training.run()
     for name, value in theirs.module.state_dict().items():
-        own = training.stacks["ema"].parameters[name]
-        torch.testing.assert_close(own[0], value)
-        assert not torch.equal(own, training.stack.parameters[name])
+        if value.is_floating_point():  # all but the number of batches, which is the last
+            own = training.stacks["ema"].tensors[name]
+            torch.testing.assert_close(own[0], value)
+            assert not torch.equal(own, training.stack.tensors[name])
 
 
 def test_the_best_epoch_is_that_of_a_training_that_ends_there(home: Path) -> None:
@@ -188,6 +198,11 @@ def test_weights_are_kept_checked_and_loaded(home: Path, caplog: pytest.LogCaptu
     assert {*results.KEPT.values()} < result_files(directory)
     data = job.data
     student = distill.load(directory, weights="ema")
+    errors, count = (
+        int(n) if isinstance(n, int) else int(n.sum())
+        for n in rescore.rescore(directory, kind="ema")
+    )
+    assert (errors, count) == (result["ema_test_errors"], len(data.test_labels))
     errors = int((student.predict(data.test_inputs) != data.test_labels).sum())
     assert errors == result["ema_test_errors"]
     frame = results.summary(home)

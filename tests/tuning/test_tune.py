@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -368,3 +369,25 @@ def test_a_missing_package_is_told_before_the_first_trial(
 
 
 CHOICES = ("loss.alpha=0.5,1", "loss.temperature=1,2", "optim.lr=0.01,0.02")
+
+
+@pytest.mark.slow
+def test_a_validation_split_of_the_datas_own_is_never_trained_on(cli: Cli, home: Path) -> None:
+    noise = np.random.default_rng(0)
+    arrays = {f"{part}_x": noise.normal(size=(40, 3)) for part in ("train", "val", "test")}
+    labels = {f"{part}_y": noise.integers(2, size=40) for part in ("train", "val", "test")}
+    np.savez(home / "own.npz", **arrays, **labels)
+    own = ("data=arrays", "data.root=own.npz", "data.validation=given", "train.epochs=2")
+    small = ("model.width=4", "teacher.model.width=8", "teacher.train.epochs=1", "halving.rungs=0")
+    swept = cli("-m", *own, *small, "loss.temperature=1,2", "hydra.sweep.dir=swept")
+    assert swept.code == 0, swept.err
+    [teacher] = [line for line in swept.out.splitlines() if line.startswith("teacher ")]
+    assert " on own without its own validation split: " in teacher
+    tuned = cli(
+        "experiment=tune", *own, *small, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"
+    )
+    assert tuned.code == 0, tuned.err
+    assert "trained on all data but its own validation split" in tuned.out
+    frame = summary()
+    assert len(frame) == 3
+    assert frame["data.validation"].eq("given").all() and frame["transfer_examples"].eq(40).all()
