@@ -384,7 +384,12 @@ def test_a_validation_split_of_the_datas_own_is_never_trained_on(cli: Cli, home:
     [teacher] = [line for line in swept.out.splitlines() if line.startswith("teacher ")]
     assert " on own without its own validation split: " in teacher
     tuned = cli(
-        "experiment=tune", *own, *small, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"
+        "hydra.sweep.dir=tune",
+        "experiment=tune",
+        *own,
+        *small,
+        "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.n_jobs=2",
     )
     assert tuned.code == 0, tuned.err
     assert "trained on all data but its own validation split" in tuned.out
