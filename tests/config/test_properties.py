@@ -37,7 +37,7 @@ from distill.system import store
 from distill.system.conf import CONF
 
 many = settings(
-    max_examples=200,
+    max_examples=75,
     deadline=None,
     report_multiple_bugs=False,
     suppress_health_check=[HealthCheck.too_slow],
