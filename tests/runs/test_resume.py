@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_is_not_used(
 
 
 LONG = (
-    *("-m", *SMALL, "precision=fp32", "train.epochs=400", "hydra.sweep.dir=sweep"),
+    *("-m", *SMALL, "precision=fp32", "train.epochs=200", "hydra.sweep.dir=sweep"),
     *("loss.temperature=1,2", "model.width=4,8", "checkpoint.every=0.001"),
 )
 COMMAND = [sys.executable, "-m", "distill", *LONG]
