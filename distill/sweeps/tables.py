@@ -214,11 +214,11 @@ def _teachers(frame: pd.DataFrame) -> Iterator[str]:
         yield f"{name}: {_text(row.teacher_test_errors)} test errors"
 
 
-def _held(split: object) -> str:
+def _held(split: float | str) -> str:
     """What a teacher did not see; a column of shares and words is text."""
-    if pd.isna(split):
-        return ""
     try:
+        if pd.isna(split):
+            return ""
         return f" without {float(split):.0%}" if float(split) else ""
     except ValueError:
         return " without its own validation split"

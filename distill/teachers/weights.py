@@ -140,10 +140,10 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
         pairs = zip(("mean", "std"), reading, own, strict=True)
         keys = [f"data.{key}={shown(value)}" for key, value, now in pairs if not _alike(value, now)]
         raise ValueError(f"its run read inputs by other numbers; set {' '.join(keys)}")
-    names = [*read(data).names] or None
-    if None not in (classes, names) and classes != names:
-        k = next(k for k, pair in enumerate(zip_longest(classes, names)) if pair[0] != pair[1])
-        before, now = (f"{part[k]}" if k < len(part) else "none" for part in (classes, names))
+    both = zip_longest(classes or (), read(data).names, fillvalue="none")
+    differ = [(k, pair) for k, pair in enumerate(both) if pair[0] != pair[1]]
+    if classes and read(data).names and differ:
+        k, (before, now) = differ[0]
         raise ValueError(
             f"its run had other classes: number {k} was {before}, in data={data.name} it is {now}"
         )

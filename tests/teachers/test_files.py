@@ -176,7 +176,8 @@ def test_the_directory_of_a_run_is_a_teacher(home: Path) -> None:
 )
 def test_the_remedy_for_another_model_mends_it(model: tuple[str, ...], home: Path) -> None:
     small = ("data=synthetic", "data.examples=32", "data.size=16", "precision=fp32")
-    execute([make_job(*small, *model, "train.epochs=1", "loss=hard")], [run_in(home)])
+    student = parse(composed(*small, *model, "train.epochs=1", "loss=hard"))
+    execute([Job(student)], [run_in(home)])
     teacher = ("teacher=checkpoint", "teacher.path=run", "model.width=8")
     with pytest.raises(ConfigError, match="its run had another model; set ") as error:
         Job(parse(composed(*small, *teacher)))

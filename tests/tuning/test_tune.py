@@ -376,7 +376,7 @@ def test_a_validation_split_of_the_datas_own_is_never_trained_on(cli: Cli, home:
     noise = np.random.default_rng(0)
     arrays = {f"{part}_x": noise.normal(size=(40, 3)) for part in ("train", "val", "test")}
     labels = {f"{part}_y": noise.integers(2, size=40) for part in ("train", "val", "test")}
-    np.savez(home / "own.npz", **arrays, **labels)
+    np.savez(home / "own.npz", allow_pickle=False, **arrays, **labels)
     own = ("data=arrays", "data.root=own.npz", "data.validation=given", "train.epochs=2")
     small = ("model.width=4", "teacher.model.width=8", "teacher.train.epochs=1", "halving.rungs=0")
     swept = cli("-m", *own, *small, "loss.temperature=1,2", "hydra.sweep.dir=swept")
