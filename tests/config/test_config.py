@@ -40,7 +40,8 @@ def test_every_target_has_a_yaml() -> None:
 @pytest.mark.parametrize("name", options("teacher"))
 def test_every_teacher_composes(name: str) -> None:
     path = ["teacher.path=weights.safetensors"] * (name in ("checkpoint", "targets"))
-    run = parse(composed(f"teacher={name}", "loss=hard", *path))
+    model = ["model@teacher.model=cnn"] * (name == "trained")
+    run = parse(composed(f"teacher={name}", "loss=hard", *path, *model))
     assert run.teacher.name == name
 
 
