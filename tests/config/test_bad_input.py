@@ -362,7 +362,7 @@ NAMES = {
     "experiment=/etc/passwd": "experiment=/etc/passwd: there is no such option; allowed are",
     "experiment=.": "experiment=.: there is no such option; allowed are",
     "model=../loss/kd": "model=../loss/kd: the name of a config cannot contain ..",
-    "model=/loss/kd": "model=/loss/kd: there is no such option; allowed are cnn, mlp, mlp_1200, mob",
+    "model=/loss/kd": "model=/loss/kd: there is no such option; allowed are cnn, mlp, mlp_1200",
     "hydra.job.name=../../x": "hydra.job.name=../../x: it must be a name, not a path",
     "hydra.job.name=x/y": "hydra.job.name=x/y: it must be a name, not a path",
     "hydra.output_subdir=../x": "hydra.output_subdir=../x: it must be a name, not a path",
