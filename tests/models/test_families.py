@@ -34,6 +34,7 @@ TINY = "shufflenet_v2_x0_5"  # of torchvision
 OVERRIDES = {
     "cnn": ("model.width=2",),
     "mlp": ("model.width=8",),
+    "mlp_1200": ("model.width=9",),
     "torchvision": (f"model.name={TINY}",),
     "timm": ("model.name=test_resnet",),
 }
@@ -118,16 +119,33 @@ def _needs(name: str) -> None:
         pytest.importorskip("timm")
 
 
+# Members of one stack, by their loss; those of every other one learn with kd.
+OWN = {
+    "kd": [("optim.lr=0.01",), ("optim.lr=0.003", "loss.temperature=9"), ("loss.alpha=0.2",)],
+    "logits": [("optim.lr=0.01",), ("optim.lr=0.003", "loss.alpha=0.5"), ("loss.alpha=0.2",)],
+    "hard": [
+        *(("loss.smoothing=0.1",), ("loss.smoothing=0.1", "optim.lr=0.01")),
+        ("loss.smoothing=0.3", "optim.lr=0.003"),
+    ],
+}
+CASES = [
+    *((n, "kd") for n in options("model")),
+    *((n, loss) for n in ("mlp", "resnet8") for loss in options("loss") if loss != "kd"),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in options("model")],
+    ("name", "loss"),
+    [case if case[0] in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
 )
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-def test_every_model_in_a_stack_is_that_alone(name: str, precision: str) -> None:
+def test_every_model_and_loss_in_a_stack_is_that_alone(
+    name: str, loss: str, precision: str
+) -> None:
     _needs(name)
-    own = [("optim.lr=0.01",), ("optim.lr=0.003", "loss.temperature=9"), ("loss.alpha=0.2",)]
     model = OVERRIDES.get(name, ("model.width=0.1",))
-    jobs = [_job(f"model={name}", *model, f"precision={precision}", *SHORT, *more) for more in own]
+    common = (f"model={name}", f"loss={loss}", *model, f"precision={precision}", *SHORT)
+    jobs = [_job(*common, *own) for own in OWN[loss]]
     together = make_training(jobs)
     assert not together.run().diverged
     start = build(jobs[0].run.model, jobs[0].data, "model").state_dict()
@@ -137,7 +155,7 @@ def test_every_model_in_a_stack_is_that_alone(name: str, precision: str) -> None
         expected, found = alone.stack.state(0), together.stack.state(k)
         assert expected.keys() == found.keys() == start.keys()
         for key, value in expected.items():
-            if name != "mlp":  # whose members are multiplied at once
+            if not name.startswith("mlp"):  # whose members are multiplied at once
                 assert torch.equal(value, found[key]), key
             tolerance = 1e-5 if precision == "fp32" else 0.02
             torch.testing.assert_close(found[key], value, rtol=tolerance, atol=tolerance)
