@@ -87,9 +87,11 @@ class Job:
         classes = self.run.transfer.options.get("classes")
         weights = self.run.loss.options.get("class_weights")
         if any(n != label for n, label in numbers):
-            some = ", ".join(f"class {n} of {data} is named {label}" for n, label in numbers[:3])
+            asked = classes if isinstance(classes, list) else []
+            shown = [pair for pair in numbers if pair[0] in asked] or numbers
+            some = ", ".join(f"class {n} of {data} is named {label}" for n, label in shown[:3])
             told = f"classes count from 0 in the order of their names, and so {some}"
-            told += ", ..." if len(numbers) > 3 else ""
+            told += ", ..." if len(shown) > 3 else ""
             told += f"; name them from 0 to {len(names) - 1} with as many digits each, or by words"
             if isinstance(classes, list):
                 raise ConfigError(f"transfer.classes={classes}: {told}")
