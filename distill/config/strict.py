@@ -108,7 +108,9 @@ class Component(Strict):
     def bare(self) -> Self:
         """The same without the files that it reads, which what was trained does not need."""
         fields = type(self).model_fields.items()
-        return self.model_copy(update={n: None for n, f in fields if _content(f) is not None})
+        return self.model_copy(
+            update={n: None for n, f in fields if isinstance(_place(f), store.Content)}
+        )
 
 
 # Keys that have counted in every digest, though they have defaults. Of all others one that has its
@@ -124,9 +126,24 @@ COUNTED = {
 }
 
 
-def _content(field: FieldInfo) -> store.Content | None:
-    """Whether a key's value is a file whose content decides something."""
-    return next((mark for mark in field.metadata if isinstance(mark, store.Content)), None)
+def _place(field: FieldInfo) -> store.Place | None:
+    """The mark of a key whose value may be a path."""
+    return next((mark for mark in field.metadata if isinstance(mark, store.Place)), None)
+
+
+def places(section: Strict, prefix: str = "") -> list[str]:
+    """The dotted keys of a section, and of those in it, that are marked and whose value is a path.
+
+    The sections' own keys are not marked; their places are in `distill.runs.columns.SHOWN`.
+    """
+    found = []
+    for name, field in type(section).model_fields.items():
+        key, value = f"{prefix}{field.alias or name}", getattr(section, name)
+        if isinstance(value, Strict):
+            found += places(value, f"{key}.")
+        elif (place := _place(field)) is not None and place.has(value):
+            found.append(key)
+    return found
 
 
 def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
@@ -136,7 +153,8 @@ def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
 
 
 def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    fields, kept = type(section).model_fields, {}
+    fields = type(section).model_fields
+    kept: dict[str, Any] = {}
     kinds = [kind.__name__ for kind in type(section).__mro__]
     if isinstance(section, Component):
         kinds.append(section.target)
@@ -147,9 +165,11 @@ def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name not in always and not field.is_required() and value == field.get_default():
             continue
-        kept[key] = _said(value, dumped[key]) if isinstance(value, Strict) else dumped[key]
-        if (content := _content(field)) is not None:
-            kept[key] = content.of(value)
+        place = _place(field)
+        if isinstance(place, store.Content):
+            kept[key] = place.of(value)
+        elif place is None or not place.has(value):
+            kept[key] = _said(value, dumped[key]) if isinstance(value, Strict) else dumped[key]
     return kept
 
 

@@ -3,21 +3,17 @@
 Letters: N examples, C channels, H and W an image's size, D features.
 """
 
-import pickle
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from distill.data.dataset import Dataset
+from distill.data.dataset import Dataset, joined
 from distill.data.labels import Array, encoded
-from distill.system.store import told
+from distill.system.arrays import load
 
 Layout = Literal["channels_first", "channels_last"]
 PARTS = {"train": "training", "test": "test", "val": "validation", "valid": "validation"}
@@ -27,6 +23,7 @@ NAMES = (
     f"for x {', '.join(INPUTS[1:])}; for y {', '.join(LABELS[1:])})"
 )
 COLOURS = (1, 3)
+KINDS = (".npz", ".safetensors", ".pt", ".pth")
 
 
 def arrays(*, root: str, layout: Layout | None = None) -> Dataset:
@@ -53,20 +50,7 @@ def arrays(*, root: str, layout: Layout | None = None) -> Dataset:
         raise ValueError(f"it has validation inputs or labels, but not both; {NAMES}")
     labels, names = encoded({part: _array(both["y"]) for part, both in parts.items()})
     inputs = {part: _inputs(part, _array(both["x"]), layout) for part, both in parts.items()}
-    held = None
-    if "validation" in parts:
-        held = torch.arange(sum(len(inputs[p]) for p in ("training", "validation")))
-        held = held >= len(inputs["training"])
-        for both in (inputs, labels):
-            both["training"] = torch.cat([both["training"], both["validation"]])
-    return Dataset(
-        inputs["training"],
-        labels["training"],
-        inputs["test"],
-        labels["test"],
-        held=held,
-        names=names,
-    )
+    return joined(inputs, labels, names)
 
 
 def _role(name: str) -> tuple[str, str] | None:
@@ -78,7 +62,7 @@ def _role(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _parts(found: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, Any]]:
+def _parts(found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The inputs "x" and labels "y" of each part that the names show."""
     names: dict[tuple[str, str], str] = {}
     for name in sorted(found):
@@ -92,63 +76,38 @@ def _parts(found: Mapping[str, Callable[[], Any]]) -> dict[str, dict[str, Any]]:
         raise ValueError(f"its arrays are {there}; {NAMES}")
     parts: dict[str, dict[str, Any]] = {}
     for part in PARTS.values():
-        both = {kind: found[name]() for (own, kind), name in names.items() if own == part}
+        both = {kind: found[name] for (own, kind), name in names.items() if own == part}
         if both:
             parts[part] = both
     return parts
 
 
-def _loaded(path: Path) -> dict[str, Callable[[], Any]]:
-    """What reads each array of a file or folder, by the array's name.
+def _loaded(path: Path) -> dict[str, Any]:
+    """The arrays in a file or folder, by their names; None for those that `_role` does not know.
 
     Raises:
+        OSError: it cannot be read.
         ValueError: it is of no kind that is read, or damaged.
     """
     if path.is_dir():
-        return {file.stem: partial(_read, file, _numpy) for file in path.glob("[!.]*.npy")}
-    read = {".npz": _numpy, ".safetensors": _safetensors, ".pt": _torch, ".pth": _torch}
-    if path.suffix not in read:
-        kinds = ", ".join(read)
+        return {file.stem: _file(file) for file in sorted(path.glob("[!.]*.npy"))}
+    if path.suffix.lower() not in KINDS:
+        kinds = ", ".join(KINDS)
         raise ValueError(f"it is no file of {kinds}, nor a folder of .npy files")
-    arrays = _read(path, read[path.suffix])
-    if not isinstance(arrays, Mapping):
-        raise ValueError(f"it holds {type(arrays).__name__}, no arrays by their names; {NAMES}")
-    return {str(name): partial(lambda array: array, array) for name, array in arrays.items()}
+    found = load(path, lambda name: not name or _role(name) is not None)
+    if "" in found:
+        raise ValueError(f"it holds {type(found['']).__name__}, no arrays by their names; {NAMES}")
+    return found
 
 
-def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+def _file(path: Path) -> Any:
+    """The array in a file of a folder, if its name says what it is."""
+    if _role(path.stem) is None:
+        return None
     try:
-        return read(path)
-    except OSError as error:
-        raise ValueError(told(error) or f"{path}: {error}") from error
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: it holds more than tensors (of which torch.load with weights_only reads "
-            "nothing), or is damaged"
-        ) from error
-    except (ValueError, BadZipFile, EOFError, RuntimeError, SafetensorError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: it holds no plain arrays, or is damaged ({reason})") from error
-
-
-def _numpy(path: Path) -> Any:
-    with path.open("rb") as file:  # which NumPy would leave open where it is damaged
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        return {name: loaded[name] for name in loaded.files if _role(name)} or dict.fromkeys(
-            loaded.files
-        )
-
-
-def _safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def _torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
+        return load(path).get("")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _array(value: Any) -> Array:

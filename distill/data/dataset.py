@@ -4,7 +4,7 @@ Letters: N examples, C classes, H and W an image's size, D features.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -105,6 +105,34 @@ class Dataset:
         kept = ~self.held
         inputs, labels = self.train_inputs[kept], self.train_labels[kept]
         return replace(self, train_inputs=inputs, train_labels=labels, held=None)
+
+
+def joined(
+    inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor], names: tuple[str, ...] = ()
+) -> Dataset:
+    """The data set of the parts "training", "test" and, if there is one, "validation".
+
+    The last is its own validation split, at the end of its training examples.
+
+    Raises:
+        ValueError: the inputs to validate on have another size than those to train on.
+
+    Example:
+        >>> rows, label = torch.zeros(2, 3), torch.tensor([0, 1])
+        >>> parts = ("training", "validation", "test")
+        >>> joined(dict.fromkeys(parts, rows), dict.fromkeys(parts, label)).held
+        tensor([False, False,  True,  True])
+    """
+    ends = inputs["test"], labels["test"]
+    if "validation" not in inputs:
+        return Dataset(inputs["training"], labels["training"], *ends, names=names)
+    own, more = inputs["training"], inputs["validation"]
+    if own.shape[1:] != more.shape[1:]:
+        sizes = f"{tuple(own.shape[1:])} and {tuple(more.shape[1:])}"
+        raise ValueError(f"its training and validation inputs have different sizes, {sizes}")
+    held = torch.arange(len(own) + len(more)) >= len(own)
+    both = torch.cat([labels["training"], labels["validation"]])
+    return Dataset(torch.cat([own, more]), both, *ends, held=held, names=names)
 
 
 Source = Callable[..., Any]

@@ -44,7 +44,9 @@ Size = Annotated[Any, AfterValidator(_sized)]
 
 
 File = tuple[str, int, int]  # its path below the root, and what changes with it: bytes and ns
-Classes = dict[str, list[File]]  # the files of each class, both in the order of their names
+# The files of each class, in the order of torchvision's ImageFolder, so that what was computed with
+# it fits: by the name of a class, of the folder below it, of the file.
+Classes = dict[str, list[File]]
 
 
 def image_folder(
@@ -67,8 +69,9 @@ def image_folder(
         channels: 1 or 3. None: 1 if all are stored as grey, else 3.
 
     Returns:
-        Images (N, channels, H, W); classes are named by their folders, in the order of the names;
-        those in val are its validation split.
+        Images (N, channels, H, W) in the order of torchvision's ImageFolder, those of val, its
+        validation split, after those of train; classes are named by their folders, in the order of
+        the names.
 
     Raises:
         ValueError: folders are missing or empty, or a file in them is no picture that is wanted.
@@ -108,7 +111,8 @@ def _files(folder: Path, part: str) -> Classes:
             raise ValueError(
                 f"{entry.path}: it lies in no folder of a class; wanted is {part}/CLASS/FILE"
             )
-        found[entry.name] = sorted(_below(entry.path, f"{part}/{entry.name}"))
+        below = _below(entry.path, f"{part}/{entry.name}")
+        found[entry.name] = sorted(below, key=lambda file: file[0].rpartition("/")[::2])
     return found
 
 

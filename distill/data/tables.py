@@ -3,7 +3,6 @@
 Letters: N rows, D features.
 """
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,9 +13,11 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from torch import Tensor
 
 from distill import transfer
-from distill.data.dataset import Dataset
+from distill.data.dataset import Dataset, joined
 from distill.data.labels import encoded
 from distill.seeds import generator
+from distill.system import store
+from distill.system.arrays import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 PARQUET = (".parquet", ".pq")
 SHARE = 0.2  # of each class, which is held out as the test set where no table is
 CATEGORIES = 1000  # at most, of one column
+TRUTHS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 
 
 def _text(value: object) -> object:
@@ -34,13 +36,15 @@ def _text(value: object) -> object:
 
 def _tested(value: object) -> object:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value is None or isinstance(value, str) or (number and 0 < value < 1):  # type: ignore[operator]
+    if isinstance(value, str):
+        return store.home(value)
+    if value is None or (number and 0 < value < 1):  # type: ignore[operator]
         return value
     raise ValueError(f"it is {value}; allowed are a share of the rows, such as 0.2, or a path")
 
 
 Column = Annotated[str, BeforeValidator(_text)]
-Test = Annotated[Any, AfterValidator(_tested)]
+Test = Annotated[Any, AfterValidator(_tested), store.Place()]
 Separator = Annotated[str, Field(min_length=1, max_length=1)]
 
 
@@ -74,26 +78,23 @@ def table(
     left = [label, *drop]
     frames = {"training": _read(paths["training"], separator, left)}
     text = _categories(frames["training"].drop(columns=left))
+    for name in text:
+        _tell_of_numbers(name, _words(frames["training"][name]))
+    named = _kind(frames["training"][label]) in ("string", "boolean")
     for part in paths.keys() - {"training"}:
-        frames[part] = _read(paths[part], separator, left, text)
+        frames[part] = _read(paths[part], separator, left, text | ({label: "str"} if named else {}))
         _same_columns(frames["training"], frames[part], part)
-    labels, names = encoded({part: frame[label].to_numpy() for part, frame in frames.items()})
+    marks = {part: frame[label] for part, frame in frames.items()}
+    if named:
+        marks = {part: _words(column) for part, column in marks.items()}
+    labels, names = encoded({part: column.to_numpy() for part, column in marks.items()})
     frames = {part: frame.drop(columns=left) for part, frame in frames.items()}
     if "test" not in frames:
         out = _held_out(labels["training"], SHARE if test is None else float(test))
-        whole, marks = frames["training"], labels["training"]
+        whole, all_labels = frames["training"], labels["training"]
         frames |= {"training": whole[~out.numpy()], "test": whole[out.numpy()]}
-        labels |= {"training": marks[~out], "test": marks[out]}
-    rows = _features(frames)
-    held = None
-    if "validation" in rows:
-        held = torch.arange(len(rows["training"]) + len(rows["validation"]))
-        held = held >= len(rows["training"])
-        for parts in (rows, labels):
-            parts["training"] = torch.cat([parts["training"], parts["validation"]])
-    return Dataset(
-        rows["training"], labels["training"], rows["test"], labels["test"], held=held, names=names
-    )
+        labels |= {"training": all_labels[~out], "test": all_labels[out]}
+    return joined(_features(frames), labels, names)
 
 
 def _paths(root: Path, test: Any) -> dict[str, Path]:
@@ -129,30 +130,25 @@ def _read(
     """
     import pandas as pd
 
-    if path.suffix in PARQUET:
-        if importlib.util.find_spec("pyarrow") is None:
-            raise ValueError(
-                f"{path}: Parquet needs pyarrow, which is there by: pip install "
-                "'distill-sweep[parquet]'"
-            )
-        frame: pd.DataFrame = _parsed(path, pd.read_parquet)
+    frame: pd.DataFrame
+    if path.suffix.lower() in PARQUET:
+        try:
+            frame = load(path)[""]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     else:
         tabs = ".tsv" in path.suffixes
         keys: Any = {"sep": "\t" if tabs else separator, "low_memory": False, "dtype": text}
-        frame = _parsed(path, lambda file: pd.read_csv(file, **keys))
+        try:
+            frame = pd.read_csv(path, **keys)
+        except OSError:
+            raise
+        except Exception as error:  # pandas has many
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: it is no table that can be read ({reason})") from error
     frame.columns = frame.columns.map(str)
     _check(path, frame, needed)
     return frame
-
-
-def _parsed(path: Path, read: Any) -> Any:
-    try:
-        return read(path)
-    except OSError:
-        raise
-    except Exception as error:  # pandas and pyarrow have many
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: it is no table that can be read ({reason})") from error
 
 
 def _check(path: Path, frame: "pd.DataFrame", needed: list[str]) -> None:
@@ -177,8 +173,8 @@ def _check(path: Path, frame: "pd.DataFrame", needed: list[str]) -> None:
         row, place = np.argwhere(empty)[0].tolist()
         raise ValueError(
             f"{path}: column {used[place]} has no value in row {row}, counted from 0 (of "
-            f"{int(empty.any(1).sum())} rows without one); fill or remove them, or leave the "
-            "column out by data.drop"
+            f"{int(empty.any(1).sum())} rows with a blank, or a word for it such as NA or None); "
+            "fill or remove them, or leave the column out by data.drop"
         )
     if len(used) < 2:
         raise ValueError(f"{path}: it has no column of features beside {needed[0]}")
@@ -191,6 +187,23 @@ def _same_columns(training: "pd.DataFrame", other: "pd.DataFrame", part: str) ->
             raise ValueError(f"the {what} table has no column {missing[0]}, which the other has")
 
 
+def _kind(column: "pd.Series[Any]") -> str:
+    """What a column holds, as pandas calls it; "" if that is numbers."""
+    from pandas.api import types
+
+    if types.is_numeric_dtype(column) and not types.is_bool_dtype(column):
+        return ""
+    return types.infer_dtype(column)
+
+
+def _words(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    """A column as text, with one word for all that a CSV may call a truth.
+
+    Of a training table pandas makes truths of such words; of others they are read as text.
+    """
+    return column.astype(str).replace(TRUTHS)
+
+
 def _categories(frame: "pd.DataFrame") -> dict[str, str]:
     """The columns of text or truths, as pandas is told of them.
 
@@ -201,11 +214,10 @@ def _categories(frame: "pd.DataFrame") -> dict[str, str]:
 
     found = {}
     for name, column in frame.items():
-        if types.is_numeric_dtype(column) and not types.is_bool_dtype(column):
+        if not (kind := _kind(column)):
             if types.is_complex_dtype(column):
                 raise ValueError(f"column {name} holds complex numbers; leave it out by data.drop")
             continue
-        kind = types.infer_dtype(column)
         if kind not in ("string", "boolean", "categorical"):
             raise ValueError(
                 f"column {name} holds {kind} ({column.iloc[0]}), no numbers, text or truths; leave "
@@ -230,7 +242,7 @@ def _features(frames: "dict[str, pd.DataFrame]") -> dict[str, Tensor]:
     text = _categories(frames["training"])
     for name in frames["training"]:
         if name in text:
-            made = _encoded(str(name), {p: frame[name].astype(str) for p, frame in frames.items()})
+            made = _encoded(str(name), {p: _words(frame[name]) for p, frame in frames.items()})
         else:
             made = {part: _numbers(part, frame[name]) for part, frame in frames.items()}
         for part, values in made.items():
@@ -280,3 +292,18 @@ def _encoded(name: str, parts: "dict[str, pd.Series[Any]]") -> dict[str, Any]:
         part: (column.to_numpy(object)[:, None] == known).astype(np.float64)
         for part, column in parts.items()
     }
+
+
+def _tell_of_numbers(name: str, column: "pd.Series[Any]") -> None:
+    """Warn of a column of text in which most cells are numbers, if a comma in them is none."""
+    import pandas as pd
+
+    plain = pd.to_numeric(column, errors="coerce").notna()
+    numbers = pd.to_numeric(column.str.replace(",", ""), errors="coerce").notna()
+    if not plain.all() and 2 * numbers.sum() > len(column):
+        log.warning(
+            "column %s: most of its cells are numbers, but some are text, such as %s, so that each "
+            "of its values is a category; mend them, or leave the column out by data.drop",
+            name,
+            column[~plain].iloc[0],
+        )

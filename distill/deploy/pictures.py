@@ -5,8 +5,7 @@ Letters: N images or rows, H and W an image's size, D features.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distill.data.pictures import MODES, pixels
+from distill.system.arrays import load
 from distill.system.store import told
 
 Shape = tuple[int, ...]
@@ -34,14 +34,12 @@ def images(path: Path, shape: Shape, fit: bool = False) -> Iterator[tuple[str, T
         ValueError: it cannot be read, or does not hold inputs of that shape; in one line.
     """
     try:
-        if path.suffix in ARRAYS:
+        if path.suffix.lower() in ARRAYS:
             yield from _arrays(path, shape)
         else:
             yield str(path), _picture(path, shape, fit)
     except OSError as error:
         raise ValueError(told(error) or f"{path}: {error}") from error
-    except (BadZipFile, EOFError) as error:
-        raise ValueError(f"{path}: it is damaged ({error})") from error
 
 
 def _picture(path: Path, shape: Shape, fit: bool) -> Tensor:
@@ -65,20 +63,12 @@ def _picture(path: Path, shape: Shape, fit: bool) -> Tensor:
 
 
 def _arrays(path: Path, shape: Shape) -> Iterator[tuple[str, Tensor]]:
-    with path.open("rb") as file:  # which NumPy would leave open where it is damaged
-        for name, array in _loaded(path, file):
-            yield from _array(name, array, shape)
-
-
-def _loaded(path: Path, file: BinaryIO) -> list[tuple[str, Array]]:
-    """The arrays in a file, and their names."""
     try:
-        loaded = np.load(file, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return [(str(path), loaded)]
-        return [(f"{path}:{key}", loaded[key]) for key in loaded.files]
+        found = load(path)
     except ValueError as error:
-        raise ValueError(f"{path}: it holds no plain array of numbers") from error
+        raise ValueError(f"{path}: {error}") from error
+    for name, array in found.items():
+        yield from _array(f"{path}:{name}" if name else str(path), array, shape)
 
 
 def _array(name: str, array: Array, shape: Shape) -> Iterator[tuple[str, Tensor]]:

@@ -166,11 +166,13 @@ def measured(name: str) -> bool:
     return name in COLUMNS or name.startswith(TERM)
 
 
-# Keys of the config that the columns above show, or that name places on one machine.
+# Keys of the config that the columns above show, or that name places on one machine. A result says
+# in "places" which others do.
 SHOWN = {
     *("model.width", "loss.temperature", "loss.alpha", "optim.lr", "optim.weight_decay", "seed"),
     *("train.epochs", "train.batch_size", "transfer.classes", "transfer.fraction"),
-    *("device", "precision", "data.root", "teacher.cache", "teacher.path", "teacher.name"),
+    *("device", "precision", "data.root", "teacher.cache", "teacher.path", "teacher.test_path"),
+    "teacher.name",
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distill import __version__
 from distill.config import ConfigError
+from distill.config.strict import places
 from distill.runs import results
 from distill.runs.columns import Status, measured
 from distill.runs.job import Job
@@ -308,4 +309,5 @@ def _head(job: Job) -> dict[str, Any]:
         "class_names": list(job.data.names) or None,
         "normalisation": list(normalisation(run.data)),
         "config": run.model_dump(by_alias=True, exclude=unsaid),
+        "places": places(run) or None,
     }

@@ -3,7 +3,9 @@
 Letters: N training examples, M of them in the transfer set.
 """
 
-from functools import cached_property
+import logging
+import re
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -20,8 +22,18 @@ from distill.training.augmentation import mixes
 from distill.training.build import check_batches, check_loss, parameters
 from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
 
+log = logging.getLogger(__name__)
+
 # Part of every run's digest: raise it when the same configuration would make another student.
 SCHEMA = 2
+WHOLE = re.compile(r"-?[0-9]+")
+
+
+@lru_cache(maxsize=8)  # once a process, whatever the number of jobs
+def _tell(weights: tuple[float, ...], names: tuple[str, ...]) -> None:
+    """Warn of whose each weight is."""
+    pairs = ", ".join(f"{name} {weight:g}" for name, weight in zip(names, weights, strict=True))
+    log.warning("loss.class_weights, in the order of the classes: %s", pairs)
 
 
 class Job:
@@ -42,6 +54,7 @@ class Job:
         run, last = self.run, self.data.classes - 1
         for name, logger in run.logger.each.items():
             check_logger(name, logger)
+        self._check_names()
         classes = run.transfer.options.get("classes")
         if isinstance(classes, list) and any(label > last for label in classes):
             allowed = f"{run.data.name} has the classes 0 to {last}"
@@ -61,6 +74,31 @@ class Job:
         check_batches(run.model, run.data, "model", len(self.index), run.train.batch_size)
         if run.distils:
             self._check_teacher()
+
+    def _check_names(self) -> None:
+        """See that keys which count the classes mean what whoever wrote them means.
+
+        Where labels are whole numbers, but not those from 0, each class has two numbers; where they
+        are words, their order decides which weight is whose.
+        """
+        names, data = self.data.names, self.run.data.name
+        numbers = [(n, int(name)) for n, name in enumerate(names) if WHOLE.fullmatch(name)]
+        labels = [label for _, label in numbers]
+        classes = self.run.transfer.options.get("classes")
+        weights = self.run.loss.options.get("class_weights")
+        if any(n != label for n, label in numbers):
+            asked = classes if isinstance(classes, list) else []
+            shown = [pair for pair in numbers if pair[0] in asked] or numbers
+            some = ", ".join(f"class {n} of {data} is named {label}" for n, label in shown[:3])
+            told = f"classes count from 0 in the order of their names, and so {some}"
+            told += ", ..." if len(shown) > 3 else ""
+            told += f"; name them from 0 to {len(names) - 1} with as many digits each, or by words"
+            if isinstance(classes, list):
+                raise ConfigError(f"transfer.classes={classes}: {told}")
+            if isinstance(weights, list) and labels != sorted(labels):
+                raise ConfigError(f"loss.class_weights={weights}: {told}")
+        if isinstance(weights, list) and len(numbers) < len(names) == len(weights):
+            _tell(tuple(weights), names)
 
     def _check_teacher(self) -> None:
         run, teacher = self.run, self.run.teacher

@@ -25,18 +25,25 @@ RESULT, WEIGHTS = "result.json", "student.safetensors"  # of a run
 
 
 @dataclass(frozen=True)
-class Content:
-    """Marks a key of a config whose value is a file, or one of ``words`` instead.
+class Place:
+    """Marks a key of a config whose value, if it is text and none of ``words``, is a path.
 
-    What is in the file decides something, and not where it lies.
+    Where something lies decides nothing, and no table shows it.
     """
 
     words: tuple[str, ...] = ()
 
+    def has(self, value: object) -> bool:
+        """Whether a value of the key is a path."""
+        return isinstance(value, str) and value not in self.words
+
+
+class Content(Place):
+    """Marks one whose path is that of a file, and what is in the file decides something."""
+
     def of(self, value: str | None) -> str | None:
         """What a value of the key decides: the digest of its file, or itself."""
-        plain = value is None or value in self.words
-        return value if plain else file_digest(Path(str(value)))
+        return file_digest(Path(str(value))) if self.has(value) else value
 
 
 def digest(content: Any) -> str:

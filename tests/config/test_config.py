@@ -9,6 +9,7 @@ from conftest import SMALL, composed, make_job, options
 from omegaconf import OmegaConf
 
 from distill.config import GROUPS, ConfigError, parse, targets
+from distill.config.strict import places
 from distill.runs.results import leaves
 from distill.system.conf import CONF
 
@@ -208,3 +209,9 @@ def test_names_are_readable_and_safe() -> None:
     assert job.name.startswith("synthetic-mlp30-kd-alpha0.7-temperature2.5-seed7-")
     assert make_job("loss.temperature=2.5", "model.width=30", "seed=7").name == job.name
     assert set(job.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")
+
+
+@pytest.mark.parametrize(("pretrained", "found"), [("w.pth", ["model.pretrained"]), ("hub", [])])
+def test_files_to_begin_from_are_places(pretrained: str, found: list[str]) -> None:
+    named = ("model=torchvision", "model.name=resnet18", f"model.pretrained={pretrained}")
+    assert places(parse(composed("data=synthetic", *named))) == found

@@ -225,8 +225,8 @@ def damaged(home: Path) -> dict[str, str]:
         "shape.npy": "it is (2, 3, 12, 12); wanted is (N, 1, 12, 12)",
         "range.npy": "it holds numbers that are not from 0 to 255",
         "whole.npy": "it is of int32; wanted is uint8",
-        "objects.npy": "it holds no plain array of numbers",
-        "zip.npz": "it is damaged",
+        "objects.npy": "not a readable .npy file (Object arrays cannot be loaded",
+        "zip.npz": "not a readable .npz file (",
         "empty.npy": "there is no image in the arrays",
         "absent.png": "No such file or directory",
     }

@@ -323,6 +323,7 @@ WRITERS: dict[str, Callable[[Path, Tensor], object]] = {
     "words.csv": lambda path, z: pd.DataFrame(z.numpy(), columns=list("abcd")).to_csv(
         path, index=False
     ),
+    "t.parquet": lambda path, z: pd.DataFrame(z.numpy()).rename(columns=str).to_parquet(path),
     "T.CSV": lambda path, z: pd.DataFrame(z.numpy())[[2, 0, 3, 1]].to_csv(path, index=False),
 }
 
@@ -476,7 +477,7 @@ def test_parquet_without_pyarrow_is_a_line(
     for name in ("pyarrow", "fastparquet"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     (home / "t.parquet").write_bytes(b"PAR1")
-    assert "pip install pyarrow" in refused(*targets("t.parquet"))
+    assert "pip install 'distill-sweep[parquet]'" in refused(*targets("t.parquet"))
 
 
 BAD_SECTIONS = {
