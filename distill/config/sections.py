@@ -47,7 +47,7 @@ class Data(Component):
     std: PositiveFloat | list[PositiveFloat] | None = None
 
     @property
-    def places(self) -> list[str]:
+    def files(self) -> list[str]:
         """The files and folders that it may read."""
         return [value for value in self.options.values() if isinstance(value, str)]
 
@@ -194,7 +194,7 @@ class Teacher(Strict):
         return self
 
     @property
-    def places(self) -> list[str]:
+    def files(self) -> list[str]:
         """The files that it is read from."""
         paths = self.path if isinstance(self.path, list) else [self.path]
         return [place for place in (*paths, self.test_path) if place is not None]

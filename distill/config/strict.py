@@ -50,10 +50,10 @@ class Strict(BaseModel):
     def model_post_init(self, _: Any) -> None:
         """Look at its files."""
         with suppress(OSError, ValueError):  # which reading them tells of
-            self._files = tuple(store.state(Path(place), TEACHERS) for place in self.places)
+            self._files = tuple(store.state(Path(place), TEACHERS) for place in self.files)
 
     @property
-    def places(self) -> list[str]:
+    def files(self) -> list[str]:
         """The files and folders that it is read from."""
         return []
 
@@ -98,11 +98,11 @@ class Component(Strict):
         return {key: getattr(self, fields[key]) for key in sorted(self.parameters)}
 
     @property
-    def places(self) -> list[str]:
+    def files(self) -> list[str]:
         """The files that its keys name."""
-        fields = type(self).model_fields.items()
-        values = [getattr(self, name) for name, field in fields if _content(field) is not None]
-        return [value for value in values if isinstance(value, str)]
+        fields = [(_place(field), name) for name, field in type(self).model_fields.items()]
+        values = [(place, getattr(self, name)) for place, name in fields]
+        return [value for place, value in values if place is not None and place.has(value)]
 
     @property
     def bare(self) -> Self:

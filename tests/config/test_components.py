@@ -182,7 +182,7 @@ def test_a_signature_that_checks_nothing_is_refused(
         own(_target_=f"mine.{name}")
 
 
-NAMES = ("target", "options", "places", "source", "numbers", "takes")
+NAMES = ("target", "options", "files", "source", "numbers", "takes")
 
 
 @pytest.mark.parametrize("name", NAMES)
