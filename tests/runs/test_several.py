@@ -141,7 +141,7 @@ def doubting(
 
 
 @pytest.mark.parametrize("loss", [pulled, doubting])
-def test_a_loss_of_ones_own_is_given_the_logits_of_its_members_teacher(
+def test_a_loss_of_ones_own_is_given_its_members_teacher(
     loss: Any, offered: Offer, home: Path
 ) -> None:
     common = ("precision=fp32", "optim.lr=0.01")
