@@ -17,6 +17,7 @@ from distill.runs.students import students
 from distill.sweeps.plan import member_memory
 from distill.system.conf import CONF
 from distill.training.inputs import training_inputs
+from distill.training.loop import Source
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 
@@ -72,13 +73,13 @@ class Epochs:
         data = job.run.data
         inputs = training_inputs(job.setting, data.jitter, data.flip)
         self.device = job.setting.device
-        soft = None
+        teachers: list[Source] = [] if teacher is None else [teacher]
         if job.run.distils and teacher is None:
             # Where they would take gigabytes, all examples share those of one.
             shape = (len(inputs), inputs.views, job.data.classes)
             own = shape if math.prod(shape) < 2**27 else (1, *shape[1:])
-            soft = torch.randn(own, device=self.device).expand(shape)
-        self.training = students([job] * members, soft, teacher)
+            teachers.append(torch.randn(own, device=self.device).expand(shape))
+        self.training = students([job] * members, teachers)
         index = self.training.transfer.index[:examples]
         self.training.transfer = replace(self.training.transfer, index=index)
         self.training.plan = replace(self.training.plan, epochs=EPOCHS)
@@ -126,9 +127,8 @@ def peak_memory(members: int, *overrides: str) -> tuple[float, float]:
     epochs = Epochs(one, members, examples=20 * one.run.train.batch_size)
     epochs.epoch()
     peak = torch.cuda.max_memory_allocated() if cuda else _resident("VmHWM")
-    soft = epochs.training.transfer.soft
-    shared = 0 if soft is None else soft.untyped_storage().nbytes()
-    return peak - before - shared, counted
+    soft = [t for t in epochs.training.transfer.teachers if isinstance(t, torch.Tensor)]
+    return peak - before - sum(s.untyped_storage().nbytes() for s in soft), counted
 
 
 def _resident(field: str) -> int:

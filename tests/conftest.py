@@ -209,7 +209,7 @@ def make_training(jobs: Sequence[Job]) -> Training:
     first = jobs[0]
     views = (2 * first.run.data.jitter + 1) ** 2
     shape = (len(first.data.train_labels), views, first.data.classes)
-    soft = logits_of(0, *shape, dtype=torch.float32) if first.run.distils else None
+    soft = [logits_of(0, *shape, dtype=torch.float32)] if first.run.distils else []
     return students(jobs, soft)
 
 

@@ -333,13 +333,13 @@ class Run(Strict):
     def shared(self) -> str:
         """A digest of all that runs must have in common to be trained as one stack.
 
-        They may differ in the numbers of the loss, the learning rate and the weight decay.
+        They may differ in the numbers of the loss, the learning rate, the weight decay, and in
+        their teachers, if their soft targets come in the same way (see `distill.sweeps.plan`).
         """
         varies: Any = {
             **{key: True for key in self.aside if key != "halving"},
+            "teacher": True,
             "loss": set(self.loss.numbers),
             "optim": {"lr", "weight_decay"},
         }
-        if not self.distils:
-            varies["teacher"] = True
         return store.digest(self.model_dump(by_alias=True, exclude=varies))

@@ -3,7 +3,8 @@
 A loss has parameters of these names as it needs them, for a batch of B examples and C classes:
 
 - ``student_logits`` (B, C), by which it is differentiated;
-- ``teacher_logits`` (B, C) of the same images in the same views; without it no teacher is needed;
+- ``teacher_logits`` (B, C) of the student's teacher, for the same images in the same views; without
+  it no teacher is needed;
 - ``labels`` (B,), whole numbers from 0 to C - 1, or where an augmentation mixes examples, shares of
   the classes (B, C);
 - ``class_counts`` (C,), how many examples of each class the transfer set has;

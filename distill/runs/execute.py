@@ -1,9 +1,9 @@
 """The composition root: from checked jobs to a teacher, a trained stack, and results on disk.
 
-Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, train as one stack.
+Letters: K jobs, which differ in nothing but the numbers of loss and optimizer, and perhaps in their
+teachers, train as one stack.
 """
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,26 +14,24 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
 
 from distill import __version__
 from distill.config import ConfigError
 from distill.config.strict import places
 from distill.runs import results
 from distill.runs.columns import Status, measured
-from distill.runs.job import Job
+from distill.runs.job import Job, by_teacher
 from distill.runs.students import students
+from distill.runs.teaching import TeacherError, taught_by
 from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
-from distill.teachers.cache import Teacher
-from distill.teachers.find import centre_targets, logits_on_test, taught
-from distill.teachers.gallery import gallery
+from distill.teachers.find import logits_on_test
 from distill.training import checkpoint
 from distill.training.build import multiply_adds, parameters
 from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, fit
-from distill.training.inputs import normalisation, training_inputs
+from distill.training.inputs import normalisation
 from distill.training.loop import History, Training, Values
 from distill.training.stack import Stack
 
@@ -160,8 +158,10 @@ def execute(
         saved.remove()
     watch = Watch(jobs, directories)
     try:
-        training, history, facts = _fit(jobs, saved, directories[0], watch)
-        detail = _detail(jobs[0], training.stack) if history.members else {}
+        training, history, facts = _fit(jobs, directories, saved, watch)
+        details = _details([jobs[k] for k in history.members], training.stack)
+    except TeacherError as error:
+        return _others(error, jobs, directories, trained)
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
         for k, body in enumerate(fail(jobs, directories, error)):
@@ -173,7 +173,7 @@ def execute(
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
         try:
-            body = _written(jobs[k], directories[k], k, training, history, facts, detail)
+            body = _written(jobs[k], directories[k], k, training, history, facts[k], details)
         except (OSError, SafetensorError) as error:
             [body] = fail([jobs[k]], [directories[k]], error)
         bodies.append(body)
@@ -184,6 +184,23 @@ def execute(
     return bodies
 
 
+def _others(
+    error: TeacherError,
+    jobs: Sequence[Job],
+    directories: Sequence[Path],
+    trained: Callable[[], object],
+) -> list[dict[str, Any]]:
+    """The results of all jobs, of which those of a teacher fail with it; the others are trained."""
+    log.info("students of one teacher ended here:", exc_info=error.__cause__)
+    bodies: dict[int, dict[str, Any]] = {}
+    for lost in (True, False):
+        numbers = [k for k in range(len(jobs)) if (k in error.members) is lost]
+        own = [jobs[k] for k in numbers], [directories[k] for k in numbers]
+        found = fail(*own, error.__cause__ or error) if lost else execute(*own, trained)
+        bodies |= zip(numbers, found, strict=True)
+    return [bodies[k] for k in range(len(jobs))]
+
+
 def _written(
     job: Job,
     directory: Path,
@@ -191,7 +208,7 @@ def _written(
     training: Training,
     history: History,
     facts: dict[str, Any],
-    detail: Values,
+    details: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """The result of the member that began as number ``k``, written with all that belongs to it.
 
@@ -210,7 +227,7 @@ def _written(
         body |= {"epochs": len(rows), "halving": job.run.halving.model_dump()}
     else:
         place = history.members.index(k)
-        body |= {name: value[place].tolist() for name, value in detail.items()}
+        body |= details[place]
         for name, stack in training.stacks.items():
             state = stack.state(place)
             store.write(directory / results.KEPT[name], partial(save_file, state))
@@ -218,9 +235,22 @@ def _written(
     return body
 
 
+def _details(jobs: Sequence[Job], stack: Stack) -> list[dict[str, Any]]:
+    """What is found of each of K members once it is trained, also against its own teacher."""
+    found: list[dict[str, Any]] = [{} for _ in jobs]
+    for places in by_teacher(jobs).values():
+        alike = stack
+        if len(places) < len(jobs):
+            alike = stack.holding({n: v.detach()[places] for n, v in stack.tensors.items()})
+        for name, value in _detail(jobs[places[0]], alike).items():
+            for place, own in zip(places, value.tolist(), strict=True):
+                found[place][name] = own
+    return found
+
+
 def _detail(job: Job, stack: Stack) -> Values:
-    """What is found of each member (K, ...) once it is trained: figures; and, where its transfer
-    set lacks some classes, what a shift of biases mends."""
+    """The same of members of one teacher, (K, ...): figures; and, where their transfer set lacks
+    some classes, what a shift of biases mends."""
     run, measure = job.run, evaluator(job.setting, job.run.test)
     taught = run.distils and run.test
     teacher = logits_on_test(job.setting, run.teacher, run.checkpoint.every) if taught else None
@@ -232,44 +262,16 @@ def _detail(job: Job, stack: Stack) -> Values:
 
 
 def _fit(
-    jobs: Sequence[Job], saved: Checkpoint, folder: Path, watch: Watch
-) -> tuple[Training, History, dict[str, Any]]:
-    """The trained students of K jobs, and the facts of their teacher, shown in ``folder``."""
+    jobs: Sequence[Job], directories: Sequence[Path], saved: Checkpoint, watch: Watch
+) -> tuple[Training, History, list[dict[str, Any]]]:
+    """The trained students of K jobs, and the facts of each one's teacher."""
     run, setting = jobs[0].run, jobs[0].setting
-    facts: dict[str, Any] = {}
-    soft = teacher = None
-    if run.distils:
-        augmented = run.augment is not None
-        found, way, soft = taught(
-            *(setting, run.teacher, run.checkpoint.every, run.train.epochs), augmented=augmented
-        )
-        facts = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
-        facts["soft_targets"] = way.name
-        teacher = found.online if isinstance(found, Teacher) and way.online else None
-        _show(jobs[0], found.digest, soft, folder)
-    training = students(jobs, soft, teacher)
+    teachers, own, facts = taught_by(jobs, directories)
+    training = students(jobs, teachers, own)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
-    watch.heads = [_head(job) | facts for job in jobs]
+    watch.heads = [_head(job) | of for job, of in zip(jobs, facts, strict=True)]
     history = fit(what, training, evaluator(setting, run.test), saved, watch)
     return training, history, facts
-
-
-def _show(job: Job, digest: str, soft: Tensor | None, folder: Path) -> None:
-    """Write what the teacher says of some training examples into ``folder``, if that can be."""
-    path = folder / f"{results.DIGITS}-{digest[:8]}.json"
-    images, labels = job.data.train_inputs, job.data.train_labels
-    if job.data.features:
-        return
-    run = job.run
-    if soft is None:
-        centre = centre_targets(job.setting, run.teacher, run.checkpoint.every).cpu()
-    else:
-        reading = training_inputs(job.setting, run.data.jitter, run.data.flip)
-        centre = soft[:, reading.centre].float().cpu()
-    try:
-        store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
-    except OSError as error:
-        log.warning("no digits could be written: %s", store.told(error) or error)
 
 
 def _head(job: Job) -> dict[str, Any]:

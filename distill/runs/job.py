@@ -5,17 +5,19 @@ Letters: N training examples, M of them in the transfer set.
 
 import logging
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from distill.config import ConfigError, Run
+from distill.config import ConfigError, Run, Teacher
 from distill.runs.loggers import check_logger
 from distill.seeds import generator
 from distill.teachers.find import teacher_cache
 from distill.teachers.given import check_targets
-from distill.teachers.targets import way
+from distill.teachers.targets import Way, way
 from distill.teachers.weights import check_weights
 from distill.teachers.weights import content as teacher_content
 from distill.training.augmentation import mixes
@@ -104,10 +106,9 @@ class Job:
         run, teacher = self.run, self.run.teacher
         if teacher.model is not None:
             parameters(teacher.model, run.data, "teacher.model")
-        own = way(self.setting, teacher, run.train.epochs, augmented=run.augment is not None)
-        if teacher.model is None:
-            check_targets(run.data, teacher, own.views)
+        if self.way is None or self.way.file:
             return
+        assert teacher.model is not None
         if teacher.train is not None and teacher.path is None:
             check_batches(
                 teacher.model,
@@ -179,6 +180,17 @@ class Job:
                 )
 
     @cached_property
+    def way(self) -> Way | None:
+        """How the soft targets of its teacher come; None where it learns from labels alone."""
+        run, augmented = self.run, self.run.augment is not None
+        if not run.distils:
+            return None
+        own = way(self.setting, run.teacher, run.train.epochs, augmented=augmented)
+        if own.file:
+            return replace(own, bytes=check_targets(run.data, run.teacher, own.views))
+        return own
+
+    @cached_property
     def index(self) -> Tensor:
         """Indices (M,) of the training examples in the transfer set, on the CPU."""
         subset = self.run.transfer
@@ -211,3 +223,11 @@ class Job:
         loss = "".join(f"-{key}{run.loss.options[key]:g}" for key in run.loss.numbers)
         student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
         return f"{student}-{self.digest[:8]}"
+
+
+def by_teacher(jobs: Sequence[Job]) -> dict[Teacher | None, list[int]]:
+    """The numbers of the jobs that learn from each teacher; of those from labels alone, at None."""
+    found: dict[Teacher | None, list[int]] = {}
+    for number, job in enumerate(jobs):
+        found.setdefault(job.run.teacher if job.run.distils else None, []).append(number)
+    return found

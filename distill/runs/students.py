@@ -1,11 +1,9 @@
 """The students of jobs that train as one stack, ready to be trained.
 
-Letters: N examples, V views of each, C classes, K members.
+Letters: K members.
 """
 
-from collections.abc import Callable, Sequence
-
-from torch import Tensor
+from collections.abc import Sequence
 
 from distill.runs.job import Job
 from distill.seeds import derive
@@ -13,19 +11,17 @@ from distill.training.augmentation import augmentation
 from distill.training.build import fresh
 from distill.training.fit import assemble
 from distill.training.inputs import training_inputs
-from distill.training.loop import Training, TransferSet
+from distill.training.loop import Source, Training, TransferSet
 from distill.training.objective import Objective
 
 
 def students(
-    jobs: Sequence[Job],
-    soft: Tensor | None,
-    teacher: Callable[[Tensor], Tensor] | None = None,
+    jobs: Sequence[Job], teachers: Sequence[Source] = (), own: Sequence[int] = ()
 ) -> Training:
     """The students of K jobs, ready to be trained.
 
-    They learn from ``soft`` targets (N, V, C), from those that a ``teacher`` makes (B, C) for each
-    batch, or from labels alone.
+    They learn from one of ``teachers``: of several, each from its ``own``, by K numbers. Without
+    any they learn from labels alone.
     """
     first = jobs[0]
     run, setting = first.run, first.setting
@@ -33,8 +29,7 @@ def students(
         training_inputs(setting, run.data.jitter, run.data.flip),
         first.data.train_labels.to(setting.device),
         first.index.to(setting.device),
-        soft,
-        teacher,
+        teachers,
         augmentation(run.augment, first.data.classes),
     )
     stack = fresh(
@@ -43,7 +38,7 @@ def students(
     return assemble(
         stack,
         transfer,
-        Objective.of([job.run.loss for job in jobs], first.data.classes, setting.device),
+        Objective.of([job.run.loss for job in jobs], first.data.classes, setting.device, own),
         [job.run.optim for job in jobs],
         run.train,
         run.seed,

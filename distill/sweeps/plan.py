@@ -5,7 +5,7 @@ Letters: K members, B examples in a batch, N training examples, V views of each,
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import islice
@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from torch import Tensor
 
 from distill.config import Run, Teacher
-from distill.runs.job import Job
+from distill.runs.job import Job, by_teacher
 from distill.runs.students import students
 from distill.seeds import generator, seeded
 from distill.system import machine
@@ -28,7 +28,7 @@ from distill.training import checkpoint
 from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.inputs import Setting
-from distill.training.loop import Training
+from distill.training.loop import Source, Training
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +57,22 @@ def stacks(
 ) -> list[Stack]:
     """The fewest stacks that the jobs allow, each of at most ``max_members`` that fit in memory.
 
-    Jobs whose numbers ``apart`` maps to different values are not trained together. Within a stack,
-    jobs stand in the order of their learning rates and weight decays, since neighbours who share
-    them are updated together, then of their names, so that the same jobs make the same stacks
-    however a sweep orders them. Where there are fewer stacks than ``workers``, the largest are
-    halved. Those that have ``begun`` stay as they are.
+    Jobs of different teachers train together, as long as the memory has room for the soft targets
+    of all of them (see `_together`). Jobs whose numbers ``apart`` maps to different values do not.
+    Within a stack, jobs stand in the order of their learning rates and weight decays, since
+    neighbours who share them are updated together, then of their names, so that the same jobs make
+    the same stacks however a sweep orders them. Where there are fewer stacks than ``workers``, the
+    largest are halved. Those that have ``begun`` stay as they are.
     """
     groups: dict[Hashable, list[int]] = {}
     taken = {number for stack in begun for number in stack.jobs}
     for number, job in enumerate(jobs):
         if number in taken:
             continue
-        groups.setdefault((job.run.shared, apart(number)), []).append(number)
+        come = None if job.way is None else (job.way.online, job.way.dtype)
+        groups.setdefault((job.run.shared, come, apart(number)), []).append(number)
     made: list[Stack] = []
-    for numbers in groups.values():
+    for numbers in (part for group in groups.values() for part in _together(group, jobs)):
         numbers.sort(key=lambda n: _place(jobs[n]))
         first = jobs[numbers[0]]
         room = free_memory(first.setting.device, workers) // 2
@@ -84,6 +86,28 @@ def stacks(
         place = made.index(largest)
         made[place : place + 1] = largest.halves()
     return [*begun, *made]
+
+
+def _together(numbers: Sequence[int], jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Parts of jobs that may train together, each of as few teachers as the memory asks for.
+
+    The soft targets of all teachers of a stack are held at once. Where they would take more than
+    the quarter of the memory that those of one may take, more stacks of fewer teachers are slower,
+    but each job's way is that which it has alone: no run fails, or is another, for its neighbours.
+    Teachers are taken in the order of their jobs' names, however a sweep orders them.
+    """
+    own = sorted(numbers, key=lambda n: jobs[n].name)
+    part: list[int] = []
+    ways: list[targets.Way] = []
+    for members in by_teacher([jobs[n] for n in own]).values():
+        way = jobs[own[members[0]]].way
+        if way is not None:
+            if part and not targets.room_for(jobs[own[0]].setting.device, [*ways, way]):
+                yield part
+                part, ways = [], []
+            ways.append(way)
+        part += [own[k] for k in members]
+    yield part
 
 
 def _place(job: Job) -> tuple[float, float, str]:
@@ -114,16 +138,19 @@ def free_memory(device: torch.device, workers: int) -> int:
 
 def _ready(jobs: Sequence[Job]) -> Training:
     """The training of a stack of these jobs, with soft targets that stand in for the teacher's."""
-    first = jobs[0]
-    run, setting = first.run, first.setting
-    if not run.distils:
-        return students(jobs, None)
-    way = _way(first)
-    if way.online:
-        return students(jobs, None, stand_in(setting, run.teacher))
-    one = torch.linspace(-1, 1, first.data.classes, device=setting.device)
-    # (N, V, C), but takes no memory.
-    return students(jobs, one.expand(len(first.data.train_labels), way.views, -1))
+    first, own = jobs[0], [0] * len(jobs)
+    one = torch.linspace(-1, 1, first.data.classes, device=first.setting.device)
+    teachers: list[Source] = []
+    for teacher, members in by_teacher(jobs).items():
+        if teacher is None or (way := jobs[members[0]].way) is None:
+            continue
+        for k in members:
+            own[k] = len(teachers)
+        if way.online:
+            teachers.append(stand_in(first.setting, teacher))
+        else:  # (N, V, C), but takes no memory
+            teachers.append(one.expand(len(first.data.train_labels), way.views, -1))
+    return students(jobs, teachers, own if len(teachers) > 1 else ())
 
 
 def _steps(training: Training, count: int) -> int:
@@ -197,21 +224,27 @@ def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
         f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in "
         f"{len(stacks)} stack{'s' if len(stacks) > 1 else ''} "
         f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
-        + "".join(f"; {way}" for way in sorted({str(way) for _, _, way in _ways(stacks, jobs)}))
+        + "".join(f"; {line}" for line in sorted(_told(stacks, jobs)))
     )
+
+
+def _told(stacks: Sequence[Stack], jobs: Sequence[Job]) -> Iterator[str]:
+    """How soft targets come: a line for all teachers whose do in the same way."""
+    kinds: dict[Hashable, dict[Hashable, targets.Way]] = {}
+    for setting, teacher, way in _ways(stacks, jobs):
+        views = 0 if way.online or way.file else way.views
+        # One teacher answers for all views.
+        data = setting.data.model_copy(update={"jitter": 0, "flip": False})
+        kinds.setdefault((way.name, views), {})[teacher, replace(setting, data=data)] = way
+    return (targets.told([*own.values()]) for own in kinds.values())
 
 
 def _ways(
     stacks: Sequence[Stack], jobs: Sequence[Job]
 ) -> set[tuple[Setting, Teacher, targets.Way]]:
-    """How the soft targets of each teacher and its views come; those of a stack share theirs."""
-    firsts = [jobs[stack.jobs[0]] for stack in stacks]
-    return {(job.setting, job.run.teacher, _way(job)) for job in firsts if job.run.distils}
-
-
-def _way(job: Job) -> targets.Way:
-    run, augmented = job.run, job.run.augment is not None
-    return targets.way(job.setting, run.teacher, run.train.epochs, augmented=augmented)
+    """How the soft targets of each teacher and its views come."""
+    own = [jobs[n] for stack in stacks for n in stack.jobs]
+    return {(job.setting, job.run.teacher, job.way) for job in own if job.way is not None}
 
 
 def _memory(stack: Stack, jobs: Sequence[Job]) -> int:
@@ -292,7 +325,7 @@ def _seconds(stacks: Sequence[Stack], jobs: Sequence[Job], threads: int) -> list
     try:
         for stack in stacks:
             own = [jobs[n] for n in stack.jobs]
-            if (shape := (_shape(own[0]), len(own))) not in times:
+            if (shape := _timed(own)) not in times:
                 try:
                     times[shape] = seconds(own)
                 except Exception:
@@ -302,7 +335,14 @@ def _seconds(stacks: Sequence[Stack], jobs: Sequence[Job], threads: int) -> list
         torch.set_num_threads(before)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # for the workers
-    return [times[_shape(jobs[stack.jobs[0]]), len(stack.jobs)] for stack in stacks]
+    return [times[_timed([jobs[n] for n in stack.jobs])] for stack in stacks]
+
+
+def _timed(jobs: Sequence[Job]) -> Hashable:
+    """What the time of a stack depends on; teachers that answer in each batch take their own."""
+    teachers, way = by_teacher(jobs), jobs[0].way
+    online = way is not None and way.online
+    return _shape(jobs[0]), len(jobs), frozenset(teachers) if online else len(teachers)
 
 
 def seconds(jobs: Sequence[Job]) -> float:

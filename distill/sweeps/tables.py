@@ -14,6 +14,7 @@ from distill.runs.columns import COLUMNS, TERM, Status
 from distill.runs.results import SUMMARY
 
 FEW = 5  # runs in a listing; tables that are always few enough
+CELLS = 3  # of more tables than that, so many on average are enough for each
 SHADES = " ░▒▓█"
 AXES = {"temperature": "loss", "width": "model"}
 FIGURES = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
@@ -41,7 +42,8 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
     keys = _settings(done, axes)
     done = _ordered(done, keys)
     groups = list(_groups(done, keys))
-    if len(groups) > max(FEW, len(done) // 2):  # of searched values, each is its own
+    cells = len(done[[*keys, *axes]].drop_duplicates())
+    if len(groups) > max(FEW, cells // CELLS):  # of searched values, each is its own
         yield _all(done, [*keys, *(k for k in axes if done[k].nunique(dropna=False) > 1)])
         return
     for values, rows in groups:

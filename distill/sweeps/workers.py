@@ -20,7 +20,7 @@ from hydra.core.utils import configure_log, env_override
 from loky import ProcessPoolExecutor
 from omegaconf import OmegaConf
 
-from distill.config import parse
+from distill.config import Teacher, parse
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.sweeps.plan import Stack
@@ -29,6 +29,7 @@ from distill.system.interrupt import Interrupt
 from distill.system.progress import silence
 from distill.teachers.find import taught
 from distill.training.fit import RunError
+from distill.training.inputs import Setting
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +64,8 @@ class Task:
     def teach(self, job: Job) -> None:
         """Let the teacher of ``job`` and its soft targets be in the cache, made if they are not."""
         with env_override(dict(self.environment)), self._logged():
-            run, augmented = job.run, job.run.augment is not None
-            times = (run.checkpoint.every, run.train.epochs)
-            taught(job.setting, run.teacher, *times, augmented=augmented)
+            if job.way is not None:
+                taught(job.setting, job.run.teacher, job.run.checkpoint.every, job.way)
 
     @contextmanager
     def _logged(self) -> Iterator[None]:
@@ -163,19 +163,24 @@ def _pass_on(number: int, process: "Future[int]") -> None:
 def teach(
     stacks: Sequence[Stack], jobs: Sequence[Job], start: Callable[[Stack], Task]
 ) -> Callable[[Stack], Task]:
-    """Make the teacher that all stacks share with all threads, since side by side they would wait.
+    """Make the teachers that stacks share with all threads, since side by side they would wait.
 
-    Returns ``start``, but for the stack of the first job, which was started so that its log tells
-    of it.
+    Those of one stack alone are made where it trains, unless there is no other. Returns ``start``,
+    but for the first stack of each teacher, which was started so that its log tells of it.
     """
-    teachers = {(job.setting, job.run.teacher) for job in jobs if job.run.distils}
-    if len(teachers) != 1:
-        return start
-    first = min((s for s in stacks if jobs[s.jobs[0]].run.distils), key=lambda stack: stack.jobs)
+    users: dict[tuple[Setting, Teacher], dict[Stack, Job]] = {}
+    for stack in sorted(stacks, key=lambda stack: stack.jobs):
+        for job in (jobs[n] for n in stack.jobs):
+            if job.run.distils:
+                users.setdefault((job.setting, job.run.teacher), {}).setdefault(stack, job)
     started: dict[Stack, Task] = {}
-    with suppress(Exception):  # the stacks will meet the same, and say it
-        started[first] = start(first)
-        started[first].teach(jobs[first.jobs[0]])
+    for own in users.values():
+        if len(own) == 1 < len(users):
+            continue
+        first, job = next(iter(own.items()))
+        with suppress(Exception):  # the stacks will meet the same, and say it
+            started[first] = started.get(first) or start(first)
+            started[first].teach(job)
     return lambda stack: started.pop(stack, None) or start(stack)
 
 

@@ -33,7 +33,7 @@ from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
-from distill.training.loop import TransferSet
+from distill.training.loop import Source, TransferSet
 from distill.training.objective import Objective
 from distill.training.stack import Stack
 
@@ -213,24 +213,24 @@ def soft_targets(setting: Setting, config: TeacherConfig, every: float, kept: Wa
 
 
 def taught(
-    setting: Setting, config: TeacherConfig, every: float, epochs: int, *, augmented: bool
-) -> tuple[Teacher | Targets, Way, Tensor | None]:
-    """A teacher, the way its soft targets come, and those that are cached.
+    setting: Setting, config: TeacherConfig, every: float, own: Way
+) -> tuple[Teacher | Targets, Source]:
+    """A teacher, and what students learn of it: its soft targets (N, V, C), or itself.
 
     Args:
         setting: the data and the device.
         config: of the teacher.
         every: how many minutes are between checkpoints.
-        epochs: of the student.
-        augmented: whether an augmentation changes each of its batches.
+        own: the way its soft targets come.
 
     Raises:
-        ConfigError: as `soft_targets` and `targets.way`.
+        ConfigError: as `soft_targets`.
         RunError: as `find_teacher`.
     """
-    own = way(setting, config, epochs, augmented=augmented)
     teacher = find_teacher(setting, config, every)
-    return teacher, own, None if own.online else soft_targets(setting, config, every, own)
+    if isinstance(teacher, Teacher) and own.online:
+        return teacher, teacher.online
+    return teacher, soft_targets(setting, config, every, own)
 
 
 def centre_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:

@@ -63,8 +63,10 @@ def find_targets(data: Data, teacher: TeacherConfig, digest: str) -> Targets:
     return Targets(digest, errors, train, test)
 
 
-def check_targets(data: Data, teacher: TeacherConfig, views: int) -> None:
+def check_targets(data: Data, teacher: TeacherConfig, views: int) -> int:
     """See that a file has soft targets of each training example, in the student's ``views``.
+
+    Returns the bytes that they take.
 
     Raises:
         ConfigError: it cannot be read, or has others.
@@ -76,6 +78,7 @@ def check_targets(data: Data, teacher: TeacherConfig, views: int) -> None:
             f"teacher.path={teacher.path}: it has soft targets of {train.shape[1]} views, and "
             f"{key} make{'s' * (views == 1)} {views}; give those, or (N, C) for all views alike"
         )
+    return train.nbytes
 
 
 def _read(data: Data, teacher: TeacherConfig) -> tuple[Tensor, Tensor | None]:

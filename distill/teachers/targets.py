@@ -6,7 +6,7 @@ Letters: N examples, V views of each, C classes.
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -49,12 +49,20 @@ class Way:
         return "online" if self.online else f"cached {_short(self.dtype)}"
 
     def __str__(self) -> str:
-        if self.file:
-            return "soft targets from a file"
-        if self.online:
-            return "soft targets online, by the teacher in each batch"
-        views = "1 view" if self.views == 1 else f"{self.views} views"
-        return f"soft targets cached, {views} in {_short(self.dtype)}, {decimal(self.bytes)}"
+        return told([self])
+
+
+def told(ways: Sequence[Way]) -> str:
+    """How the soft targets of one teacher come, or those of several that come in the same way."""
+    way, several = ways[0], len(ways) > 1
+    what = f"soft targets of {len(ways)} teachers" if several else "soft targets"
+    if way.file:
+        return f"{what} from {'files' if several else 'a file'}"
+    if way.online:
+        return f"{what} online, by {'each' if several else 'the teacher'} in each batch"
+    views = "1 view" if way.views == 1 else f"{way.views} views"
+    size = f"{decimal(sum(way.bytes for way in ways))}{' in all' if several else ''}"
+    return f"{what} cached, {views} in {_short(way.dtype)}, {size}"
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -86,10 +94,7 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
     if teacher.kind != "weights":
         return Way(False, views, 0, file=True)
     numbers = len(data.train_labels) * views * data.classes
-    if setting.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(setting.device).total_memory
-    else:
-        memory = machine.memory()
+    memory = _memory(setting.device)
     fits = next((d for d in (torch.float32, torch.float16) if _size(numbers, d) <= memory), None)
     if teacher.targets == "cached" and fits is None:
         raise ConfigError(
@@ -106,6 +111,18 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
     ):
         return Way(True, views, 0)
     return Way(False, views, numbers * fits.itemsize, fits)
+
+
+def room_for(device: torch.device, ways: Sequence[Way]) -> bool:
+    """Whether the memory has room for the soft targets of several teachers at once."""
+    return SHARE * sum(way.bytes for way in ways) <= _memory(device)
+
+
+def _memory(device: torch.device) -> int:
+    """The bytes that a process may have where it trains."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return machine.memory()
 
 
 def _size(numbers: int, dtype: torch.dtype) -> int:

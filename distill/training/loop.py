@@ -22,6 +22,8 @@ from distill.training.objective import Objective
 from distill.training.stack import Stack
 
 Values = dict[str, Tensor]
+# A teacher as students hear it: its logits (N, V, C), or what makes those (B, C) of a batch.
+Source = Tensor | Callable[[Tensor], Tensor]
 
 STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensors)
 
@@ -30,21 +32,33 @@ STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensor
 class TransferSet:
     """What a student learns from: images, labels (N,), and the indices (M,) of those it sees.
 
-    ``soft`` holds the teacher's logits (N, V, C) for each view; or ``teacher`` makes them (B, C)
-    for a batch of inputs; both are None for hard labels alone.
+    ``teachers`` are one, of whom all learn, or several; none for hard labels alone.
     """
 
     images: Inputs
     labels: Tensor
     index: Tensor
-    soft: Tensor | None = None
-    teacher: Callable[[Tensor], Tensor] | None = None
+    teachers: Sequence[Source] = ()
     augmentation: Augmentation | None = None
 
     @cached_property
     def class_counts(self) -> Tensor:
         """How many examples of each class (C,) it sees."""
         return self.labels[self.index].bincount(minlength=int(self.labels.max()) + 1)
+
+    def taught(self, own: Sequence[int], index: Tensor, view: Tensor, x: Tensor) -> Tensor:
+        """What the members' ``own`` teachers, by their numbers, say of a batch.
+
+        Each is asked once: of several the logits are (K, B, C), those of a single one (B, C).
+        """
+        said = {}
+        for number in dict.fromkeys(own or [0]):
+            teacher = self.teachers[number]
+            if isinstance(teacher, Tensor):
+                said[number] = teacher[index, view].float()
+            else:
+                said[number] = teacher(x)
+        return torch.stack([said[n] for n in own]) if len(said) > 1 else said.popitem()[1]
 
     def batches(self, seed: int, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and views (B,) of each batch: every example once, in a new order and view."""
@@ -243,10 +257,8 @@ class Training:
             inputs, labels = transfer.augmentation(inputs, labels)
         x = transfer.images.normalised(inputs, self.plan.dtype)
         given: dict[str, Any] = {"labels": labels, "progress": progress}
-        if transfer.soft is not None:
-            given["teacher_logits"] = transfer.soft[index, view].float()
-        elif transfer.teacher is not None:
-            given["teacher_logits"] = transfer.teacher(x)
+        if transfer.teachers:
+            given["teacher_logits"] = transfer.taught(self.objective.teachers, index, view, x)
         if "class_counts" in self.objective.takes:
             given["class_counts"] = transfer.class_counts
         losses, terms = self.objective(self.stack(x).float(), given)

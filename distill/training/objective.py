@@ -25,20 +25,26 @@ class Objective:
 
     ``loss`` is that of one member (see `distill.losses`), which ``takes`` these of what can be
     given; ``numbers`` are those of its hyperparameters that are numbers, K values of each, and
-    ``fixed`` the others, which the members share. Where torch cannot map the loss over members, it
-    is not ``mapped``, but called for one after another, with plain numbers.
+    ``fixed`` the others, which the members share. Of several ``teachers`` each member has its own,
+    by K numbers; of one none are needed. Where torch cannot map the loss over members, it is not
+    ``mapped``, but called for one after another, with plain numbers.
     """
 
     loss: Callable[..., Any]
     takes: frozenset[str]
     numbers: Mapping[str, Sequence[float]] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    teachers: Sequence[int] = ()
     device: torch.device = CPU
     mapped: bool = True
 
     @classmethod
     def of(
-        cls, losses: Sequence[Component], classes: int, device: torch.device = CPU
+        cls,
+        losses: Sequence[Component],
+        classes: int,
+        device: torch.device = CPU,
+        teachers: Sequence[int] = (),
     ) -> "Objective":
         """That of members whose ``losses`` differ in numbers alone, for data of C ``classes``."""
         first = losses[0]
@@ -47,6 +53,7 @@ class Objective:
             first.takes,
             {name: [loss.options[name] for loss in losses] for name in first.numbers},
             {name: value for name, value in first.options.items() if name not in first.numbers},
+            teachers,
         )
         return replace(objective, device=device, mapped=objective.maps(classes))
 
@@ -62,20 +69,23 @@ class Objective:
 
         Args:
             logits: (K, B, C), float32.
-            given: ``labels`` (B,), ``class_counts`` (C,), ``teacher_logits`` (B, C), ``progress``
-                from 0 to 1.
+            given: ``labels`` (B,), ``class_counts`` (C,), ``progress`` from 0 to 1, and
+                ``teacher_logits``: (B, C) for all members, or each one's own, (K, B, C).
         """
         taken = {name: value for name, value in given.items() if name in self.takes}
+        apart = {n: taken.pop(n) for n in ("teacher_logits",) if n in taken and taken[n].ndim == 3}
 
-        def member(own: Tensor, numbers: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-            value = self.loss(student_logits=own, **taken, **numbers, **self.fixed)
+        def member(own: Tensor, values: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+            value = self.loss(student_logits=own, **taken, **values, **self.fixed)
             return value if isinstance(value, tuple) else (value, {})
 
         def plain(own: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return member(own, {name: values[int(k)] for name, values in self.numbers.items()})
+            return member(own, {n: v[int(k)] for n, v in {**self.numbers, **apart}.items()})
 
         function, rest = (
-            (member, self.tensors) if self.mapped else (plain, torch.arange(len(logits)))
+            (member, {**self.tensors, **apart})
+            if self.mapped
+            else (plain, torch.arange(len(logits)))
         )
         found: tuple[Tensor, dict[str, Tensor]] = each(
             function, (logits, rest), len(logits), mapped=self.mapped
@@ -85,12 +95,18 @@ class Objective:
     def keep(self, members: Tensor) -> "Objective":
         """That of the members at ``members`` (indices)."""
         chosen = members.tolist()
-        return replace(self, numbers={n: [v[k] for k in chosen] for n, v in self.numbers.items()})
+        return replace(
+            self,
+            numbers={n: [v[k] for k in chosen] for n, v in self.numbers.items()},
+            teachers=[self.teachers[k] for k in chosen if self.teachers],
+        )
 
     def maps(self, classes: int) -> bool:
         """Whether torch can map the loss over members, seen on a few random numbers."""
         logits, given = tried(1, classes)
         one = self.keep(torch.tensor([0]))
+        if self.teachers:  # then the teacher's logits are mapped, too
+            given["teacher_logits"] = given["teacher_logits"].unsqueeze(0)
         return mappable(lambda: [one(logits, {**given, "progress": p}) for p in PROGRESS])
 
 

@@ -354,5 +354,5 @@ def test_a_model_with_normalised_groups_is_trained(offered: Offer) -> None:
             logits: Tensor = self.normal(super().forward(x))
             return logits
 
-    stack = students([offered("model", Grouped, "loss=hard")], None).stack
+    stack = students([offered("model", Grouped, "loss=hard")]).stack
     assert set(stack.parameters) == {"layer.weight", "layer.bias", "normal.weight", "normal.bias"}

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from io import StringIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -229,6 +230,17 @@ def test_n_is_that_of_the_cell(home: Path) -> None:
     text = shown(home)
     assert "mean over n seeds" in text
     assert "4.5 (n=2)" in text and "4.0 (n=1)" in text
+
+
+def test_many_tables_of_few_cells_are_one_with_a_line_a_setting(home: Path) -> None:
+    """Two data sets, models and teachers, with two temperatures and three seeds each."""
+    for data, model, teacher in product("de", "mn", "tu"):
+        for temperature, seed in product((1.0, 2.0), range(3)):
+            facts = {"temperature": temperature, "seed": seed, "teacher": teacher}
+            name = f"{data}{model}{teacher}{temperature}-{seed}"
+            put(home, name, data=data, model=model, test_errors=seed + 4, **facts)
+    text = shown(home)
+    assert text.count("mean over 3 seeds") == 1 and text.count("5.0") == 16
 
 
 def test_many_settings_are_listed(home: Path) -> None:

@@ -118,7 +118,7 @@ def signals(monkeypatch: pytest.MonkeyPatch, step: int, *numbers: int) -> None:
 
     def counted(self: Training, *args: Any) -> Any:
         nonlocal count
-        if args[-1] > 0 and self.transfer.soft is not None:  # neither a plan's nor a teacher's
+        if args[-1] > 0 and self.transfer.teachers:  # neither a plan's nor a teacher's
             count += 1
             if count == step:
                 for number in numbers:
@@ -160,6 +160,25 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_sweep_goes_on(
     pd.testing.assert_frame_equal(summary().drop(columns=times), undisturbed.drop(columns=times))
     assert same(weights(), students)
     assert [p.read_text() for p in sorted(Path("sweep").rglob(results.HISTORY))] == histories
+
+
+@pytest.mark.slow
+def test_members_of_several_teachers_go_on_with_their_own(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*SWEEP, *MIXED, "teacher.seed=0,1")
+    cli(*command)
+    undisturbed, students = summary(), weights()
+    Path("sweep").rename("undisturbed")
+    with monkeypatch.context() as patch:
+        signals(patch, 10, signal.SIGTERM)  # in the third epoch, after one of each had diverged
+        cli(*command)
+    [checkpoint] = Path("sweep").rglob(FILE)
+    cli(*command)
+    assert "after epoch 3" in (checkpoint.parent / "distill.log").read_text()
+    times = ["seconds"]
+    pd.testing.assert_frame_equal(summary().drop(columns=times), undisturbed.drop(columns=times))
+    assert same(weights(), students)
 
 
 def test_a_second_signal_leaves_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +299,7 @@ def ready() -> Training:
     """A training in bf16, of three members."""
     jobs = [make_job("precision=bf16", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
     soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
-    return students(jobs, soft)
+    return students(jobs, [soft])
 
 
 def test_a_checkpoint_restores_leaves_of_the_members_that_are_left(home: Path) -> None:
@@ -400,7 +419,7 @@ def test_a_checkpoint_of_another_kind_is_not_used(
     saved.write(training, training.run())
     jobs = [make_job("precision=fp32", f"optim.lr={lr}") for lr in (0.001, 0.002, 0.003)]
     soft = torch.zeros(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
-    assert saved.restore(students(jobs, soft)) is None
+    assert saved.restore(students(jobs, [soft])) is None
     assert "in torch.bfloat16 on cpu and not used" in caplog.text
 
 

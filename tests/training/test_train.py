@@ -95,7 +95,8 @@ def test_the_terms_of_the_loss_are_those_of_its_ends(home: Any) -> None:
 def test_leaves_in_bf16_stay_equal_to_the_parameters(max_norm: str, home: Any) -> None:  # noqa: ARG001
     common = ("precision=bf16", f"model.max_norm={max_norm}", "train.epochs=2")
     jobs = [make_job(*common, f"optim.lr={lr}") for lr in (1e-3, 1e30, 3e-3)]
-    training = students(jobs, torch.randn(len(jobs[0].data.train_labels), 1, jobs[0].data.classes))
+    soft = torch.randn(len(jobs[0].data.train_labels), 1, jobs[0].data.classes)
+    training = students(jobs, [soft])
     start = {name: value.clone() for name, value in training.stack.parameters.items()}
     history = training.run()
     assert history.members == [0, 2]  # the diverged one left, so new leaves were made
@@ -213,7 +214,7 @@ def test_a_student_learns_the_teachers_logits_of_the_view_it_sees() -> None:
     stack = Stack(lambda: job.run.model.function((1, 8, 8), 3, width=64), 1, 0, torch.device("cpu"))
     leaves = list(stack.trainable(torch.float32).values())
     optimizer = AdamW(list(stack.parameters.values()), leaves, lr=[0.01], weight_decay=[0.0])
-    transfer = TransferSet(images, torch.zeros(8, dtype=torch.int64), torch.arange(8), soft)
+    transfer = TransferSet(images, torch.zeros(8, dtype=torch.int64), torch.arange(8), [soft])
     plan = Plan(300, 8, "cosine", 0.0, torch.float32)
     objective = Objective(logits, frozenset({"teacher_logits", "labels"}), {"alpha": [1.0]})
     history = Training(stack, optimizer, transfer, objective, plan, 0).run()
@@ -254,7 +255,7 @@ def test_the_model_that_was_named_is_the_one_that_is_trained(
     model: Any, dtype: torch.dtype, offered: Offer
 ) -> None:
     job = offered("model", model, "loss=hard")
-    stack = students([job], None).stack
+    stack = students([job]).stack
     stack.eval()
     x = torch.rand(5, *job.data.shape)
     module = job.run.model.function(job.data.shape, job.data.classes, width=8)
@@ -272,7 +273,7 @@ def test_a_projection_that_says_nothing_reaches_the_leaves(offered: Offer) -> No
             for value in parameters.values():
                 value.mul_(0.5)
 
-    stack = students([offered("model", Halved, "loss=hard", "precision=bf16")], None).stack
+    stack = students([offered("model", Halved, "loss=hard", "precision=bf16")]).stack
     stack.constrain_()
     for name, leaf in stack.leaves.items():
         assert torch.equal(leaf, stack.parameters[name].bfloat16())
@@ -297,9 +298,9 @@ def test_what_a_model_draws_from_torch_follows_from_the_seed(offered: Offer) -> 
     one, other = (offered("model", Noisy, *common, f"optim.lr={lr}") for lr in (1e-3, 2e-3))
 
     def weights(*jobs: Job, resumed: bool = False) -> dict[str, torch.Tensor]:
-        training, history = students(jobs, None), None
+        training, history = students(jobs), None
         if resumed:
-            begun = students(jobs, None)
+            begun = students(jobs)
             begun.plan = replace(begun.plan, epochs=1)
             history = begun.run()
             training.restore(history, begun.state())
@@ -347,7 +348,7 @@ def test_a_temperature_without_weight_changes_no_figure(home: Any) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_one_parameter_that_is_not_finite_is_seen_without_any_loss(value: float) -> None:
     """A unit of bias -inf is silent, and no loss shows it."""
-    training = students([make_job("loss=hard")] * 3, None)
+    training = students([make_job("loss=hard")] * 3)
     with torch.no_grad():
         training.stack.parameters["layers.0.bias"][1, 2] = value
         training.stack.parameters["layers.0.bias"][2] = -3e38

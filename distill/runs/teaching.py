@@ -1,0 +1,84 @@
+"""The teachers of jobs that train as one stack.
+
+Letters: K jobs, N examples, V views of each, C classes.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from distill.config import ConfigError
+from distill.runs import results
+from distill.runs.job import Job, by_teacher
+from distill.system import store
+from distill.teachers.find import centre_targets, taught
+from distill.teachers.gallery import gallery
+from distill.training.fit import RunError
+from distill.training.inputs import training_inputs
+from distill.training.loop import Source
+
+log = logging.getLogger(__name__)
+
+
+class TeacherError(RunError):
+    """One of several teachers cannot be had, by its cause; its students are those ``members``."""
+
+    def __init__(self, members: Sequence[int]) -> None:
+        super().__init__("the teacher failed")
+        self.members = frozenset(members)
+
+
+def taught_by(
+    jobs: Sequence[Job], directories: Sequence[Path]
+) -> tuple[list[Source], list[int], list[dict[str, Any]]]:
+    """The teachers of K jobs, each once; of several the number of each job's own; and its facts.
+
+    What a teacher says of examples is shown in the directory of its first job.
+
+    Raises:
+        TeacherError: one of several teachers fails.
+        ConfigError, RunError: the only one does.
+    """
+    facts: list[dict[str, Any]] = [{} for _ in jobs]
+    teachers: list[Source] = []
+    own = [0] * len(jobs)
+    for config, members in by_teacher(jobs).items():
+        first = members[0]
+        if config is None or (way := jobs[first].way) is None:
+            continue
+        try:
+            every = jobs[0].run.checkpoint.every
+            found, source = taught(jobs[first].setting, config, every, way)
+        except (ConfigError, RunError) as error:
+            if len(members) == len(jobs):
+                raise
+            raise TeacherError(members) from error
+        _show(jobs[first], found.digest, source, directories[first])
+        told = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
+        for k in members:
+            facts[k] = {**told, "soft_targets": way.name}
+            own[k] = len(teachers)
+        teachers.append(source)
+    return teachers, own if len(teachers) > 1 else [], facts
+
+
+def _show(job: Job, digest: str, soft: Source, folder: Path) -> None:
+    """Write what the teacher says of some training examples into ``folder``, if that can be."""
+    path = folder / f"{results.DIGITS}-{digest[:8]}.json"
+    images, labels = job.data.train_inputs, job.data.train_labels
+    if job.data.features:
+        return
+    run = job.run
+    if isinstance(soft, Tensor):
+        reading = training_inputs(job.setting, run.data.jitter, run.data.flip)
+        centre = soft[:, reading.centre].float().cpu()
+    else:
+        centre = centre_targets(job.setting, run.teacher, run.checkpoint.every).cpu()
+    try:
+        store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
+    except OSError as error:
+        log.warning("no digits could be written: %s", store.told(error) or error)
