@@ -238,12 +238,12 @@ def _written(
 def _details(jobs: Sequence[Job], stack: Stack) -> list[dict[str, Any]]:
     """What is found of each of K members once it is trained, also against its own teacher."""
     found: list[dict[str, Any]] = [{} for _ in jobs]
-    for places in by_teacher(jobs).values():
+    for members in by_teacher(jobs).values():
         alike = stack
-        if len(places) < len(jobs):
-            alike = stack.holding({n: v.detach()[places] for n, v in stack.tensors.items()})
-        for name, value in _detail(jobs[places[0]], alike).items():
-            for place, own in zip(places, value.tolist(), strict=True):
+        if len(members) < len(jobs):
+            alike = stack.holding({n: v.detach()[members] for n, v in stack.tensors.items()})
+        for name, value in _detail(jobs[members[0]], alike).items():
+            for place, own in zip(members, value.tolist(), strict=True):
                 found[place][name] = own
     return found
 
