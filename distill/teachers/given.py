@@ -87,7 +87,7 @@ def _read(data: Data, teacher: TeacherConfig) -> tuple[Tensor, Tensor | None]:
     return _checked(data, teacher, tuple(map(store.stamp, paths)))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _checked(
     data: Data,
     teacher: TeacherConfig,
