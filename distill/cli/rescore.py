@@ -83,7 +83,7 @@ def rescore(
     """
     config, trained = _config(directory)
     file = directory / results.KEPT[kind]
-    if kind != "last" and not file.exists():
+    if (directory / results.WEIGHTS).exists() and not file.exists():
         key = results.ASKED[kind]
         raise ConfigError(f"RUN={directory}: --weights {kind}: it kept none; one with {key} does")
     try:

@@ -64,7 +64,8 @@ def export(run: Path, best: str | None, kind: str, out: Path | None, weights: st
     try:
         ready(kind)
         model = student.load(run, best, weights)
-        path = out or Path(f"{model.name}{FORMATS[kind]}")
+        which = "" if weights == "last" else f"-{weights}"
+        path = out or Path(f"{model.name}{which}{FORMATS[kind]}")
         write(model, kind, path)
     except Exception as error:
         sys.exit(_line(error))

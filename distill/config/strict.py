@@ -107,10 +107,13 @@ class Component(Strict):
     @property
     def bare(self) -> Self:
         """The same without the files that it reads, which what was trained does not need."""
+        return self.model_copy(update=dict.fromkeys(self.begun_from))
+
+    @property
+    def begun_from(self) -> set[str]:
+        """The keys of files that it begins from."""
         fields = type(self).model_fields.items()
-        return self.model_copy(
-            update={n: None for n, f in fields if isinstance(_place(f), store.Content)}
-        )
+        return {name for name, f in fields if isinstance(_place(f), store.Content)}
 
 
 # Keys that have counted in every digest, though they have defaults. Of all others one that has its
@@ -131,18 +134,21 @@ def _place(field: FieldInfo) -> store.Place | None:
     return next((mark for mark in field.metadata if isinstance(mark, store.Place)), None)
 
 
-def places(section: Strict, prefix: str = "") -> list[str]:
-    """The dotted keys of a section, and of those in it, that are marked and whose value is a path.
+def places(section: Strict, prefix: str = "") -> dict[str, str | None]:
+    """What stands for paths in tables: the first digits of the digest of each one's file.
+
+    By the dotted keys of a section, and of those in it, that are marked and whose value is a path.
 
     The sections' own keys are not marked; their places are in `distill.runs.columns.SHOWN`.
     """
-    found = []
+    found: dict[str, str | None] = {}
     for name, field in type(section).model_fields.items():
         key, value = f"{prefix}{field.alias or name}", getattr(section, name)
         if isinstance(value, Strict):
-            found += places(value, f"{key}.")
+            found |= places(value, f"{key}.")
         elif (place := _place(field)) is not None and place.has(value):
-            found.append(key)
+            file = Path(value)
+            found[key] = store.file_digest(file)[:8] if file.is_file() else None
     return found
 
 

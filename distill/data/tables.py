@@ -79,14 +79,15 @@ def table(
     frames = {"training": _read(paths["training"], separator, left)}
     text = _categories(frames["training"].drop(columns=left))
     for name in text:
-        _tell_of_numbers(name, _words(frames["training"][name]))
-    named = _kind(frames["training"][label]) in ("string", "boolean")
+        _tell_of_numbers(name, frames["training"][name].astype(str))
+    kind = _kind(frames["training"][label])
+    named = kind in ("string", "boolean")
     for part in paths.keys() - {"training"}:
         frames[part] = _read(paths[part], separator, left, text | ({label: "str"} if named else {}))
         _same_columns(frames["training"], frames[part], part)
     marks = {part: frame[label] for part, frame in frames.items()}
     if named:
-        marks = {part: _words(column) for part, column in marks.items()}
+        marks = {part: _words(column, kind) for part, column in marks.items()}
     labels, names = encoded({part: column.to_numpy() for part, column in marks.items()})
     frames = {part: frame.drop(columns=left) for part, frame in frames.items()}
     if "test" not in frames:
@@ -196,12 +197,12 @@ def _kind(column: "pd.Series[Any]") -> str:
     return types.infer_dtype(column)
 
 
-def _words(column: "pd.Series[Any]") -> "pd.Series[Any]":
-    """A column as text, with one word for all that a CSV may call a truth.
+def _words(column: "pd.Series[Any]", kind: str) -> "pd.Series[Any]":
+    """A column as text; truths, by the ``kind`` of the column to train on, in one word for each.
 
     Of a training table pandas makes truths of such words; of others they are read as text.
     """
-    return column.astype(str).replace(TRUTHS)
+    return column.astype(str).replace(TRUTHS if kind == "boolean" else {})
 
 
 def _categories(frame: "pd.DataFrame") -> dict[str, str]:
@@ -242,7 +243,9 @@ def _features(frames: "dict[str, pd.DataFrame]") -> dict[str, Tensor]:
     text = _categories(frames["training"])
     for name in frames["training"]:
         if name in text:
-            made = _encoded(str(name), {p: _words(frame[name]) for p, frame in frames.items()})
+            kind = _kind(frames["training"][name])
+            words = {part: _words(frame[name], kind) for part, frame in frames.items()}
+            made = _encoded(str(name), words)
         else:
             made = {part: _numbers(part, frame[name]) for part, frame in frames.items()}
         for part, values in made.items():

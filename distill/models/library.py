@@ -191,9 +191,16 @@ def _read(path: Path, model: nn.Module) -> dict[str, Tensor]:
         ValueError: it cannot be read, or holds none.
     """
     try:
-        found = [state for _, state in tensors.states(tensors.load(path))]
+        found = [*tensors.states(tensors.load(path))]
     except (OSError, ValueError) as error:
         raise ValueError(f"pretrained={path}: {store.told(error) or error}") from error
     if not found:
         raise ValueError(f"pretrained={path}: it holds no state dict; save model.state_dict()")
-    return tensors.plain(max(found, key=len), model.state_dict())
+    most = max(len(state) for _, state in found)
+    where, state = zip(*((w, s) for w, s in found if len(s) == most), strict=True)
+    if len(where) > 1:
+        raise ValueError(
+            f"pretrained={path}: several state dicts in it are as large, {', '.join(where)}; save "
+            "alone the one that is meant"
+        )
+    return tensors.plain(state[0], model.state_dict())

@@ -166,8 +166,8 @@ def measured(name: str) -> bool:
     return name in COLUMNS or name.startswith(TERM)
 
 
-# Keys of the config that the columns above show, or that name places on one machine. A result says
-# in "places" which others do.
+# Keys of the config that the columns above show, or that name places on one machine. In the columns
+# of others, those in a result's "places", stand digests of the files.
 SHOWN = {
     *("model.width", "loss.temperature", "loss.alpha", "optim.lr", "optim.weight_decay", "seed"),
     *("train.epochs", "train.batch_size", "transfer.classes", "transfer.fraction"),

@@ -22,15 +22,17 @@ from distill.runs import results
 from distill.runs.columns import Status, measured
 from distill.runs.job import Job, by_teacher
 from distill.runs.students import students
-from distill.runs.teaching import TeacherError, taught_by
+from distill.runs.teaching import Taught, TeacherError, taught_by
 from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
+from distill.teachers.cache import Teacher
 from distill.teachers.find import logits_on_test
+from distill.teachers.given import Targets
 from distill.training import checkpoint
 from distill.training.build import multiply_adds, parameters
 from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import evaluator
-from distill.training.fit import RunError, fit
+from distill.training.fit import RunError, fit, out_of_memory
 from distill.training.inputs import normalisation
 from distill.training.loop import History, Training, Values
 from distill.training.stack import Stack
@@ -158,8 +160,9 @@ def execute(
         saved.remove()
     watch = Watch(jobs, directories)
     try:
-        training, history, facts = _fit(jobs, directories, saved, watch)
-        details = _details([jobs[k] for k in history.members], training.stack)
+        training, history, taught = _fit(jobs, directories, saved, watch)
+        left = [(jobs[k], taught[k].teacher) for k in history.members]
+        details = _details(left, training.stack)
     except TeacherError as error:
         return _others(error, jobs, directories, trained)
     except BaseException as error:
@@ -173,7 +176,8 @@ def execute(
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
         try:
-            body = _written(jobs[k], directories[k], k, training, history, facts[k], details)
+            facts = taught[k].facts
+            body = _written(jobs[k], directories[k], k, training, history, facts, details)
         except (OSError, SafetensorError) as error:
             [body] = fail([jobs[k]], [directories[k]], error)
         bodies.append(body)
@@ -196,7 +200,12 @@ def _others(
     for lost in (True, False):
         numbers = [k for k in range(len(jobs)) if (k in error.members) is lost]
         own = [jobs[k] for k in numbers], [directories[k] for k in numbers]
-        found = fail(*own, error.__cause__ or error) if lost else execute(*own, trained)
+        try:
+            found = fail(*own, error.__cause__ or error) if lost else execute(*own, trained)
+        except Exception as other:  # of their teacher; it is in their results
+            if out_of_memory(other):
+                raise
+            found = [results.read(directory / results.RESULT) for directory in own[1]]
         bodies |= zip(numbers, found, strict=True)
     return [bodies[k] for k in range(len(jobs))]
 
@@ -235,25 +244,26 @@ def _written(
     return body
 
 
-def _details(jobs: Sequence[Job], stack: Stack) -> list[dict[str, Any]]:
+def _details(
+    left: Sequence[tuple[Job, Teacher | Targets | None]], stack: Stack
+) -> list[dict[str, Any]]:
     """What is found of each of K members once it is trained, also against its own teacher."""
-    found: list[dict[str, Any]] = [{} for _ in jobs]
-    for members in by_teacher(jobs).values():
+    found: list[dict[str, Any]] = [{} for _ in left]
+    for members in by_teacher([job for job, _ in left]).values():
         alike = stack
-        if len(members) < len(jobs):
+        if len(members) < len(left):
             alike = stack.holding({n: v.detach()[members] for n, v in stack.tensors.items()})
-        for name, value in _detail(jobs[members[0]], alike).items():
+        for name, value in _detail(*left[members[0]], alike).items():
             for place, own in zip(members, value.tolist(), strict=True):
                 found[place][name] = own
     return found
 
 
-def _detail(job: Job, stack: Stack) -> Values:
+def _detail(job: Job, found: Teacher | Targets | None, stack: Stack) -> Values:
     """The same of members of one teacher, (K, ...): figures; and, where their transfer set lacks
     some classes, what a shift of biases mends."""
     run, measure = job.run, evaluator(job.setting, job.run.test)
-    taught = run.distils and run.test
-    teacher = logits_on_test(job.setting, run.teacher, run.checkpoint.every) if taught else None
+    teacher = logits_on_test(job.setting, found) if found is not None and run.test else None
     given = run.transfer.options.get("classes")
     classes = set(given) if isinstance(given, list) else set()
     partial = 0 < len(classes) < job.data.classes
@@ -263,15 +273,15 @@ def _detail(job: Job, stack: Stack) -> Values:
 
 def _fit(
     jobs: Sequence[Job], directories: Sequence[Path], saved: Checkpoint, watch: Watch
-) -> tuple[Training, History, list[dict[str, Any]]]:
-    """The trained students of K jobs, and the facts of each one's teacher."""
+) -> tuple[Training, History, list[Taught]]:
+    """The trained students of K jobs, and what each was taught by."""
     run, setting = jobs[0].run, jobs[0].setting
-    teachers, own, facts = taught_by(jobs, directories)
+    teachers, own, taught = taught_by(jobs, directories)
     training = students(jobs, teachers, own)
     what = jobs[0].name if len(jobs) == 1 else f"stack of {len(jobs)}"
-    watch.heads = [_head(job) | of for job, of in zip(jobs, facts, strict=True)]
+    watch.heads = [_head(job) | of.facts for job, of in zip(jobs, taught, strict=True)]
     history = fit(what, training, evaluator(setting, run.test), saved, watch)
-    return training, history, facts
+    return training, history, taught
 
 
 def _head(job: Job) -> dict[str, Any]:

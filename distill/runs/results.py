@@ -259,11 +259,11 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     directory = path.parent.relative_to(folder).as_posix()
     try:
         result = read(path) if path.name == RESULT else _unfinished(path.parent)
-        unshown = {*SHOWN, *(result.pop("places", None) or ())}
+        files = dict(result.pop("places", None) or {})  # a digest stands for each one's path
         config = {
-            key: value
+            key: files.get(key, value)
             for key, value in leaves(result.pop("config", {}))
-            if key not in unshown and not key.endswith("._target_")
+            if key not in SHOWN and not key.endswith("._target_")
         }
         row = dict(leaves({key: value for key, value in result.items() if measured(key)}))
     except (OSError, *DAMAGED) as error:

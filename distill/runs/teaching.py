@@ -6,22 +6,32 @@ Letters: K jobs, N examples, V views of each, C classes.
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from distill.config import ConfigError
 from distill.runs import results
 from distill.runs.job import Job, by_teacher
 from distill.system import store
+from distill.teachers.cache import Teacher
 from distill.teachers.find import centre_targets, taught
 from distill.teachers.gallery import gallery
-from distill.training.fit import RunError
+from distill.teachers.given import Targets
+from distill.training.fit import RunError, out_of_memory
 from distill.training.inputs import training_inputs
 from distill.training.loop import Source
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The teacher of a job, if it has one, and its facts under the summary's names."""
+
+    teacher: Teacher | Targets | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class TeacherError(RunError):
@@ -34,8 +44,10 @@ class TeacherError(RunError):
 
 def taught_by(
     jobs: Sequence[Job], directories: Sequence[Path]
-) -> tuple[list[Source], list[int], list[dict[str, Any]]]:
-    """The teachers of K jobs, each once; of several the number of each job's own; and its facts.
+) -> tuple[list[Source], list[int], list[Taught]]:
+    """What the students of K jobs hear, of each teacher once; each one's number; and its teacher.
+
+    Of one teacher there are no numbers.
 
     What a teacher says of examples is shown in the directory of its first job.
 
@@ -43,7 +55,7 @@ def taught_by(
         TeacherError: one of several teachers fails.
         ConfigError, RunError: the only one does.
     """
-    facts: list[dict[str, Any]] = [{} for _ in jobs]
+    each = [Taught() for _ in jobs]
     teachers: list[Source] = []
     own = [0] * len(jobs)
     for config, members in by_teacher(jobs).items():
@@ -53,17 +65,17 @@ def taught_by(
         try:
             every = jobs[0].run.checkpoint.every
             found, source = taught(jobs[first].setting, config, every, way)
-        except (ConfigError, RunError) as error:
-            if len(members) == len(jobs):
+        except Exception as error:
+            if len(members) == len(jobs) or out_of_memory(error):
                 raise
             raise TeacherError(members) from error
         _show(jobs[first], found.digest, source, directories[first])
         told = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
         for k in members:
-            facts[k] = {**told, "soft_targets": way.name}
+            each[k] = Taught(found, {**told, "soft_targets": way.name})
             own[k] = len(teachers)
         teachers.append(source)
-    return teachers, own if len(teachers) > 1 else [], facts
+    return teachers, own if len(teachers) > 1 else [], each
 
 
 def _show(job: Job, digest: str, soft: Source, folder: Path) -> None:

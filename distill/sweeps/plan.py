@@ -59,7 +59,8 @@ def stacks(
 
     Jobs of different teachers train together, as long as the memory has room for the soft targets
     of all of them (see `_together`). Jobs whose numbers ``apart`` maps to different values do not.
-    Within a stack, jobs stand in the order of their learning rates and weight decays, since
+    Within a stack, jobs stand teacher by teacher, so that parts of it have fewer of those; of one
+    teacher in the order of their learning rates and weight decays, since
     neighbours who share them are updated together, then of their names, so that the same jobs make
     the same stacks however a sweep orders them. Where there are fewer stacks than ``workers``, the
     largest are halved. Those that have ``begun`` stay as they are.
@@ -73,7 +74,6 @@ def stacks(
         groups.setdefault((job.run.shared, come, apart(number)), []).append(number)
     made: list[Stack] = []
     for numbers in (part for group in groups.values() for part in _together(group, jobs)):
-        numbers.sort(key=lambda n: _place(jobs[n]))
         first = jobs[numbers[0]]
         room = free_memory(first.setting.device, workers) // 2
         most = max(1, min(max_members, room // max(1, _member_memory(first))))
@@ -106,7 +106,7 @@ def _together(numbers: Sequence[int], jobs: Sequence[Job]) -> Iterator[list[int]
                 yield part
                 part, ways = [], []
             ways.append(way)
-        part += [own[k] for k in members]
+        part += sorted((own[k] for k in members), key=lambda n: _place(jobs[n]))
     yield part
 
 

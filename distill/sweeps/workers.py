@@ -1,6 +1,5 @@
 """Stacks trained one after another in this process, or side by side in several."""
 
-import errno
 import gc
 import logging
 import os
@@ -28,7 +27,7 @@ from distill.system import interrupt, store
 from distill.system.interrupt import Interrupt
 from distill.system.progress import silence
 from distill.teachers.find import taught
-from distill.training.fit import RunError
+from distill.training.fit import RunError, out_of_memory
 from distill.training.inputs import Setting
 
 log = logging.getLogger(__name__)
@@ -106,19 +105,10 @@ class WorkerDiedError(RunError):
     """A worker was killed, as the kernel does where memory is short."""
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error says, or may mean, that memory was too short."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    # On the CPU torch has no class of its own for it.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError | WorkerDiedError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
-
-
 def _smaller(stack: Stack, error: BaseException) -> list[Stack]:
     """The halves of a stack that memory was too short for, to be tried instead; else none."""
-    if len(stack.jobs) == 1 or not _out_of_memory(error):
+    short = isinstance(error, WorkerDiedError) or out_of_memory(error)
+    if len(stack.jobs) == 1 or not short:
         return []
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     log.warning("a stack of %d is tried in halves, since it ended: %s", len(stack.jobs), reason)

@@ -25,7 +25,7 @@ WEIGHTS = "teacher.safetensors"
 SHORT = 16  # digits of the digest that name a teacher's folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Teacher:
     """A trained teacher, its test errors, and its folder in the cache.
 

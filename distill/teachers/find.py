@@ -183,10 +183,9 @@ def _train_teacher(
 
 
 @lru_cache(maxsize=2)
-def logits_on_test(setting: Setting, config: TeacherConfig, every: float) -> Tensor | None:
-    """The logits (N, C) of that teacher for the test inputs, float32; None where it has none."""
+def logits_on_test(setting: Setting, found: Teacher | Targets) -> Tensor | None:
+    """The logits (N, C) of a teacher for the test inputs, float32; None where it has none."""
     inputs, _ = evaluator(setting, True).parts["test"]
-    found = find_teacher(setting, config, every)
     if isinstance(found, Targets):
         own = found.test_logits
         return None if own is None else own.to(setting.device)

@@ -27,7 +27,7 @@ SUM = 1e-3  # how far from 1 the probabilities of an example may sum
 SIGMAS = 3  # what is no more than so many deviations above chance may be chance
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Targets:
     """A teacher of whom only soft targets are known, (N, C) or (N, V, C) in ``logits``.
 

@@ -21,6 +21,7 @@ from distill.config import Teacher as TeacherConfig
 from distill.data.views import count
 from distill.system import interrupt, machine, store
 from distill.system.progress import progress
+from distill.training.build import parameters
 from distill.training.inputs import Setting, read
 
 FILE = "logits.safetensors"
@@ -32,6 +33,7 @@ LARGEST = 64.0  # of the logits that float16 holds to 1 / 64
 class Way:
     """How the soft targets of a run come: ``online``, or kept in ``dtype`` for V ``views``.
 
+    The ``bytes`` are theirs, or online the teacher's.
     Those of a ``file`` are all that is known of their teacher.
     """
 
@@ -109,12 +111,14 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
         or teacher.targets == "online"
         or (teacher.targets == "auto" and many)
     ):
-        return Way(True, views, 0)
+        assert teacher.model is not None
+        one = parameters(teacher.model, setting.data, "teacher.model")
+        return Way(True, views, teacher.count * one * torch.float32.itemsize)
     return Way(False, views, numbers * fits.itemsize, fits)
 
 
 def room_for(device: torch.device, ways: Sequence[Way]) -> bool:
-    """Whether the memory has room for the soft targets of several teachers at once."""
+    """Whether the memory has room for several teachers' soft targets, or them, at once."""
     return SHARE * sum(way.bytes for way in ways) <= _memory(device)
 
 

@@ -21,6 +21,8 @@ from distill.training.build import fresh
 from distill.training.inputs import normalisation, read
 from distill.training.stack import Stack
 
+CHANNELS = 4  # whose numbers a line can show
+
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
     """Raises ValueError: tensors hold numbers that are not finite in float32, or are no arrays."""
@@ -132,21 +134,35 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
         return  # the weights speak for themselves
     if digest != store.file_digest(weights):
         raise ValueError(f"{weights} is damaged, or not what the run wrote; run it again")
-    ours = model.bare.model_dump(by_alias=True)  # what it began from decides nothing any more
+    ours = model.model_dump(by_alias=True)
+    files = {key.removeprefix("model.") for key in result.get("places") or ()}
+    for key in model.begun_from | files:  # what it began from decides nothing any more
+        theirs.pop(key, None)
+        ours.pop(key, None)
     if "_target_" in theirs and (changed := _other(name, theirs, ours)):
         raise ValueError(f"its run had another model; set {' '.join(changed)}")
     own = [*normalisation(data)]
     if reading is not None and not _alike(reading, own):
         pairs = zip(("mean", "std"), reading, own, strict=True)
-        keys = [f"data.{key}={shown(value)}" for key, value, now in pairs if not _alike(value, now)]
+        keys = [_pasted(f"data.{name}", v) for name, v, now in pairs if not _alike(v, now)]
         raise ValueError(f"its run read inputs by other numbers; set {' '.join(keys)}")
     both = zip_longest(classes or (), read(data).names, fillvalue="none")
     differ = [(k, pair) for k, pair in enumerate(both) if pair[0] != pair[1]]
     if classes and read(data).names and differ:
         k, (before, now) = differ[0]
         raise ValueError(
-            f"its run had other classes: number {k} was {before}, in data={data.name} it is {now}"
+            f"its run had other classes: number {k} was {before}, in data={data.name} it is {now}; "
+            f"if they mean the same, give its weights alone, {directory / store.WEIGHTS}"
         )
+
+
+def _pasted(key: str, value: Any) -> str:
+    """An override, as a shell takes it; of many numbers, where they stand."""
+    if not isinstance(value, list):
+        return f"{key}={shown(value)}"
+    if len(value) > CHANNELS:
+        return f"{key} to its normalisation in {store.RESULT}"
+    return f"'{key}=[{','.join(map(str, value))}]'"
 
 
 def _alike(theirs: Any, ours: Any) -> bool:

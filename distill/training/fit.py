@@ -1,9 +1,12 @@
 """Training with progress, a log and checkpoints."""
 
+import errno
 import logging
 import time
 from collections.abc import Sequence
 from typing import Protocol
+
+import torch
 
 from distill.config import Halving, Optim, Train
 from distill.system import interrupt
@@ -30,6 +33,16 @@ class Watcher(Protocol):
 
 class RunError(Exception):
     """A run that did not complete; its text is the reason."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was too short."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # On the CPU torch has no class of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def assemble(

@@ -128,8 +128,8 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.plan.ema is not None:
-            floats = [n for n, v in self.stack.tensors.items() if v.is_floating_point()]
-            self.average = {n: self.stack.tensors[n].detach().clone() for n in floats}
+            values = self.stack.tensors.items()
+            self.average = {n: v.detach().clone() for n, v in values if n in self.stack.bounded}
         if self.plan.keep_best:
             self.best = {n: value.detach().clone() for n, value in self.stack.tensors.items()}
 

@@ -211,7 +211,17 @@ def test_names_are_readable_and_safe() -> None:
     assert set(job.name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")
 
 
-@pytest.mark.parametrize(("pretrained", "found"), [("w.pth", ["model.pretrained"]), ("hub", [])])
-def test_files_to_begin_from_are_places(pretrained: str, found: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("pretrained", "found"),
+    [
+        ("w.pth", {"model.pretrained": "2d711642"}),
+        ("gone.pth", {"model.pretrained": None}),
+        ("hub", {}),
+    ],
+)
+def test_a_digest_stands_for_a_file_to_begin_from(
+    pretrained: str, found: dict[str, str | None], home: Path
+) -> None:
+    (home / "w.pth").write_text("x")
     named = ("model=torchvision", "model.name=resnet18", f"model.pretrained={pretrained}")
     assert places(parse(composed("data=synthetic", *named))) == found

@@ -185,6 +185,20 @@ def test_the_remedy_for_another_model_mends_it(model: tuple[str, ...], home: Pat
     Job(parse(composed(*small, *teacher, *remedy)))
 
 
+def test_a_run_that_began_from_a_file_is_a_teacher(home: Path) -> None:
+    small = ("data=synthetic", "data.examples=32", "data.size=16", "precision=fp32")
+    name = "shufflenet_v2_x0_5"
+    torch.save(torchvision((1, 16, 16), 4, name=name).state_dict(), home / "w.pth")
+    model = ("model=torchvision", f"model.name={name}", "model.pretrained=w.pth")
+    execute([Job(parse(composed(*small, *model, "train.epochs=1", "loss=hard")))], [run_in(home)])
+    (home / "w.pth").unlink()
+    own = ("model@teacher.model=torchvision", f"teacher.model.name={name}", "teacher.path=run")
+    Job(parse(composed(*small, "teacher=checkpoint", *own, "model.width=8")))
+    line = "set model@teacher.model=torchvision teacher.model.name=shufflenet_v2_x0_5$"
+    with pytest.raises(ConfigError, match=line):
+        Job(parse(composed(*small, "teacher=checkpoint", "teacher.path=run", "model.width=8")))
+
+
 def test_a_run_that_read_inputs_otherwise_is_refused(home: Path) -> None:
     execute([make_job("model.width=6", "data.mean=0.5", "data.std=null")], [run_in(home)])
     six = "teacher.model.width=6"

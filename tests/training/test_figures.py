@@ -9,7 +9,7 @@ from scipy.stats import entropy
 from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 
 from distill.runs.execute import execute
-from distill.teachers.find import logits_on_test
+from distill.teachers.find import find_teacher, logits_on_test
 from distill.training.figures import figures
 
 K, N, C = 2, 60, 8
@@ -73,8 +73,9 @@ def test_a_run_has_its_figures_and_the_teachers(home: Path) -> None:
         assert 0 < result[f"{part}_top5_errors"] < errors
         assert 0 < result[f"{part}_ece"] < 1
     run, labels = job.run, job.data.test_labels
-    teacher = logits_on_test(job.setting, run.teacher, run.checkpoint.every)
-    assert teacher is logits_on_test(job.setting, run.teacher, run.checkpoint.every)
+    found = find_teacher(job.setting, run.teacher, run.checkpoint.every)
+    teacher = logits_on_test(job.setting, found)
+    assert teacher is logits_on_test(job.setting, found)
     assert teacher is not None
     assert result["teacher_test_errors"] == (teacher.argmax(-1) != labels).sum()
     own = figures([(torch.arange(len(labels)), teacher.unsqueeze(0))], labels, teacher)
