@@ -70,7 +70,7 @@ def test_labels_are_read_as_those_to_train_on() -> None:
     csv("train.csv", kind=["true", "01", "x", "x"] * 5)
     csv("test.csv", kind=["01", "true"] * 10)  # alone: truths, or numbers
     data = load(table, root=".", label="kind")
-    assert data.names == ("01", "True", "x") and data.test_labels.tolist() == [0, 1] * 10
+    assert data.names == ("01", "true", "x") and data.test_labels.tolist() == [0, 1] * 10
     csv("test.csv", kind=["01"] * 20)
     assert load(table, root=".", label="kind").test_labels.tolist() == [0] * 20
 
@@ -135,7 +135,7 @@ def test_where_another_table_lies_decides_nothing(
     assert jobs[0].digest == jobs[1].digest != jobs[2].digest
     frame = read_summary("sweep")
     digest = file_digest(home / "u.csv")[:8]
-    assert frame["data.test"].tolist() == [digest, digest, "0.5"] and "data.label" in frame
+    assert frame["data.test"].tolist() == [digest, digest, 0.5] and "data.label" in frame
 
 
 def test_a_share_of_each_class_is_to_test_and_always_the_same_rows() -> None:

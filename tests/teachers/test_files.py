@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -206,7 +207,7 @@ def test_a_run_that_read_inputs_otherwise_is_refused(home: Path) -> None:
         ConfigError, match=r"its run read inputs by other .*; set data.mean=0.5"
     ) as e:
         reading("run", six)
-    remedy = str(e.value).partition("; set ")[2].split()
+    remedy = shlex.split(str(e.value).partition("; set ")[2])
     reading("run", six, *remedy)
     reading("run", six, "data.mean=0.5", "data.std=null")
     path = home / "run" / "result.json"
