@@ -278,7 +278,7 @@ def test_of_two_of_the_same_command_at_once_the_second_waits(home: Path) -> None
     assert sum("4 of 4 jobs were finished before" in out for out in outs) == 1
     assert summary()["status"].tolist() == ["complete"] * 4
     logs = [path.read_text() for path in home.rglob("distill.log")]
-    assert all(log.count("epoch 400 of 400") == 1 for log in logs)
+    assert all(log.count("epoch 200 of 200") == 1 for log in logs)
 
 
 @pytest.mark.slow

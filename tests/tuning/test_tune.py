@@ -270,7 +270,7 @@ REFUSED = {
     "loss=logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has; not to",
     "loss=kd,logits": "loss.temperature=1.0: loss=logits has no such key; loss=kd has",
     "model.width=8,ten": "model.width=ten: Input should be a valid integer",
-    "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mobilenetv2, ",
+    "model=mlp,mpl": "model=mpl: there is no such option; allowed are cnn, mlp, mlp_1200, ",
     "loss.tempratur=interval(1.0,2.0)": "loss.tempratur=1.0: there is no such key; did you mean",
     "transfer.classes=[1],[99] transfer=omit": "transfer.classes=",
     "hydra/sweeper/sampler=grid": "hydra/sweeper/sampler=grid: a grid is a plain sweep",
@@ -382,7 +382,7 @@ def test_a_validation_split_of_the_datas_own_is_never_trained_on(cli: Cli, home:
     swept = cli("-m", *own, *small, "loss.temperature=1,2", "hydra.sweep.dir=swept")
     assert swept.code == 0, swept.err
     [teacher] = [line for line in swept.out.splitlines() if line.startswith("teacher ")]
-    assert " on own without its own validation split: " in teacher
+    assert " on arrays without its own validation split: " in teacher
     tuned = cli(
         "hydra.sweep.dir=tune",
         "experiment=tune",
