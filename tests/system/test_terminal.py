@@ -43,7 +43,13 @@ def run(home: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("distill", "distill-summary"),
+        *(pytest.param(name, marks=pytest.mark.endurance) for name in [*COMMANDS][2:]),
+    ],
+)
 def test_a_command_stands_what_becomes_of_its_output(name: str, run: Path, home: Path) -> None:
     assert run.is_dir()
     if name == "distill-report":

@@ -25,6 +25,7 @@ from distill.training.loop import Training
 from distill.tuning.best import REPORT
 from distill.tuning.study import STUDY
 
+OTHER_FAULTS = ("noise", "empty", "folder")
 SQLITE = "sqlite:///tune/study.db"
 
 
@@ -110,7 +111,7 @@ def test_a_study_that_is_lost_is_made_again_from_the_runs(cli: Cli, trained: lis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 5, 12])
+@pytest.mark.parametrize("step", [1, pytest.param(5, marks=pytest.mark.endurance), 12])
 def test_a_study_that_is_stopped_goes_on_as_if_it_had_not_been(
     step: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +209,10 @@ def test_several_machines_join_one_study(cli: Cli) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["truncated", "noise", "empty", "changed", "folder"])
+@pytest.mark.parametrize(
+    "fault",
+    ["truncated", "changed", *(pytest.param(f, marks=pytest.mark.endurance) for f in OTHER_FAULTS)],
+)
 def test_a_damaged_study_is_refused_or_made_again(fault: str, cli: Cli, trained: list[str]) -> None:
     cli(*TUNE)
     whole = summary()
