@@ -141,7 +141,8 @@ def reading(folder: Path) -> Iterator[tuple[str, ...]]:
         return time.perf_counter() - start
 
     def anew() -> float:
-        for kept in folder.parent.glob(f"{folder.name}-{'[0-9a-f]' * 8}.safetensors"):
+        real = folder.resolve()  # beside which what was decoded is kept
+        for kept in real.parent.glob(f"{real.name}-{'[0-9a-f]' * 8}.safetensors"):
             kept.unlink()
         return ours()
 
