@@ -22,6 +22,7 @@ MARKERS = "os^Dv>P<"
 STEPS = (0.02, 0.05, 0.15, 0.4)  # excess at which the next shade begins
 
 WIDTH = 360 / 72  # inches
+TICKS = 10  # of classes, at most
 
 
 @dataclass
@@ -288,8 +289,9 @@ def _draw_gallery(plot: Gallery) -> Drawing:
             _bars(drawing, panel, values, digit.label, temperature)
     for panel, temperature in zip(axes[0, 1:], plot.temperatures, strict=True):
         panel.set_title(f"T = {temperature:g}", fontsize=11.5, fontweight="normal")
+    classes = len(plot.probabilities[0][0])
     for panel in axes[-1, 1:]:
-        panel.set_xticks(range(len(plot.probabilities[0][0])))
+        panel.set_xticks(range(0, classes, math.ceil(classes / TICKS)))
         panel.tick_params(labelbottom=True, labelsize=9, pad=1)
     return drawing
 

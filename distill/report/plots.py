@@ -35,6 +35,7 @@ from distill.report.statistics import interval
 LINES = 8  # at most, in a figure
 PANELS = 6  # figures of a kind, at most
 POINTS = 60  # of a learning curve, at most
+DIGITS = 20  # in the gallery, at most: two of each of ten classes
 TEMPERATURES = (1.0, 4.0, 20.0)  # of the gallery
 NEAR = 1.05  # times the fewest errors is near them
 
@@ -307,7 +308,8 @@ def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
     """Digits, and what the teacher says of a digit of them at some temperatures."""
     if not sweep.digits:
         return ()
-    logits = np.stack([d.logits for d in sweep.digits]).astype(float)[:, None]
+    drawn = tuple(_thin(sweep.digits, DIGITS))
+    logits = np.stack([d.logits for d in drawn]).astype(float)[:, None]
     scaled = logits / np.array(TEMPERATURES)[:, None]
     raised = np.exp(scaled - scaled.max(-1, keepdims=True))
     soft = raised / raised.sum(-1, keepdims=True)  # (digits, temperatures, C)
@@ -318,7 +320,7 @@ def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
     caption = f"All classes but the likeliest get, on average, {says}; orange is the label."
     shown = tuple(tuple(tuple(map(float, row)) for row in digit) for digit in soft)
     title = "what the teacher says of a digit"
-    name, drawn = "soft-targets", sweep.digits
+    name = "soft-targets"
     return (Gallery(name, title, "", "probability", caption, drawn, TEMPERATURES, shown),)
 
 

@@ -269,6 +269,16 @@ def test_the_gallery_has_softmax_of_logits_over_temperature() -> None:
     assert "11.1 % at temperature 1, 50.0 % at temperature 4" in found.caption
 
 
+def test_the_gallery_of_many_classes_shows_some() -> None:
+    digits = [Digit(n, np.zeros((4, 4), np.uint8), np.eye(100)[n]) for n in range(100)]
+    (found,) = plots.gallery(sweep({}, digits=tuple(digits)))
+    labels = [digit.label for digit in found.digits]
+    assert len(labels) == len(found.probabilities) == 20
+    assert labels[0] == 0 and labels[-1] == 99 and labels == sorted(labels)
+    drawn = drawing.draw(found)
+    assert len(drawn.figure.axes[-1].get_xticks()) == 10
+
+
 def test_without_what_they_need_there_are_no_figures() -> None:
     assert list(plots.every(sweep({}))) == []
     assert list(plots.every(sweep({"test_errors": math.nan}, {"temperature": 1.0}))) == []
