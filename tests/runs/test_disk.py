@@ -195,7 +195,7 @@ def disk(place: Place) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["sweep", "single"])
+@pytest.mark.parametrize("kind", ["sweep", pytest.param("single", marks=pytest.mark.endurance)])
 def test_a_disk_with_more_and_more_room(
     kind: str, place: Place, disk: Path, undisturbed: Figures
 ) -> None:

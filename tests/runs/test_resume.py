@@ -241,7 +241,7 @@ def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize("group", [pytest.param(True, marks=pytest.mark.endurance), False])
 def test_workers_write_checkpoints_when_a_signal_comes(group: bool, cli: Cli) -> None:
     command = [part for part in LONG if "checkpoint" not in part]
     call = [*COMMAND[:3], *command, "hydra.launcher.workers=2"]
