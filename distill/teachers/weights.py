@@ -1,7 +1,7 @@
 """Weights in files: read, checked, and taken by a stack of one."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
@@ -141,10 +141,7 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
         ours.pop(key, None)
     if "_target_" in theirs and (changed := _other(name, theirs, ours)):
         raise ValueError(f"its run had another model; set {' '.join(changed)}")
-    own = [*normalisation(data)]
-    if reading is not None and not _alike(reading, own):
-        pairs = zip(("mean", "std"), reading, own, strict=True)
-        keys = [_pasted(f"data.{name}", v) for name, v, now in pairs if not _alike(v, now)]
+    if reading is not None and (keys := _reading(reading, normalisation(data))):
         raise ValueError(f"its run read inputs by other numbers; set {' '.join(keys)}")
     both = zip_longest(classes or (), read(data).names, fillvalue="none")
     differ = [(k, pair) for k, pair in enumerate(both) if pair[0] != pair[1]]
@@ -165,12 +162,18 @@ def _pasted(key: str, value: Any) -> str:
     return f"'{key}=[{','.join(map(str, value))}]'"
 
 
+def _reading(theirs: Sequence[Any], ours: Sequence[Any]) -> list[str]:
+    """The overrides by which a mean and a deviation are a run's, where they are not yet."""
+    pairs = zip(("mean", "std"), theirs, ours, strict=True)
+    return [_pasted(f"data.{name}", value) for name, value, now in pairs if not _alike(value, now)]
+
+
 def _alike(theirs: Any, ours: Any) -> bool:
-    """Whether numbers are equal, but for the last digits of statistics."""
+    """Whether numbers, or one for all of them, are equal but for the last digits of statistics."""
     try:
-        return bool(np.allclose(np.array(theirs, float), np.array(ours, float), 1e-6, 0))
-    except ValueError:  # as many as there are channels, or pairs of other lengths
-        return len(theirs) == len(ours) and all(map(_alike, theirs, ours))
+        return bool(np.allclose(theirs, ours, rtol=1e-6, atol=0))
+    except ValueError:  # of another number of channels
+        return False
 
 
 def _other(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:

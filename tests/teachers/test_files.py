@@ -24,7 +24,7 @@ from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.runs.results import read_summary
 from distill.system.tensors import plain
-from distill.teachers import find
+from distill.teachers import find, weights
 from distill.teachers.cache import Teacher
 from distill.teachers.ensembles import average
 from distill.teachers.given import FLOOR
@@ -214,6 +214,15 @@ def test_a_run_that_read_inputs_otherwise_is_refused(home: Path) -> None:
     facts = json.loads(path.read_text()) | {"class_names": ["a", "b"]}
     path.write_text(json.dumps(facts))
     reading("run", six, *remedy)  # data without names say nothing of them
+
+
+def test_numbers_of_each_channel_are_compared_with_one_for_all() -> None:
+    assert weights._reading([[0.5, 2.0], [0.5, 2.0]], (0.5, 2.0)) == [
+        "'data.mean=[0.5,2.0]'",
+        "'data.std=[0.5,2.0]'",
+    ]
+    assert weights._reading([[0.5, 0.5], 2.0], (0.5, [2.0, 2.0])) == []
+    assert weights._reading([0.5, [2.0, 3.0]], (0.5, [2.0, 3.0, 4.0])) == ["'data.std=[2.0,3.0]'"]
 
 
 def test_a_file_that_changes_is_read_again_in_the_same_process(home: Path) -> None:
