@@ -59,6 +59,14 @@ def greater(differences: Sequence[float], than: float = 0.0) -> float:
     return float(stats.ttest_1samp(array, 0.0, alternative="greater").pvalue)
 
 
+def differ(differences: Sequence[float]) -> float:
+    """The p value of a two-sided t test that the mean of ``differences`` is not 0.
+
+    Small where it is not. Without any spread it is 0 or 1 by the mean alone.
+    """
+    return min(1.0, 2 * min(greater(differences), greater([-d for d in differences])))
+
+
 def equivalent(differences: Sequence[float], margin: float) -> float:
     """The p value of two one-sided t tests that the mean lies within -``margin`` and ``margin``.
 

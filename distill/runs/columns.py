@@ -146,6 +146,12 @@ COLUMNS = {
     "ema_test_errors": Column(WHOLE, "its errors on the test set", False),
     "ema_test_accuracy": Column(NUMBER, "its accuracy there", False),
     "ema_test_loss": Column(NUMBER, "its cross-entropy there", False),
+    "best_epoch_test_errors": Column(
+        WHOLE,
+        "the fewest errors on the test set after any epoch: chosen on the test set, as some "
+        "publish, and so no estimate of anything",
+        False,
+    ),
     "best_epoch": Column(
         WHOLE, "with train.keep_best: the epoch with the fewest validation errors", False
     ),

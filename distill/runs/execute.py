@@ -227,6 +227,8 @@ def _written(
     rows = history.rows[k]
     last = {n: v for n, v in rows[-1].items() if measured(n) and n != "lr"}
     body = _head(job) | facts | last
+    if "test_errors" in last:
+        body["best_epoch_test_errors"] = min(row["test_errors"] for row in rows)
     body["rungs"] = list(job.run.halving.at(job.run.train.epochs))
     body["seconds"] = round(history.seconds * len(rows) / sum(map(len, history.rows)), 3)
     if k in history.diverged:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextvars import ContextVar
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,5 +158,6 @@ def _key(override: str) -> str:
 
 OmegaConf.register_resolver("distill.run", run_name, replace=True)
 OmegaConf.register_resolver("distill.free", free, replace=True)
+OmegaConf.register_resolver("distill.times", mul, replace=True)
 # Cached, since the jobs of a sweep, which have other overrides, inherit the value.
 OmegaConf.register_resolver("distill.sweep", sweep_name, replace=True, use_cache=True)

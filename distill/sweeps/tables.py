@@ -14,6 +14,7 @@ from distill.runs.columns import COLUMNS, TERM, Status
 from distill.runs.results import SUMMARY
 
 FEW = 5  # runs in a listing; tables that are always few enough
+MOST = 8  # settings that a listing has room for; of more, the run's name says what stands out
 CELLS = 3  # of more tables than that, so many on average are enough for each
 SHADES = " ░▒▓█"
 AXES = {"temperature": "loss", "width": "model"}
@@ -129,7 +130,7 @@ def listings(frame: pd.DataFrame) -> Iterator[Table]:
 def _listing(rows: pd.DataFrame, title: str, settings: list[str]) -> Table:
     table = Table(title=title, min_width=len(title) + 2)
     sizes = ["parameters"] if rows["parameters"].nunique() > 1 else []
-    columns = ["val_errors", *sizes, *settings]
+    columns = ["val_errors", *sizes, *(settings if len(settings) <= MOST else ["run"])]
     for column in columns:
         table.add_column(column, justify="right")
     for values in rows[columns].to_numpy(dtype=object):

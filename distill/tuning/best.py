@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from hydra.core.utils import JobReturn
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
 from distill.config.sections import GIVEN
@@ -77,7 +77,7 @@ def write(
             f"trained on all {data} {result['test_errors']} test errors"
         )
         line = command("--config-dir", str(folder), f"experiment={name}")
-        text = _experiment(returned.hydra_cfg, returned.cfg, line, about)
+        text = experiment(returned, line, about)
         path = folder / EXPERIMENT / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         store.write_text(path, text)
@@ -118,8 +118,10 @@ def _holds(path: Path, mark: str) -> bool:
     return mark in path.read_text(encoding="utf-8", errors="replace")
 
 
-def _experiment(hydra: DictConfig, config: DictConfig | None, command: str, about: str) -> str:
-    """The yaml of an experiment that composes ``config``."""
+def experiment(returned: JobReturn, command: str, about: str) -> str:
+    """The yaml of an experiment that composes the config of a job, and what it says of itself."""
+    hydra, config = returned.hydra_cfg, returned.cfg
+    assert hydra is not None
     assert config is not None
     groups = {
         group: option

@@ -10,7 +10,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,25 +91,39 @@ class Tuner:
         Raises:
             RunError: trials failed, other than by diverging.
         """
-        space, fixed = search.parse(self.params, arguments, self.loader)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            identity, space = self._checked(space, fixed)
-            choice = self.config.hydra.runtime.choices["hydra/sweeper/sampler"]
-            search.rehearse(self.sampler, choice, space, len(self.objectives))
-            self.folder.mkdir(parents=True, exist_ok=True)
-            optuna.logging.set_verbosity(optuna.logging.WARNING)
-            own = self.folder / STUDY if self.storage is None else None
-            key = f"hydra.sweeper.storage={self.url}"
-            with store.locked(self.folder), storage.explained(self.url, key, own, self.folder):
-                failed = self._run(identity, space, fixed)
+        self.prepare(arguments)
+        failed = self.run_trials(self._finish)
         if failed:
             raise RunError(f"{len(failed)} trials failed; the first: {failed[0]}")
 
-    def _run(self, identity: str, space: Space, fixed: list[str]) -> list[str]:
-        """The study from what is left of it to its best; returns why trials failed."""
-        study = self._study(identity)
+    def prepare(self, arguments: Sequence[str]) -> None:
+        """See that all can be searched that the ``arguments`` of the command ask for.
+
+        Raises:
+            ConfigError: it cannot; nothing was started.
+        """
+        space, self.fixed = search.parse(self.params, arguments, self.loader)
+        with _silent(optuna.logging.ERROR):
+            self.identity, self.space = self._checked(space, self.fixed)
+            choice = self.config.hydra.runtime.choices["hydra/sweeper/sampler"]
+            search.rehearse(self.sampler, choice, self.space, len(self.objectives))
+
+    def run_trials(self, finish: Callable[[optuna.Study], None]) -> list[str]:
+        """Run the trials that are missing, then ``finish``; returns why trials failed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        own = self.folder / STUDY if self.storage is None else None
+        key = f"hydra.sweeper.storage={self.url}"
+        with (
+            _silent(optuna.logging.WARNING),
+            store.locked(self.folder),
+            storage.explained(self.url, key, own, self.folder),
+        ):
+            return self._run(finish)
+
+    def _run(self, finish: Callable[[optuna.Study], None]) -> list[str]:
+        """The study from what is left of it to its end; returns why trials failed."""
+        space, fixed = self.space, self.fixed
+        study = self._study(self.identity)
         self.holder = Holder(
             self.folder, owner=self.storage is None, take=self.take, grace=self.grace
         )
@@ -124,8 +138,14 @@ class Tuner:
                 for trial, returned in zip(trials, returns, strict=True):
                     failed += self._tell(study, trial, returned)
                 log.info(self._state(study))
-            self._finish(study, identity, space, fixed)
+            finish(study)
         return failed
+
+    def tested(self, trial: FrozenTrial, changes: Mapping[str, str] | None = None) -> list[str]:
+        """The overrides of a ``trial`` that is trained on all data, and tested; and ``changes``."""
+        return search.overrides(
+            trial.params, self.space, self.fixed, {**self.whole, **(changes or {})}
+        )
 
     def _awaited(self, study: optuna.Study) -> bool:
         """Whether the study is to be looked at again, since others are at work on trials."""
@@ -346,10 +366,19 @@ class Tuner:
         study.tell(trial, state=TrialState.PRUNED if status == Status.STOPPED else TrialState.FAIL)
         return [result["reason"]] if status == Status.FAILED else []
 
-    def _finish(self, study: optuna.Study, identity: str, space: Space, fixed: list[str]) -> None:
+    def _finish(self, study: optuna.Study) -> None:
         """Train the best configurations on all data, and write each as an experiment."""
         chosen = best.of(study)
         log.info("the best of the study, now trained to be tested:")
-        overrides = [search.overrides(trial.params, space, fixed, self.whole) for trial in chosen]
+        overrides = [self.tested(trial) for trial in chosen]
         returns = self.launcher.launch(overrides, len(study.get_trials(deepcopy=False)))
-        log.info(best.write(self.folder, study, identity, self.objectives, chosen, returns))
+        log.info(best.write(self.folder, study, self.identity, self.objectives, chosen, returns))
+
+
+@contextmanager
+def _silent(level: int) -> Iterator[None]:
+    """Let Optuna say nothing below a ``level``, nor that parts of it are experimental."""
+    optuna.logging.set_verbosity(level)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -26,11 +26,27 @@ class TuneConf:
     params: dict[str, Any] = field(default_factory=dict)  # what is searched
 
 
-ConfigStore.instance().store("tune", TuneConf, group="hydra/sweeper", provider="distill")
+@dataclass
+class CompareConf(TuneConf):
+    """``hydra/sweeper=compare``."""
+
+    # What is compared, by names: a loss, and of its keys those that are searched or set; and, in
+    # `overrides`, keys of the config besides.
+    candidates: dict[str, dict[str, Any]] = field(default_factory=dict)
+    only: list[str] | None = None  # the names of those to compare; null: all
+    references: list[str] = field(default_factory=lambda: ["kd", "labels"])  # to compare with
+    seeds: list[int] = field(default_factory=lambda: list(range(1, 11)))  # of the final runs
+
+
+for _name, _conf in (("tune", TuneConf), ("compare", CompareConf)):
+    ConfigStore.instance().store(_name, _conf, group="hydra/sweeper", provider="distill")
 
 
 class TuneSweeper(Sweeper):
-    """Searches with Optuna, in batches that train together; see `distill.tuning.study`."""
+    """Searches with Optuna, in batches that train together; see `distill.tuning.study`.
+
+    Of several candidates it searches each, and compares what it found: `distill.tuning.compare`.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -48,11 +64,13 @@ class TuneSweeper(Sweeper):
         self.hydra_context = hydra_context
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the trials that are missing, then the best configurations on all data."""
+        """Run what is missing of the trials, and of the runs on all data that follow."""
+        from distill.tuning.compare import Comparison
         from distill.tuning.study import Tuner
 
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.launcher is not None
+        kind = Comparison if "candidates" in self.options else Tuner
         loader = self.hydra_context.config_loader
-        Tuner(self.config, self.options, loader, self.launcher).run(arguments)
+        kind(self.config, self.options, loader, self.launcher).run(arguments)

@@ -1,0 +1,247 @@
+"""Comparing losses fairly: each tuned with as many trials, then trained anew with fresh seeds.
+
+Trials choose on the validation split, with one seed. What they chose is trained on all data with
+other seeds, each with its own teacher, and tested after the last epoch: so nothing is chosen on
+the test set, and no loss is given more care than another.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.table import Table
+
+from distill.config import ConfigError
+from distill.report import comparison
+from distill.report.numbers import span
+from distill.report.statistics import interval
+from distill.runs import results
+from distill.runs.columns import Status
+from distill.sweeps.compose import command
+from distill.system import store
+from distill.training.fit import RunError
+from distill.tuning import best
+from distill.tuning.study import Tuner
+
+log = logging.getLogger(__name__)
+
+
+class Comparison:
+    """One command's part of a comparison.
+
+    Raises:
+        ConfigError: an option is wrong; nothing was started.
+    """
+
+    def __init__(
+        self, config: DictConfig, options: dict[str, Any], loader: ConfigLoader, launcher: Launcher
+    ) -> None:
+        self.config, self.launcher = config, launcher
+        self.folder = Path(config.hydra.sweep.dir)
+        candidates = {str(name): _plain(own) for name, own in (options["candidates"] or {}).items()}
+        names = options["only"] if options["only"] is not None else list(candidates)
+        if not names or set(names) - set(candidates):
+            given, allowed = ",".join(map(str, names)), ", ".join(candidates) or "none"
+            raise ConfigError(f"hydra.sweeper.only=[{given}]: allowed are {allowed}")
+        self.candidates = {name: candidates[name] for name in dict.fromkeys(names)}
+        self.references = [str(n) for n in options["references"] if n in self.candidates]
+        unknown = [str(n) for n in options["references"] if n not in candidates]
+        if unknown or not self.references:
+            given = ",".join(map(str, options["references"]))
+            raise ConfigError(
+                f"hydra.sweeper.references=[{given}]: allowed are those that are compared, "
+                f"{', '.join(self.candidates)}"
+            )
+        self.seeds = [int(seed) for seed in options["seeds"]]
+        self._check(options)
+        self.trials = int(options["n_trials"])
+        self.tuners = {
+            name: Tuner(config, {**options, "objectives": ["val_errors"]}, loader, launcher)
+            for name in self.candidates
+        }
+        self.chosen: dict[str, FrozenTrial] = {}
+        self.told: dict[str, dict[str, Any]] = {}
+
+    def _check(self, options: Mapping[str, Any]) -> None:
+        given = ",".join(map(str, self.seeds))
+        if not self.seeds or len({*self.seeds}) < len(self.seeds):
+            raise ConfigError(f"hydra.sweeper.seeds=[{given}]: give at least one, each once")
+        if self.config.seed in self.seeds:
+            raise ConfigError(
+                f"hydra.sweeper.seeds=[{given}]: seed={self.config.seed} chooses, and is no fresh "
+                "one; leave it out"
+            )
+        if options["study_name"] is not None:
+            raise ConfigError(
+                f"hydra.sweeper.study_name={options['study_name']}: each candidate has a study of "
+                "its own; set it to null"
+            )
+        if list(options["objectives"]) != ["val_errors"]:
+            raise ConfigError(
+                f"hydra.sweeper.objectives=[{','.join(options['objectives'])}]: a comparison "
+                "chooses by val_errors alone"
+            )
+
+    def run(self, arguments: Sequence[str]) -> None:
+        """Run the trials of each candidate, then all of their final runs together.
+
+        Raises:
+            ConfigError: a candidate cannot be trained so; nothing was started.
+            RunError: trials or final runs failed, other than by diverging.
+        """
+        for argument in arguments:
+            if argument.lstrip("+~").partition("=")[0] == "loss":
+                raise ConfigError(
+                    f"{argument}: each candidate has its own loss; name the candidates to compare "
+                    f"with hydra.sweeper.only=[...], of {', '.join(self.candidates)}"
+                )
+        for name, tuner in self.tuners.items():
+            try:
+                tuner.prepare([*arguments, *_overrides(self.candidates[name])])
+            except ConfigError as error:
+                raise ConfigError(f"hydra.sweeper.candidates.{name}: {error}") from error
+        studies = {name: tuner.identity for name, tuner in self.tuners.items()}
+        self.identity = store.digest([studies, self.trials, self.seeds, self.references])
+        failed: list[str] = []
+        for name, tuner in self.tuners.items():
+            log.info("candidate %s", name)
+            failed += tuner.run_trials(partial(self._choose, name))
+        failed += self._finish()
+        if failed:
+            raise RunError(f"{len(failed)} runs failed; the first: {failed[0]}")
+
+    def _choose(self, name: str, study: optuna.Study) -> None:
+        """Keep the best trial of a candidate; of one whose trials all diverged there is none."""
+        trials = study.get_trials(deepcopy=False)
+        counts = Counter(trial.state.name.lower() for trial in trials)
+        self.told[name] = {"study": study.study_name, "trials": dict(counts)}
+        try:
+            [trial] = best.of(study)
+        except RunError as error:
+            log.warning("%s: %s", name, error)
+            self.told[name]["reason"] = str(error)
+            return
+        self.chosen[name] = trial
+        errors = int(trial.values[0])
+        self.told[name] |= {"trial": trial.number, "chosen": trial.params, "val_errors": errors}
+
+    def _finish(self) -> list[str]:
+        """Train what was chosen with each of the seeds; returns why runs failed.
+
+        Raises:
+            RunError: there is nothing to train.
+        """
+        if not self.chosen:
+            raise RunError("no trial of any candidate completed, so there is nothing to compare")
+        jobs = [
+            (name, self.tuners[name].tested(trial, {"seed": str(seed)}))
+            for name, trial in self.chosen.items()
+            for seed in self.seeds
+        ]
+        log.info("what was chosen, now trained on all data with %d fresh seeds:", len(self.seeds))
+        with store.locked(self.folder):
+            returns = self.launcher.launch([overrides for _, overrides in jobs], 0)
+            return self._write([name for name, _ in jobs], returns)
+
+    def _write(self, names: Sequence[str], returns: Sequence[JobReturn]) -> list[str]:
+        """Write which runs are compared, and each candidate as an experiment.
+
+        Returns:
+            The reasons of those that failed.
+        """
+        failed = []
+        path, end = self._place()
+        for name, returned in zip(names, returns, strict=True):
+            assert returned.hydra_cfg is not None
+            directory = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+            result = results.read(directory / results.RESULT)
+            if result["status"] == Status.FAILED:
+                failed.append(str(result["reason"]))
+            runs = self.told[name].setdefault("runs", [])
+            if not runs:
+                self._write_experiment(name, f"{name}{end}", returned)
+            runs.append(result["run"])
+        body = {
+            "identity": self.identity,
+            "trials": self.trials,
+            "seed": self.config.seed,
+            "seeds": self.seeds,
+            "references": self.references,
+            "candidates": self.told,
+        }
+        store.write_text(path, json.dumps(body, indent=1) + "\n")
+        [found] = comparison.read(self.folder, results.read_summary(self.folder), path.name)
+        Console(force_jupyter=False).print(_table(found))
+        return failed
+
+    def _place(self) -> tuple[Path, str]:
+        """Where this comparison is written, and what sets the names of its experiments apart.
+
+        The first of a folder has the plain names, and what is another's is left alone.
+        """
+        path = self.folder / comparison.FILE
+        try:
+            own = json.loads(path.read_text(encoding="utf-8"))["identity"] == self.identity
+        except (OSError, ValueError, KeyError, TypeError):
+            own = True  # none, or what nobody can read
+        end = "" if own else f"-{self.identity[:8]}"
+        return path.with_stem(f"{path.stem}{end}"), end
+
+    def _write_experiment(self, name: str, stem: str, returned: JobReturn) -> None:
+        path = self.folder / best.EXPERIMENT / f"{stem}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        line = command("--config-dir", str(self.folder), f"experiment={stem}")
+        told = self.told[name]
+        about = (
+            f"{name}: trial {told['trial']} of {told['study']}, {told['val_errors']} validation "
+            "errors; trained on all data"
+        )
+        store.write_text(path, best.experiment(returned, line, about))
+        told["command"] = line
+
+
+def _table(compared: comparison.Compared) -> Table:
+    """The candidates, the best first, with their differences to each reference."""
+    title = f"test errors, mean over {len(compared.seeds)} seeds, and differences within seeds"
+    table = Table(title=title, min_width=len(title) + 2)
+    table.add_column("candidate")
+    table.add_column("test errors", justify="right")
+    for reference in compared.references:
+        table.add_column(f"less those of {reference}", justify="right")
+    for candidate in compared.candidates:
+        errors = span(interval(candidate.errors)) if len(candidate.errors) else "none completed"
+        differences = (candidate.differences.get(name) for name in compared.references)
+        cells = ("" if d is None else f"{span(d.found)}, {d.verdict}" for d in differences)
+        table.add_row(candidate.name, errors, *cells)
+    return table
+
+
+def _plain(candidate: Any) -> dict[str, Any]:
+    if not OmegaConf.is_config(candidate):
+        return dict(candidate)
+    return dict(cast(dict[str, Any], OmegaConf.to_container(candidate, resolve=True)))
+
+
+def _overrides(candidate: Mapping[str, Any]) -> list[str]:
+    """The overrides of a candidate: its loss, the keys of that, and whatever else it sets.
+
+    Raises:
+        ConfigError: it names no loss.
+    """
+    own = dict(candidate)
+    if "loss" not in own:
+        raise ConfigError("it names no loss; give it one, as in {loss: kd, temperature: 4}")
+    loss, others = own.pop("loss"), own.pop("overrides", None) or {}
+    keys = {f"loss.{name}": value for name, value in own.items()}
+    return [f"loss={loss}", *(f"{key}={value}" for key, value in {**keys, **others}.items())]

@@ -1,0 +1,184 @@
+"""Comparisons of losses: as many trials each, then fresh seeds; what is written, and what is not."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SMALL, Cli
+from scipy import stats
+
+from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, read
+from distill.runs import results
+
+COMPARE = (
+    *("experiment=compare_losses", *SMALL, "precision=fp32", "data.examples=128"),
+    *("train.epochs=3", "train.batch_size=16", "halving.rungs=1", "hydra.sweep.dir=c"),
+    *("hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=3", "hydra.sweeper.seeds=[1,2]"),
+    "hydra.sweeper.only=[labels,labels_longer,kd]",
+)
+
+
+def summary() -> pd.DataFrame:
+    return results.read_summary(Path("c")).set_index("run", drop=False)
+
+
+def test_candidates_are_tuned_alike_and_compared_with_fresh_seeds(
+    cli: Cli, trained: list[str]
+) -> None:
+    done = cli(*COMPARE)
+    assert done.code == 0, done.err
+    frame = summary()
+    written = json.loads((Path("c") / FILE).read_text())["candidates"]
+    assert list(written) == ["labels", "labels_longer", "kd"]
+    finals = [run for own in written.values() for run in own["runs"]]
+    final, trials = frame.loc[finals], frame.drop(finals)
+    # Trials are of one seed and choose on the validation split; the test set is for the rest.
+    assert Counter(trials["loss"]) == {"hard": 6, "kd": 3}
+    assert trials["seed"].eq(0).all()
+    assert trials["data.validation"].eq(0.2).all()
+    assert trials["test_errors"].isna().all()
+    assert final["data.validation"].eq(0).all()
+    assert final["seed"].tolist() == [1, 2] * 3
+    taught = final[final["loss"] == "kd"]
+    assert taught["teacher.seed"].tolist() == [1, 2]
+    assert taught["teacher_digest"].nunique() == 2
+    for name, own in written.items():
+        assert own["trials"] == {"complete": 1, "pruned": 2}
+        rows = final.loc[own["runs"]]
+        assert rows["lr"].eq(own["chosen"]["optim.lr"]).all()
+        assert rows["epochs"].eq(9 if name == "labels_longer" else 3).all()
+        chosen = trials[(trials["lr"] == own["chosen"]["optim.lr"]) & trials["val_errors"].notna()]
+        assert own["val_errors"] in chosen["val_errors"].tolist()
+    [compared] = read(Path("c"), frame)
+    errors = {name: final.loc[own["runs"], "test_errors"] for name, own in written.items()}
+    by_name = {candidate.name: candidate for candidate in compared.candidates}
+    assert by_name["kd"].errors.tolist() == errors["kd"].tolist()
+    difference = by_name["labels"].differences["kd"].found
+    assert difference.mean == np.mean(errors["labels"].to_numpy() - errors["kd"].to_numpy())
+    assert [c.errors.mean() for c in compared.candidates] == sorted(
+        own.mean() for own in errors.values()
+    )
+    for run, row in final.iterrows():  # chosen on the test set, and so no more than the last
+        history = pd.read_csv(Path("c") / row["directory"] / results.HISTORY)
+        assert row["best_epoch_test_errors"] == history["test_errors"].min(), run
+    assert "labels_longer" in done.out
+    # The same command again trains nothing; an experiment of a candidate is its first run.
+    before = list(trained)
+    assert cli(*COMPARE).code == 0
+    assert trained == before
+    assert cli("--config-dir", "c", "experiment=kd", "seed=2").code == 0
+    assert trained[len(before) :] == [written["kd"]["runs"][1]]
+
+
+@pytest.mark.slow
+def test_another_comparison_in_the_same_folder_leaves_the_first_alone(cli: Cli) -> None:
+    assert cli(*COMPARE).code == 0
+    first = (Path("c") / FILE).read_bytes()
+    assert cli(*COMPARE, "hydra.sweeper.seeds=[3,4]").code == 0
+    assert (Path("c") / FILE).read_bytes() == first
+    found = read(Path("c"), summary())
+    assert sorted(compared.seeds for compared in found) == [(1, 2), (3, 4)]
+    assert len(list((Path("c") / "experiment").iterdir())) == 6
+
+
+@pytest.mark.slow
+def test_a_candidate_that_always_diverges_is_told_and_the_others_compared(cli: Cli) -> None:
+    options = "hydra.sweeper.candidates.labels.overrides={optim.lr: 1e30, optim.weight_decay: 0}"
+    command = (*COMPARE, f"+{options.replace(': ', ':')}", "~hydra.sweeper.params.optim\\.lr")
+    smoothing = "+hydra.sweeper.candidates.labels.smoothing='interval(0.1,0.2)'"
+    longer = "+hydra.sweeper.candidates.labels_longer.smoothing='interval(0.1,0.2)'"
+    done = cli(*command, smoothing, longer)
+    assert done.code == 0, done.err
+    [compared] = read(Path("c"), summary())
+    by_name = {candidate.name: candidate for candidate in compared.candidates}
+    assert "none of 3 trials completed" in by_name["labels"].reason
+    assert by_name["labels"].errors.empty
+    assert len(by_name["labels_longer"].errors) == 2
+    assert by_name["labels_longer"].differences.keys() == {"kd"}
+    assert compared.candidates[-1].name == "labels"
+    assert compared.lacking == {"labels": 2}
+    assert "none of 3 trials completed" in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["loss=logits"], "loss=logits: each candidate has its own loss; name the candidates"),
+        (["hydra.sweeper.only=[kd,x]"], "hydra.sweeper.only=[kd,x]: allowed are labels, "),
+        (["hydra.sweeper.only=[]"], "hydra.sweeper.only=[]: allowed are labels, "),
+        (["hydra.sweeper.references=[x]"], "hydra.sweeper.references=[x]: allowed are those"),
+        (["hydra.sweeper.seeds=[1,1]"], "hydra.sweeper.seeds=[1,1]: give at least one, each once"),
+        (["hydra.sweeper.seeds=[]"], "hydra.sweeper.seeds=[]: give at least one, each once"),
+        (["seed=1"], "hydra.sweeper.seeds=[1,2]: seed=1 chooses, and is no fresh one; leave it"),
+        (["hydra.sweeper.study_name=x"], "hydra.sweeper.study_name=x: each candidate has a study"),
+        (["hydra.sweeper.objectives=[val_loss]"], "hydra.sweeper.objectives=[val_loss]: a compar"),
+        (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: it must be at least 1"),
+        (["+hydra.sweeper.candidates.kd.x=1"], "hydra.sweeper.candidates.kd: loss.x: there is no"),
+        (
+            ["+hydra.sweeper.candidates.own.x=1", "hydra.sweeper.only=[own,kd]"],
+            "hydra.sweeper.candidates.own: it names no loss; give it one, as in {loss: kd, tem",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    options: list[str], line: str, cli: Cli, trained: list[str]
+) -> None:
+    done = cli(*COMPARE, *options)
+    assert done.code == 1
+    assert done.err.startswith(line), done.err
+    assert done.err.count("\n") == 1
+    assert not trained
+    assert not Path("c").exists()
+
+
+def runs(**errors: list[int]) -> pd.DataFrame:
+    """The rows of final runs with these test errors, by candidate, of seeds 1, 2, ..."""
+    rows = [
+        {"run": f"{name}-{seed}", "seed": seed, "status": "complete", "test_errors": value}
+        for name, own in errors.items()
+        for seed, value in enumerate(own, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_verdicts_are_by_paired_tests_and_holm(tmp_path: Path) -> None:
+    errors = {
+        "kd": [100, 110, 90, 105, 95],
+        "good": [90, 101, 80, 96, 84],  # always about ten fewer
+        "bad": [120, 131, 111, 124, 115],
+        "near": [101, 108, 92, 104, 96],
+        "wide": [60, 190, 85, 160, 100],
+    }
+    body = {
+        "trials": 3,
+        "seed": 0,
+        "seeds": [1, 2, 3, 4, 5],
+        "references": ["kd"],
+        "candidates": {
+            name: {"trials": {"complete": 3}, "runs": [f"{name}-{n}" for n in range(1, 6)]}
+            for name in errors
+        },
+    }
+    (tmp_path / FILE).write_text(json.dumps(body))
+    [compared] = read(tmp_path, runs(**errors))
+    found = {c.name: c.differences.get("kd") for c in compared.candidates}
+    assert found.pop("kd") is None
+    known = {name: d for name, d in found.items() if d is not None}
+    verdicts = {name: d.verdict for name, d in known.items()}
+    assert verdicts == {"good": BETTER, "bad": WORSE, "near": UNDECIDED, "wide": UNDECIDED}
+    raw = {name: stats.ttest_rel(errors[name], errors["kd"]).pvalue for name in known}
+    order = sorted(raw, key=lambda name: raw[name])
+    adjusted = np.maximum.accumulate([raw[n] * (4 - place) for place, n in enumerate(order)])
+    for name, p in zip(order, adjusted, strict=True):
+        assert known[name].p == pytest.approx(min(1, p))
+    # A run that is lacking leaves its seed out of the pairs, and is said to be lacking.
+    [fewer] = read(tmp_path, runs(**errors).drop(index=0))
+    assert fewer.lacking == {"kd": 1}
+    by_name = {c.name: c for c in fewer.candidates}
+    assert by_name["good"].differences["kd"].found.n == 4
+    for damage in ("{", "[]", '{"candidates": {"kd": 3}}'):
+        (tmp_path / FILE).write_text(damage)
+        assert read(tmp_path, runs(**errors)) == []
