@@ -157,6 +157,7 @@ PASTED = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("override", PASTED)
 def test_how_to_quote_is_said_with_ones_own_value(override: str, refused: Refused) -> None:
     line = refused("data=synthetic", override)
@@ -211,6 +212,7 @@ def test_a_size_that_no_machine_can_train_is_refused(key: str) -> None:
         parse(composed("data=synthetic", f"{key}={10**30}"))
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("override", OVERRIDES)
 def test_a_bad_override_is_refused(override: str, refused: Refused) -> None:
     assert refused("data=synthetic", override).startswith(OVERRIDES[override])
@@ -232,6 +234,7 @@ SWEEPS = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.slow
 @pytest.mark.parametrize("override", SWEEPS)
 def test_a_bad_sweep_is_refused_as_a_whole(override: str, refused: Refused) -> None:
@@ -291,6 +294,7 @@ YAMLS = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("text", YAMLS, ids=lambda text: repr(text[:30]))
 def test_a_bad_yaml_is_refused(text: str, refused: Refused, home: Path) -> None:
     (home / "own" / "loss").mkdir(parents=True)
@@ -323,6 +327,7 @@ TARGETS = (
 )
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_callback_is_one_of_this_package(target: str, mode: list[str], refused: Refused) -> None:
@@ -333,6 +338,7 @@ def test_a_callback_is_one_of_this_package(target: str, mode: list[str], refused
     assert error.endswith("is not among what a config may call\n")
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("part", ["launcher", "sweeper"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_launcher_and_sweeper_are_plugins(target: str, part: str, refused: Refused) -> None:
@@ -340,6 +346,7 @@ def test_launcher_and_sweeper_are_plugins(target: str, part: str, refused: Refus
     assert error == f"hydra.{part}._target_={target}: there is no such launcher or sweeper\n"
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
 @pytest.mark.parametrize("group", ["job_logging", "hydra_logging"])
 def test_logging_calls_nothing_else(group: str, mode: list[str], cli: Cli, home: Path) -> None:
@@ -372,6 +379,7 @@ NAMES = {
 SUBDIRS = ("../x", "../../x", "{home}/x", "x/../..")
 
 
+@pytest.mark.table
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [[], ["-m"]], ids=["run", "sweep"])
 @pytest.mark.parametrize("override", NAMES)
@@ -453,6 +461,7 @@ def sixteen() -> Weights:
     return built(144, 4)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", FILE_CASES)
 def test_a_file_that_is_no_checkpoint_is_refused(case: str, refused: Refused, home: Path) -> None:
     content, message = FILE_CASES[case]
@@ -462,6 +471,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(case: str, refused: Refused, ho
     assert message in error
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", WEIGHT_CASES)
 def test_weights_that_are_no_teacher_are_refused(case: str, refused: Refused, home: Path) -> None:
     change, message = WEIGHT_CASES[case]
@@ -471,6 +481,7 @@ def test_weights_that_are_no_teacher_are_refused(case: str, refused: Refused, ho
     assert message in error
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("path", PATH_CASES)
 def test_a_path_to_no_file_is_refused(path: str, refused: Refused, home: Path) -> None:
     os.mkfifo(home / "pipe")
@@ -531,6 +542,7 @@ MNIST: dict[str, tuple[str, bytes | None, str]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", MNIST)
 def test_bad_files_of_a_data_set_are_named(
     case: str, refused: Refused, home: Path, monkeypatch: pytest.MonkeyPatch
@@ -616,6 +628,7 @@ def rewrite(run: Path, **values: Any) -> None:
     results.write(run, results.read(run / "result.json") | values, [])
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", RESULTS)
 def test_a_bad_result_is_a_row_and_the_others_are_shown(
     case: str, kept: Path, home: Path, capsys: pytest.CaptureFixture[str]
@@ -694,6 +707,7 @@ RUNS: dict[str, tuple[str, bytes | None, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", RUNS)
 def test_a_damaged_run_is_not_evaluated(case: str, kept: Path, home: Path) -> None:
     name, content, message = RUNS[case]
@@ -732,6 +746,7 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
     assert "not finite in float32" in command(commands.evaluate, "kept")
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -111,6 +111,7 @@ BAD = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("override", BAD)
 def test_a_wrong_value_is_named_with_what_is_allowed(override: str) -> None:
     with pytest.raises(ConfigError) as error:

@@ -182,6 +182,7 @@ BAD: dict[str, Case] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_of_arrays_is_one_line(case: str, cli: Cli, home: Path) -> None:
     one_line(BAD[case], cli, home)

@@ -230,6 +230,7 @@ BAD: dict[str, Case] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_folder_is_one_line(case: str, cli: Cli, home: Path) -> None:
     one_line(BAD[case], cli, home)

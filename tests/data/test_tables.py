@@ -286,6 +286,7 @@ BAD: dict[str, Case] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_table_is_one_line(case: str, cli: Cli, home: Path) -> None:
     one_line(BAD[case], cli, home)

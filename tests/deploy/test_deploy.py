@@ -129,6 +129,7 @@ def test_results_of_earlier_versions_are_loaded(run: Path) -> None:
     assert distill.load(run).shape == (1, 12, 12)
 
 
+@pytest.mark.slow
 def test_the_best_of_a_sweep_is_that_with_the_fewest_validation_errors() -> None:
     swept = ("data.validation=0.3", "optim.lr=0.0001,0.01,0.03", "loss=hard", "train.epochs=8")
     frame = distill.sweep(*SMALL, *swept)

@@ -330,6 +330,7 @@ def needs(name: str) -> None:
         pytest.skip(f"{name} is not installed: pip install 'distill-sweep[{name}]'")
 
 
+@pytest.mark.slow
 def test_tensorboard_holds_each_member_of_a_stack(cli: Cli) -> None:
     needs("tensorboard")
     done = cli(*SWEEP, "loss.alpha=0.25,0.5", "logger=tensorboard")

@@ -225,6 +225,7 @@ def test_a_grey_image_is_read_as_three_equal_channels(home: Path) -> None:
     torch.testing.assert_close(grey(x), colour(x.expand(2, 3, 12, 12)))
 
 
+@pytest.mark.slow
 def test_the_content_of_a_file_and_not_its_place_is_of_the_digest(home: Path) -> None:
     _weights(home / "a.pth", 4)
     (home / "b.pth").write_bytes((home / "a.pth").read_bytes())

@@ -269,6 +269,7 @@ def test_the_gallery_has_softmax_of_logits_over_temperature() -> None:
     assert "11.1 % at temperature 1, 50.0 % at temperature 4" in found.caption
 
 
+@pytest.mark.slow
 def test_the_gallery_of_many_classes_shows_some() -> None:
     digits = [Digit(n, np.zeros((4, 4), np.uint8), np.eye(100)[n]) for n in range(100)]
     (found,) = plots.gallery(sweep({}, digits=tuple(digits)))

@@ -151,6 +151,7 @@ nested = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(nested)
 def test_leaves_reach_each_value_once(config: dict[str, Any]) -> None:
     found = dict(leaves(config))

@@ -234,6 +234,7 @@ def test_files_are_those_of_the_basic_launcher(cli: Cli) -> None:
         assert "epoch 1 of" in (folder / "distill.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_in_which_all_diverge(cli: Cli) -> None:
     frame, out = sweep(cli, "optim.lr=1e30", "seed=0,1", code=1)
     assert frame["status"].tolist() == ["diverged"] * 2
@@ -254,6 +255,7 @@ def test_an_error_fails_its_stack_alone_and_its_log_tells_where(
         assert "Traceback" in (Path("sweep0") / directory / "distill.log").read_text()
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_finished(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     break_width_9(monkeypatch, KeyboardInterrupt())
     frame, _ = sweep(cli, "model.width=8,9,10", "loss.temperature=1,2", code=130)
@@ -290,6 +292,7 @@ def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None
         monkeypatch.setattr(plan, "students", broken)
 
 
+@pytest.mark.slow
 def test_jobs_with_other_environments_train_apart_each_in_its_own(cli: Cli) -> None:
     _, out = sweep(
         cli, "seed=0", "loss.temperature=1,2", "+hydra.job.env_set.T=${loss.temperature}"

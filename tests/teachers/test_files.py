@@ -88,6 +88,7 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_weights_of_torch_are_read_in_any_wrapping(wrapping: str, home: Path) -> None:
     state = state_of()
@@ -286,6 +287,7 @@ def refused(cli: Cli, home: Path) -> Callable[..., str]:
     return call
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", BAD_WEIGHTS)
 def test_bad_weights_are_a_line(case: str, refused: Callable[..., str], home: Path) -> None:
     change, said = BAD_WEIGHTS[case]
@@ -352,6 +354,7 @@ WRITERS: dict[str, Callable[[Path, Tensor], object]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("name", WRITERS)
 def test_soft_targets_are_read_from_any_kind_of_file(name: str, home: Path) -> None:
     logits = said_of(labels_of()[0])
@@ -458,6 +461,7 @@ BAD_TARGETS: dict[str, tuple[Callable[[Tensor], Any], tuple[str, ...], str]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("case", BAD_TARGETS)
 def test_bad_targets_are_a_line(case: str, refused: Callable[..., str], home: Path) -> None:
     change, overrides, said = BAD_TARGETS[case]
@@ -483,6 +487,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_file_of_targets_is_a_line(
     name: str, refused: Callable[..., str], home: Path
@@ -521,6 +526,7 @@ BAD_SECTIONS = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("overrides", BAD_SECTIONS)
 def test_a_section_that_says_too_much_or_too_little(
     overrides: str, refused: Callable[..., str]

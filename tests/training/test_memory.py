@@ -23,6 +23,7 @@ print(first, min(again), held - process.memory_info().rss - BYTES // 2)
 """
 
 
+@pytest.mark.slow
 def test_freed_memory_is_taken_again_and_given_back_at_the_end() -> None:
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, check=True, text=True)
     first, again, returned = map(int, done.stdout.split())

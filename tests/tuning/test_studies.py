@@ -76,6 +76,7 @@ def test_a_file_that_stays_locked_is_not_to_be_deleted() -> None:
     assert "delete" not in str(told.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", [URL, f"{URL}?timeout=60"])
 def test_a_schema_of_another_version_is_upgraded_not_deleted(url: str) -> None:
     study()
@@ -222,6 +223,7 @@ def test_folders_of_other_names_share_a_study_up_to_its_total(cli: Cli) -> None:
     assert [Path(t.user_attrs["sweep"]).name for t in trials] == ["one", "one", "two"]
 
 
+@pytest.mark.slow
 def test_one_too_many_is_not_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     real = optuna.Study.ask
     others: list[optuna.Trial] = []
