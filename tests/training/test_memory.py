@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 # In a process of its own: what others left in the heap may leave no place for 100 MB in it.
 CODE = """
 import resource, psutil, torch

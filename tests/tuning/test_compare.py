@@ -118,7 +118,7 @@ def test_a_candidate_that_always_diverges_is_told_and_the_others_compared(cli: C
         (["hydra.sweeper.study_name=x"], "hydra.sweeper.study_name=x: each candidate has a study"),
         (["hydra.sweeper.objectives=[val_loss]"], "hydra.sweeper.objectives=[val_loss]: a compar"),
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: it must be at least 1"),
-        (["+hydra.sweeper.candidates.kd.x=1"], "loss.x=1: there is no such key; did you mean loss.alpha?"),
+        (["+hydra.sweeper.candidates.kd.x=1"], "loss.x=1: there is no such key; did you"),
         (
             ["+hydra.sweeper.candidates.own.x=1", "hydra.sweeper.only=[own,kd]"],
             "hydra.sweeper.candidates.own: it names no loss; give it one, as in {loss: kd, tem",
