@@ -5,7 +5,7 @@ Candidates are compared within seeds, which share teacher, initialisation and or
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from distill.report.numbers import Plot
 from distill.report.statistics import SIGNIFICANT, Interval, differ, holm, interval
 from distill.runs.columns import Status
 
@@ -76,6 +77,71 @@ class Compared:
         """How many final runs each candidate lacks, which failed or diverged."""
         counts = {c.name: len(self.seeds) - len(c.errors) for c in self.candidates}
         return {name: count for name, count in counts.items() if count}
+
+
+@dataclass(frozen=True)
+class Differences(Plot):
+    """The candidates' differences to one reference, the best first."""
+
+    rows: tuple[tuple[str, Difference], ...]
+
+
+def differences(compared: Compared) -> Iterator[Differences]:
+    """A figure for each reference that anything was compared with."""
+    for reference in compared.references:
+        known = [(c.name, d) for c in compared.candidates if (d := c.differences.get(reference))]
+        rows = sorted(known, key=lambda row: row[1].found.mean)
+        if not rows:
+            continue
+        parts = [
+            f"{verdict}: {', '.join(names)}"
+            for verdict in (BETTER, WORSE, UNDECIDED)
+            if (names := [name for name, d in rows if d.verdict == verdict])
+        ]
+        caption = "; ".join(parts)
+        yield Differences(
+            f"less-{reference}",
+            f"test errors less those of {reference}",
+            "",
+            f"errors more than {reference}",
+            f"{caption[:1].upper()}{caption[1:]}.",
+            tuple(rows),
+        )
+
+
+def table(compared: Compared) -> tuple[list[str], list[list[object]]]:
+    """The header and the rows of the table: a candidate each, the best first."""
+    header = ["candidate", "mean", "low", "high", "seeds"]
+    for reference in compared.references:
+        header += [f"less {reference}", "low", "high", "p", "verdict"]
+    header += ["best epoch*", "validation errors", "trials", "chosen"]
+    return header, [_row(compared, candidate) for candidate in compared.candidates]
+
+
+def _row(compared: Compared, candidate: Candidate) -> list[object]:
+    known = interval(candidate.errors) if len(candidate.errors) else None
+    row: list[object] = [candidate.name]
+    row += [known.mean, known.low, known.high, known.n] if known else [None, None, None, 0]
+    for reference in compared.references:
+        difference = candidate.differences.get(reference)
+        if difference is None:
+            row += [None] * 5
+        else:
+            found = difference.found
+            row += [found.mean, found.low, found.high, difference.p, difference.verdict]
+    chosen = ", ".join(f"{key} {short(value)}" for key, value in candidate.chosen.items())
+    ended = ", ".join(f"{n} {state}" for state, n in candidate.trials.items())
+    return [*row, candidate.best_epoch, candidate.val_errors, ended, chosen or candidate.reason]
+
+
+def flattered(compared: Compared) -> float | None:
+    """By how many errors the best epoch flatters, on average over the candidates."""
+    gains = [
+        float(c.errors.mean()) - c.best_epoch
+        for c in compared.candidates
+        if c.best_epoch is not None and len(c.errors)
+    ]
+    return sum(gains) / len(gains) if gains else None
 
 
 def read(folder: Path, runs: pd.DataFrame, name: str = f"{STEM}*.json") -> list[Compared]:
