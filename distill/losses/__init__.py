@@ -23,8 +23,12 @@ values are averaged over the batch, and the gradient is that of the average.
 arXiv 1503.02531.
 """
 
+from distill.losses.contrast import crd
+from distill.losses.curriculum import ctkd
 from distill.losses.distillation import kd
 from distill.losses.labels import hard
+from distill.losses.maps import at, fitnets
 from distill.losses.matching import logits
+from distill.losses.relations import pkt, rkd, sp
 
-__all__ = ["hard", "kd", "logits"]
+__all__ = ["at", "crd", "ctkd", "fitnets", "hard", "kd", "logits", "pkt", "rkd", "sp"]
