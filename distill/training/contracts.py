@@ -62,7 +62,7 @@ def fault_of_loss(
     if not total.requires_grad:
         return f"it returns {total.dtype} without a gradient by student_logits; needed is one"
     if not all(map(torch.equal, fixed, before)):
-        return "it changes its teacher_logits or labels in place; they must stay as they are"
+        return "it changes its teacher_logits, features or labels in place; they must stay as given"
     if not total.isfinite().all():
         return f"it is not finite on random {what}"
     wrong = [name for name in terms if not name.isidentifier() or name == "loss"]
