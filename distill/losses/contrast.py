@@ -29,6 +29,14 @@ class Memory(nn.Module):
         ValueError: there is more than one feature, or but one class in the transfer set.
     """
 
+    of_student: Tensor
+    of_teacher: Tensor
+    scale: Tensor
+    order: Tensor
+    label: Tensor
+    count: Tensor
+    first: Tensor
+
     def __init__(
         self,
         student_features: Sequence[Shape],
@@ -39,13 +47,13 @@ class Memory(nn.Module):
     ) -> None:
         super().__init__()
         if len(student_features) != 1 or len(teacher_features) != 1:
-            counts = f"{len(student_features)} of the student and {len(teacher_features)}"
-            raise ValueError(f"features are {counts} of the teacher; wanted is one of each")
+            pair = f"{len(student_features)} of the student and {len(teacher_features)}"
+            raise ValueError(f"features are {pair} of the teacher; wanted is one of each")
         counts = labels.bincount()
         if int((counts > 0).sum()) < 2:
             raise ValueError("the transfer set has but one class, and so no negatives")
-        shapes = (student_features[0], teacher_features[0])
-        self.student, self.teacher = (nn.Linear(prod(shape), size) for shape in shapes)
+        self.student = nn.Linear(prod(student_features[0]), size)
+        self.teacher = nn.Linear(prod(teacher_features[0]), size)
         self.many = negatives
         bound = (3 / size) ** 0.5
         for name in ("of_student", "of_teacher"):

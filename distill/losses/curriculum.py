@@ -76,7 +76,7 @@ def ctkd(
     """
     t = start + span * learned().sigmoid()
     fixed = t.detach()
-    rising = torch.as_tensor(progress / warmup, dtype=t.dtype).clamp(max=1)
+    rising = torch.as_tensor(progress / warmup, dtype=t.dtype, device=t.device).clamp(max=1)
     strength = reversal * (1 - torch.cos(math.pi * rising)) / 2
     against = fixed - strength * (t - fixed)  # T, with a gradient times -lambda
     total, terms = kd(

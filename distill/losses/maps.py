@@ -150,8 +150,6 @@ def _fitted(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps in the smaller of their sizes, to which the larger is averaged; others unchanged."""
     if one.ndim != 4 or other.ndim != 4 or one.shape[2:] == other.shape[2:]:
         return one, other
-    sizes = zip(one.shape[2:], other.shape[2:], strict=True)
-    height, width = (min(pair) for pair in sizes)
-    return tuple(  # type: ignore[return-value]  (there are two)
-        F.adaptive_avg_pool2d(maps, (height, width)) for maps in (one, other)
-    )
+    height, width = map(min, one.shape[2:], other.shape[2:])
+    one, other = (F.adaptive_avg_pool2d(maps, (height, width)) for maps in (one, other))
+    return one, other

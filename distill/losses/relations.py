@@ -93,13 +93,13 @@ def rkd(
     """
 
     def lengths(f: Tensor) -> Tensor:
-        d = torch.linalg.vector_norm(_differences(f), dim=-1)
+        d: Tensor = torch.linalg.vector_norm(_differences(f), dim=-1)
         mean = d.sum() / (d > 0).sum().clamp(min=1)
         return d / mean.clamp(min=TINY)
 
     def angles(f: Tensor) -> Tensor:
         e = F.normalize(_differences(f), dim=-1)
-        return e @ e.mT
+        return torch.matmul(e, e.mT)
 
     pairs = (student_features, teacher_features)
     far = _summed(lambda s, t: F.smooth_l1_loss(lengths(s), lengths(t)), *pairs)

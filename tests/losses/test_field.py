@@ -38,24 +38,24 @@ def test_fitnets_is_the_error_of_a_projection_of_each_pixel() -> None:
     total, terms = losses.fitnets(Z, LABELS, own, theirs, learned, beta=7.0)
     expected = np.zeros(B)
     for layer, s, t in zip(learned.layers, own, theirs, strict=True):
-        weight, bias = (p.detach().numpy() for p in layer.parameters())
+        w, c = (p.detach().numpy() for p in layer.parameters())
         for b in range(B):
             rows = s[b].reshape(s.shape[1], -1).numpy().T  # (pixels, channels)
             wanted = t[b].reshape(t.shape[1], -1).numpy().T
-            expected[b] += np.mean((rows @ weight.T + bias - wanted) ** 2)
+            expected[b] += np.mean((rows @ w.T + c - wanted) ** 2)
     np.testing.assert_allclose(terms["soft"].detach(), expected, rtol=1e-10)
     torch.testing.assert_close(total, HARD + 7 * terms["soft"])
-    convolution = torch.nn.functional.conv2d(
-        own[0], learned.layers[0].weight[:, :, None, None], learned.layers[0].bias
-    )
+    weight, bias = learned.layers[0].parameters()
+    convolution = torch.nn.functional.conv2d(own[0], weight[:, :, None, None], bias)
     torch.testing.assert_close(learned(own)[0], convolution)
 
 
 def test_fitnets_is_zero_where_the_projection_is_right_and_averages_the_larger_map() -> None:
     learned = Projections([(3, 4, 4)], [(3, 2, 2)]).double()
     with torch.no_grad():
-        learned.layers[0].weight.copy_(torch.eye(3))
-        learned.layers[0].bias.zero_()
+        weight, bias = learned.layers[0].parameters()
+        weight.copy_(torch.eye(3))
+        bias.zero_()
     large = features(0, 3, 4, 4)
     small = large.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
     for own, theirs in ((large, small), (small, large)):
@@ -139,7 +139,7 @@ def test_pkt_is_the_divergence_of_similarities() -> None:
 def turned(f: Tensor) -> Tensor:
     """Vectors that were rotated, and made three times as long."""
     rotation, _ = torch.linalg.qr(logits_of(9, f.shape[1], f.shape[1]))
-    return 3 * f @ rotation
+    return torch.matmul(3 * f, rotation)
 
 
 @pytest.mark.parametrize("loss", [losses.sp, losses.rkd, losses.pkt])
