@@ -321,7 +321,8 @@ def test_mixed_examples_are_seen_by_the_teacher_as_by_the_student(home: Path) ->
 def test_a_sweep_of_losses_of_features(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     small: Sequence[str] = (*SMALL, "precision=fp32", "hydra.sweep.dir=sweep", "seed=0,1")
-    done = cli("-m", *small, "loss=kd,rkd,pkt,ctkd", "optim.lr=0.001,0.01")
+    seen = "model.features=[layers.0]"
+    done = cli("-m", *small, "loss=kd,rkd,pkt,ctkd", "optim.lr=0.001,0.01", seen)
     text = done.out + done.err
     assert "16 jobs in 8 stacks of 2" in text
     for what in (

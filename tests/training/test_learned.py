@@ -16,6 +16,7 @@ import distill
 from distill.config import ConfigError
 from distill.losses import hard, logits
 from distill.models import MLP
+from distill.models.dropout import Dropout
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.runs.results import KEPT
@@ -61,6 +62,7 @@ class Hint(nn.Module):
                 width, hidden, bias=False
             ),  # a bias that BatchNorm takes out moves by rounding
             nn.BatchNorm1d(hidden),
+            Dropout(0.2),
             nn.Linear(hidden, classes),
         )
 
@@ -233,6 +235,35 @@ def test_numbers_that_its_module_is_made_of_keep_members_apart(offered: Offer) -
     assert one.run.shared != other.run.shared
     assert one.name != other.name
     assert learned(taught([other])).parameters["layers.0.weight"].shape == (1, 7, 8)
+
+
+class Register(nn.Module):
+    """The labels of the transfer set, and something to be trained."""
+
+    def __init__(self, labels: Tensor, examples: int) -> None:
+        super().__init__()
+        assert len(labels) == examples
+        self.weight = nn.Parameter(torch.ones(()))
+        self.register_buffer("labels", labels)
+
+    labels: Tensor
+
+    def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight, self.labels[index]
+
+
+def registered(student_logits: Tensor, labels: Tensor, index: Tensor, learned: Register) -> Any:
+    weight, known = learned(index)
+    return weight * hard(student_logits, labels), {"known": (known == labels).float()}
+
+
+@pytest.mark.parametrize("transfer", ["omit", "fraction"])
+def test_an_index_counts_the_examples_of_the_transfer_set(transfer: str, offered: Offer) -> None:
+    some = {"omit": "transfer.classes=[1]", "fraction": "transfer.fraction=0.3"}[transfer]
+    job = offered("loss", registered, f"transfer={transfer}", some, "data.validation=0.2")
+    assert len(job.index) < 205
+    [rows] = taught([job]).run().rows
+    assert [row["train_known"] for row in rows] == [1.0, 1.0]
 
 
 def test_the_seed_decides_how_it_begins() -> None:
