@@ -93,7 +93,8 @@ class Ours:
     """Students of a job in one stack, their soft targets cached or, if ``online``, made anew."""
 
     def __init__(self, of: Job, members: int, *, online: bool = False) -> None:
-        teacher = stand_in(of.setting, of.run.teacher) if online else None
+        way = of.way if online else None
+        teacher = None if way is None else stand_in(of.setting, of.run.teacher, way)
         self.epochs = Epochs(of, members, examples=BATCHES * BATCH, teacher=teacher)
         self.members = members
         self.work = 6.0 * BATCH * members * multiply_adds(of.run.model, of.run.data)

@@ -17,7 +17,7 @@ from distill.runs.students import students
 from distill.sweeps.plan import member_memory
 from distill.system.conf import CONF
 from distill.training.inputs import training_inputs
-from distill.training.loop import Source
+from distill.training.loop import Said, Source
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 
@@ -68,7 +68,7 @@ class Epochs:
         *,
         examples: int | None = None,
         generic: bool = False,
-        teacher: Callable[[Tensor], Tensor] | None = None,
+        teacher: Callable[[Tensor], Said] | None = None,
     ) -> None:
         data = job.run.data
         inputs = training_inputs(job.setting, data.jitter, data.flip)

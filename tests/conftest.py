@@ -244,7 +244,8 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Iterator[Offer]:
 
     yield offer
     monkeypatch.undo()
-    for cached in (targets, schema, build.parameters, build.multiply_adds, build._fault_of_loss):
+    built = (build.parameters, build.multiply_adds, build._fault_of_loss, build.feature_shapes)
+    for cached in (targets, schema, *built):
         cached.cache_clear()
 
 

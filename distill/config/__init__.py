@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from distill.config.components import GROUPS, find, schema, targets
 from distill.config.errors import ConfigError, shown, unknown
-from distill.config.sections import Data, Halving, Loggers, Optim, Run, Teacher, Train
+from distill.config.sections import Data, Halving, Loggers, Model, Optim, Run, Teacher, Train
 from distill.config.strict import LARGEST, SMALLEST, Component, Strict, in_float32
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Data",
     "Halving",
     "Loggers",
+    "Model",
     "Optim",
     "Run",
     "Teacher",
@@ -137,7 +138,28 @@ def check(values: Mapping[str, Any]) -> Run:
             f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
             "without one the loss must be one that takes no teacher_logits, such as hard"
         )
-    return run
+    if "teacher_features" in run.loss.takes:
+        _check_heard(run)
+    return run.effective
+
+
+def _check_heard(run: Run) -> None:
+    """See that there is a teacher that has features.
+
+    Raises:
+        ConfigError: there are but soft targets, or several teachers at once.
+    """
+    teacher, needs = run.teacher, f"loss={run.loss.name} needs the features of a teacher"
+    if teacher.model is None:
+        raise ConfigError(
+            f"teacher={teacher.name}: {needs}, and a file of soft targets has none; choose a "
+            "model, by teacher=trained or teacher=checkpoint"
+        )
+    if teacher.count > 1:
+        raise ConfigError(
+            f"teacher={teacher.name}: {needs}, and an ensemble of {teacher.count} has none that "
+            "are its own; choose one teacher"
+        )
 
 
 def _floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

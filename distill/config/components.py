@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, PydanticSchemaGenerationError, PydanticUserError, create_model
 
 from distill.config.errors import ConfigError
-from distill.config.sections import Data, Optim
+from distill.config.sections import Data, Model, Optim
 from distill.config.strict import Component
 from distill.system.trust import FLAG, TRUSTED, trusted
 
@@ -38,17 +38,29 @@ class Group(NamedTuple):
 
 GROUPS = {
     "data": Group("distill.data", Data, ()),
-    "model": Group("distill.models", Component, ("inputs", "classes")),
+    "model": Group("distill.models", Model, ("inputs", "classes")),
     "loss": Group(
         "distill.losses",
         Component,
-        ("student_logits", "teacher_logits", "labels", "class_counts", "progress"),
+        (
+            "student_logits",
+            "teacher_logits",
+            "labels",
+            "class_counts",
+            "progress",
+            "index",
+            "student_features",
+            "teacher_features",
+            "learned",
+        ),
     ),
     "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
     "augment": Group("distill.augment", Component, ("inputs", "labels", "classes", "generator")),
     "transfer": Group("distill.transfer", Component, ("labels", "generator")),
     "logger": Group("distill.loggers", Component, ()),
 }
+# What the module of a loss's own parameters (`learned`) is made of, beside the loss's keys.
+LEARNS = ("student_features", "teacher_features", "classes", "examples", "labels")
 
 
 @cache
@@ -162,8 +174,38 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
     section.function = staticmethod(function)
     section.parameters = frozenset(own)
     section.takes = frozenset(parameters) & frozenset(kind.given)
+    if group == "loss" and "learned" in parameters:
+        section.learned = _learned(hints.get("learned"), target)
+        section.asked = _asked(section.learned, frozenset(own), target)
     section.source = None if target in targets(group) else _source(target)
     return section
+
+
+def _learned(annotation: Any, target: str) -> Callable[..., Any]:
+    """The class of a loss's own parameters, which is the annotation of its parameter `learned`."""
+    from torch import nn  # which the module of the loss has imported
+
+    if not (inspect.isclass(annotation) and issubclass(annotation, nn.Module)):
+        raise ConfigError(
+            f"{target}: its parameter learned needs an annotation that is a subclass of "
+            "torch.nn.Module, which holds the parameters of the loss"
+        )
+    return annotation
+
+
+def _asked(learned: Callable[..., Any], own: frozenset[str], target: str) -> frozenset[str]:
+    """The names of what the module of a loss's own parameters is made of."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(learned).parameters.values()
+    named = [p for p in parameters if p.kind not in variable]
+    known = {*LEARNS, *own}
+    for parameter in named:
+        if parameter.name not in known and parameter.default is parameter.empty:
+            raise ConfigError(
+                f"{target}: its {learned.__name__} asks for {parameter.name}; it can be given "
+                f"{', '.join([*LEARNS, *sorted(own)])}"
+            )
+    return frozenset(p.name for p in named) & known
 
 
 def _source(target: str) -> str:

@@ -76,6 +76,16 @@ class Data(Component):
                 yield mean, std
 
 
+class Model(Component):
+    """A model, and what a loss that asks for features sees of it.
+
+    ``features`` are names of its modules, whose outputs these are; null: what enters its last
+    linear layer.
+    """
+
+    features: Annotated[list[str], Field(min_length=1)] | None = None
+
+
 class Optim(Component):
     """An optimizer and the schedule of its learning rate.
 
@@ -143,7 +153,7 @@ class Teacher(Strict):
     flip: bool = False
     targets: Literal["auto", "cached", "online"] = "auto"
     seed: Seed | None = None
-    model: Component | None = None
+    model: Model | None = None
     optim: Optim | None = None
     train: Train | None = None
     augment: Component | None = None
@@ -211,7 +221,8 @@ class Teacher(Strict):
         trained = {"jitter", "flip", "seed", "optim", "train", "augment"}
         read = trained if self.path is not None else set()
         alone = {"members", "weights", "average"} if self.count == 1 else set()
-        return said(self, places | read | alone)
+        unsaid: dict[str, Any] = dict.fromkeys(places | read | alone, True)
+        return said(self, unsaid | {"model": {"features"}})
 
     @property
     def components(self) -> list[Component]:
@@ -262,7 +273,7 @@ class Run(Strict):
     """All of one run."""
 
     data: Data
-    model: Component
+    model: Model
     teacher: Teacher
     loss: Component
     optim: Optim
@@ -309,7 +320,20 @@ class Run(Strict):
     @property
     def distils(self) -> bool:
         """Whether the loss learns from a teacher."""
-        return "teacher_logits" in self.loss.takes
+        return not self.loss.takes.isdisjoint({"teacher_logits", "teacher_features"})
+
+    @property
+    def effective(self) -> Self:
+        """The same without the features that its loss does not ask for, which decide nothing."""
+        changes: dict[str, Any] = {}
+        if "student_features" not in self.loss.takes and self.model.features is not None:
+            changes["model"] = self.model.model_copy(update={"features": None})
+        own = self.teacher.model
+        unheard = "teacher_features" not in self.loss.takes
+        if unheard and own is not None and own.features is not None:
+            plain = own.model_copy(update={"features": None})
+            changes["teacher"] = self.teacher.model_copy(update={"model": plain})
+        return self.model_copy(update=changes) if changes else self
 
     def digest(self, content: Mapping[str, str]) -> str:
         """The SHA-256 of all that decides the student, given the digests of the data and files.
@@ -320,6 +344,9 @@ class Run(Strict):
         elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}
         config = said(self, elsewhere)
         teacher = self.teacher.recipe if self.distils else None
+        heard = None if self.teacher.model is None else self.teacher.model.features
+        if teacher is not None and heard is not None:  # which decides the student, not the teacher
+            teacher |= {"features": heard}
         return store.digest({"config": config, "teacher": teacher, "content": dict(content)})
 
     @property

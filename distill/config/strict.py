@@ -65,7 +65,8 @@ class Component(Strict):
     """A section with a ``_target_``; the subclass of each target adds its keys.
 
     ``takes`` are the parameters that whoever calls the ``function`` gives; ``source`` is the digest
-    of the files that define it, or None if it is one of this package.
+    of the files that define it, or None if it is one of this package. A loss may have parameters
+    of its own, in a module of the class ``learned``, whose constructor has ``asked`` for these.
     """
 
     target: str = Field(alias="_target_")
@@ -73,11 +74,16 @@ class Component(Strict):
     parameters: ClassVar[frozenset[str]]
     takes: ClassVar[frozenset[str]]
     source: ClassVar[str | None]
+    learned: ClassVar[Callable[..., Any] | None] = None
+    asked: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def numbers(self) -> list[str]:
-        """Which of the options are numbers, in which runs of one stack may differ."""
-        options = self.options.items()
+        """Which of the options are numbers, in which runs of one stack may differ.
+
+        One that a loss's own parameters are made with is not: it may decide their shapes.
+        """
+        options = {n: v for n, v in self.options.items() if n not in self.asked}.items()
         return [n for n, v in options if isinstance(v, int | float) and not isinstance(v, bool)]
 
     def __call__(self, **given: Any) -> Any:

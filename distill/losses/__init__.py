@@ -4,11 +4,15 @@ A loss has parameters of these names as it needs them, for a batch of B examples
 
 - ``student_logits`` (B, C), by which it is differentiated;
 - ``teacher_logits`` (B, C) of the student's teacher, for the same images in the same views; without
-  it no teacher is needed;
+  it, and without the teacher's features, no teacher is needed;
+- ``student_features`` and ``teacher_features``, lists of float32 tensors (B, ...): what the modules
+  return that ``features`` of the model names, in that order; or what enters its last linear layer;
 - ``labels`` (B,), whole numbers from 0 to C - 1, or where an augmentation mixes examples, shares of
   the classes (B, C);
 - ``class_counts`` (C,), how many examples of each class the transfer set has;
-- ``progress``, the share of the training that is done, from 0 to 1.
+- ``index`` (B,), the number of each example in the transfer set, from 0 to N - 1;
+- ``progress``, the share of the training that is done, from 0 to 1;
+- ``learned``, a module of the class by which it is annotated, to be called.
 
 All its other parameters are its hyperparameters and the keys of its yaml. One that is a number is
 given as a tensor without axes, since a stack of K students maps the function over K values of it
@@ -19,12 +23,24 @@ It returns a value an example, (B,); or one for the batch, (), where it couples 
 of both and a dictionary of named terms of that shape, which are recorded as ``train_NAME``. The
 values are averaged over the batch, and the gradient is that of the average.
 
+What is ``learned`` is a subclass of ``torch.nn.Module``. It is made once for each student, as the
+seed decides, of what its constructor asks for by name: ``student_features`` and
+``teacher_features``, lists of shapes without the axis of B; ``classes``; ``examples``, N; their
+``labels`` (N,); and keys of the loss, in which students of one stack do not differ then. Its
+parameters are float32 and are trained with the student's, by the same optimizer, schedule and
+clipping; its buffers may be changed where no gradient is taken. Both are in checkpoints, but no
+part of the student. Where torch's generators are drawn from, all students of a stack draw the same.
+
 "The paper" is Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network",
 arXiv 1503.02531.
 """
 
+from distill.losses.contrast import crd
+from distill.losses.curriculum import ctkd
 from distill.losses.distillation import kd
 from distill.losses.labels import hard
+from distill.losses.maps import at, fitnets
 from distill.losses.matching import logits
+from distill.losses.relations import pkt, rkd, sp
 
-__all__ = ["hard", "kd", "logits"]
+__all__ = ["at", "crd", "ctkd", "fitnets", "hard", "kd", "logits", "pkt", "rkd", "sp"]

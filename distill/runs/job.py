@@ -21,8 +21,9 @@ from distill.teachers.targets import Way, way
 from distill.teachers.weights import check_weights
 from distill.teachers.weights import content as teacher_content
 from distill.training.augmentation import mixes
-from distill.training.build import check_batches, check_loss, parameters
+from distill.training.build import check_batches, check_loss, feature_shapes, parameters
 from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
+from distill.training.objective import UNSEEN, Seen
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +141,11 @@ class Job:
             except ValueError as error:
                 raise ConfigError(f"{key}={component.name}: {error}") from error
             mixed |= mixing and key == "augment"
-        check_loss(run.loss, self.data.classes, mixed=mixed)
+        counts: list[int] = []
+        if run.loss.learned is not None:
+            own = self.data.train_labels[self.index]
+            counts = own.bincount(minlength=self.data.classes).tolist()
+        check_loss(run.loss, self.data.classes, mixed=mixed, seen=self.seen, counts=tuple(counts))
 
     def _check_reading(self) -> None:
         """As many means and deviations as there are channels or features."""
@@ -185,10 +190,39 @@ class Job:
         run, augmented = self.run, self.run.augment is not None
         if not run.distils:
             return None
-        own = way(self.setting, run.teacher, run.train.epochs, augmented=augmented)
+        own = way(
+            self.setting,
+            run.teacher,
+            run.train.epochs,
+            augmented=augmented,
+            features=self.seen.teacher,
+        )
         if own.file:
             return replace(own, bytes=check_targets(run.data, run.teacher, own.views))
         return own
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The shapes of the features that its loss asks for.
+
+        Raises:
+            ConfigError: a model has none of these names, or other numbers of them.
+        """
+        run, found = self.run, UNSEEN
+        if "student_features" in run.loss.takes:
+            parameters(run.model, run.data, "model")
+            found = found._replace(student=feature_shapes(run.model, run.data, "model"))
+        if "teacher_features" in run.loss.takes:
+            assert run.teacher.model is not None
+            parameters(run.teacher.model, run.data, "teacher.model")
+            own = feature_shapes(run.teacher.model, run.data, "teacher.model")
+            found = found._replace(teacher=own)
+        if all(found) and len(found.student) != len(found.teacher):
+            raise ConfigError(
+                f"model.features: these are of {len(found.student)} modules, and "
+                f"teacher.model.features of {len(found.teacher)}; name as many of both"
+            )
+        return found
 
     @cached_property
     def index(self) -> Tensor:

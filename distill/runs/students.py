@@ -35,10 +35,20 @@ def students(
     stack = fresh(
         run.model, first.data, "model", len(jobs), derive(run.seed, "student"), setting.device
     )
+    objective = Objective.of(
+        [job.run.loss for job in jobs],
+        first.data.classes,
+        setting.device,
+        own,
+        seen=first.seen,
+        features=run.model.features,
+        labels=first.data.train_labels[first.index],
+        seed=run.seed,
+    )
     return assemble(
         stack,
         transfer,
-        Objective.of([job.run.loss for job in jobs], first.data.classes, setting.device, own),
+        objective,
         [job.run.optim for job in jobs],
         run.train,
         run.seed,

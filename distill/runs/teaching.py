@@ -85,9 +85,10 @@ def _show(job: Job, digest: str, soft: Source, folder: Path) -> None:
     if job.data.features:
         return
     run = job.run
-    if isinstance(soft, Tensor):
+    kept = soft[0] if isinstance(soft, tuple) else soft
+    if isinstance(kept, Tensor):
         reading = training_inputs(job.setting, run.data.jitter, run.data.flip)
-        centre = soft[:, reading.centre].float().cpu()
+        centre = kept[:, reading.centre].float().cpu()
     else:
         centre = centre_targets(job.setting, run.teacher, run.checkpoint.every).cpu()
     try:

@@ -70,7 +70,7 @@ def stacks(
     for number, job in enumerate(jobs):
         if number in taken:
             continue
-        come = None if job.way is None else (job.way.online, job.way.dtype)
+        come = None if job.way is None else (job.way.online, job.way.dtype, job.way.features)
         groups.setdefault((job.run.shared, come, apart(number)), []).append(number)
     made: list[Stack] = []
     for numbers in (part for group in groups.values() for part in _together(group, jobs)):
@@ -147,9 +147,12 @@ def _ready(jobs: Sequence[Job]) -> Training:
         for k in members:
             own[k] = len(teachers)
         if way.online:
-            teachers.append(stand_in(first.setting, teacher))
-        else:  # (N, V, C), but takes no memory
-            teachers.append(one.expand(len(first.data.train_labels), way.views, -1))
+            teachers.append(stand_in(first.setting, teacher, way))
+        else:  # (N, V, ...), but takes no memory
+            shape = (len(first.data.train_labels), way.views)
+            parts = [one, *(torch.ones(own, device=one.device) for own in way.features)]
+            kept = tuple(part.expand(*shape, *part.shape) for part in parts)
+            teachers.append(kept if way.features else kept[0])
     return students(jobs, teachers, own if len(teachers) > 1 else ())
 
 
@@ -176,7 +179,7 @@ def member_memory(job: Job) -> int:
     evaluation takes in its smallest batches.
     """
     training = _ready([job])
-    own = {p.data_ptr() for p in training.stack.leaves.values()}
+    own = {p.data_ptr() for stack in training.trained.values() for p in stack.leaves.values()}
     kept: dict[int, int] = {}
 
     def keep(value: Tensor) -> Tensor:
@@ -192,13 +195,18 @@ def member_memory(job: Job) -> int:
     examples = min(job.run.train.batch_size, len(job.index))
     evaluation = FEWEST / examples * 4 / item
     copies = sum(v[0].nbytes for own in (training.average, training.best) for v in own.values())
+    if (learned := training.objective.learned) is not None:
+        # In float32, with gradients and the optimizer's state; a step may copy the buffers.
+        copies += learned.size * (8 + 4 * training.optimizer.slots)
+        copies += 2 * sum(buffer[0].nbytes for buffer in learned.buffers.values())
     return copies + training.stack.size * parameter + int(sum(kept.values()) * max(1.0, evaluation))
 
 
 def _shape(job: Job) -> Hashable:
     """What time and memory of a member depend on."""
     run = job.run
-    return job.setting, run.model, run.train, run.optim.target, run.loss.target, len(job.index)
+    loss = run.loss.model_dump_json(exclude=set(run.loss.numbers))
+    return job.setting, run.model, run.train, run.optim.target, loss, job.seen, len(job.index)
 
 
 _memories: dict[Hashable, int] = {}
@@ -235,7 +243,8 @@ def _told(stacks: Sequence[Stack], jobs: Sequence[Job]) -> Iterator[str]:
         views = 0 if way.online or way.file else way.views
         # One teacher answers for all views.
         data = setting.data.model_copy(update={"jitter": 0, "flip": False})
-        kinds.setdefault((way.name, views), {})[teacher, replace(setting, data=data)] = way
+        kind = (way.name, views, bool(way.features))
+        kinds.setdefault(kind, {})[teacher, replace(setting, data=data)] = way
     return (targets.told([*own.values()]) for own in kinds.values())
 
 

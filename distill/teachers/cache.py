@@ -3,6 +3,7 @@
 Letters: N examples, V views of each, C classes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from distill.data.views import Inputs
 from distill.system import store
 from distill.teachers.ensembles import average
 from distill.teachers.targets import Way, made_once
-from distill.training.evaluate import logits
+from distill.training.evaluate import EXAMPLES, logits
 from distill.training.stack import Stack
 
 # Part of every digest: raise it when the same configuration would make another teacher.
@@ -47,6 +48,8 @@ class Teacher:
     def soft_targets(self, inputs: Inputs, classes: int, dtype: torch.dtype, kept: Way) -> Tensor:
         """Its logits (N, V, C) for every view of ``inputs``, made once and then cached.
 
+        Where features are ``kept``, their numbers follow the logits in the last axis.
+
         Args:
             inputs: those that the teacher's digest speaks of.
             classes: C.
@@ -58,10 +61,18 @@ class Teacher:
             OSError: the cache cannot be written.
         """
         folder = soft_folder(self.folder.parent, self.digest, kept)
-        shape = (len(inputs), inputs.views, classes)
+        columns = classes + sum(map(math.prod, kept.features))
+        shape = (len(inputs), inputs.views, columns)
 
         def made(view: int) -> Tensor:
-            return self.logits(inputs, view, dtype)
+            if not kept.features:
+                return self.logits(inputs, view, dtype)
+            index = torch.arange(len(inputs), device=inputs.raw.device)
+            said = [
+                self.observed(inputs.batch(i, view, dtype), kept.names)
+                for i in torch.split(index, EXAMPLES)
+            ]
+            return torch.cat([torch.cat([p.flatten(1) for p in parts], 1) for parts in said])
 
         return made_once(folder, shape, kept.dtype, made).to(inputs.raw.device)
 
@@ -70,6 +81,17 @@ class Teacher:
         """Its logits (B, C), float32, for a batch of inputs (B, ...), normalised."""
         self.stack.eval()
         return average(self.stack(x).float(), self.weights, self.of)
+
+    @torch.no_grad()
+    def observed(self, x: Tensor, names: Sequence[str] | None) -> tuple[Tensor, ...]:
+        """The same, and its features (B, ...), float32, of the modules of these names.
+
+        It is no ensemble: whose features would these be?
+        """
+        self.stack.eval()
+        logits, features = self.stack.observed(x, names)
+        said = average(logits.float(), self.weights, self.of)
+        return said, *(feature[0].float() for feature in features)
 
 
 def get(
@@ -132,7 +154,8 @@ def joint(members: Sequence[str], weights: Sequence[float] | None, of: str) -> d
 def soft_folder(cache: Path, digest: str, kept: Way) -> Path:
     """Where the soft targets of the teacher of a ``digest`` lie in the ``cache``."""
     half = "-fp16" * (kept.dtype == torch.float16)
-    return cache / f"{digest[:SHORT]}-soft{kept.views}{half}"
+    own = f"-{store.digest(list(kept.names or ()))[:8]}" if kept.features else ""
+    return cache / f"{digest[:SHORT]}-soft{kept.views}{half}{own}"
 
 
 def digest(identity: dict[str, Any]) -> str:

@@ -3,11 +3,12 @@
 Letters: N examples, V views of each, C classes.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
-from distill.training.loop import Source, TransferSet
+from distill.training.loop import Said, Source, TransferSet
 from distill.training.objective import Objective
 from distill.training.stack import Stack
 
@@ -131,18 +132,24 @@ def targets_seconds(setting: Setting, config: TeacherConfig, kept: Way) -> float
     inputs = training_inputs(setting, 0, False)
     some = torch.arange(min(FEWEST, len(inputs)), device=setting.device)
     x = inputs.batch(some, 0, setting.dtype)
-    teacher = stand_in(setting, config)
+    teacher = stand_in(setting, config, kept)
     start = time.perf_counter()
-    teacher(x).cpu()
+    said = teacher(x)
+    (said[0] if isinstance(said, tuple) else said).cpu()  # waits for it
     return (time.perf_counter() - start) / len(some) * len(inputs) * kept.views
 
 
-def stand_in(setting: Setting, config: TeacherConfig) -> Callable[[Tensor], Tensor]:
+def stand_in(setting: Setting, config: TeacherConfig, own: Way) -> Callable[[Tensor], Said]:
     """What makes the soft targets of a batch as fast as a teacher, before it is trained."""
     assert config.model is not None
     data, device = read(setting.data), setting.device
     stack = fresh(config.model, data, "teacher.model", config.count, 0, device)
-    return Teacher(stack, "", 0, Path(), config.weights, config.average).online
+    return _online(Teacher(stack, "", 0, Path(), config.weights, config.average), own)
+
+
+def _online(teacher: Teacher, own: Way) -> Callable[[Tensor], Said]:
+    """What a teacher says of a batch: its logits, and with them the features that are asked for."""
+    return partial(teacher.observed, names=own.names) if own.features else teacher.online
 
 
 @contextmanager
@@ -216,6 +223,8 @@ def taught(
 ) -> tuple[Teacher | Targets, Source]:
     """A teacher, and what students learn of it: its soft targets (N, V, C), or itself.
 
+    To these come its features, (N, V, ...), if the way says so.
+
     Args:
         setting: the data and the device.
         config: of the teacher.
@@ -228,8 +237,13 @@ def taught(
     """
     teacher = find_teacher(setting, config, every)
     if isinstance(teacher, Teacher) and own.online:
-        return teacher, teacher.online
-    return teacher, soft_targets(setting, config, every, own)
+        return teacher, _online(teacher, own)
+    soft = soft_targets(setting, config, every, own)
+    if not own.features:
+        return teacher, soft
+    parts = torch.split(soft, [read(setting.data).classes, *map(math.prod, own.features)], -1)
+    features = zip(parts[1:], own.features, strict=True)
+    return teacher, (parts[0], *(part.view(*part.shape[:2], *shape) for part, shape in features))
 
 
 def centre_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:

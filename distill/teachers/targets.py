@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from distill.data.views import count
 from distill.system import interrupt, machine, store
 from distill.system.progress import progress
 from distill.training.build import parameters
+from distill.training.features import Shape
 from distill.training.inputs import Setting, read
 
 FILE = "logits.safetensors"
@@ -35,6 +36,8 @@ class Way:
 
     The ``bytes`` are theirs, or online the teacher's.
     Those of a ``file`` are all that is known of their teacher.
+    With them come the teacher's ``features`` of these shapes, of modules of these ``names``, if a
+    loss asks for any.
     """
 
     online: bool
@@ -42,6 +45,8 @@ class Way:
     bytes: int
     dtype: torch.dtype = torch.float32
     file: bool = False
+    features: tuple[Shape, ...] = ()
+    names: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -57,7 +62,8 @@ class Way:
 def told(ways: Sequence[Way]) -> str:
     """How the soft targets of one teacher come, or those of several that come in the same way."""
     way, several = ways[0], len(ways) > 1
-    what = f"soft targets of {len(ways)} teachers" if several else "soft targets"
+    kinds = "soft targets and features" if way.features else "soft targets"
+    what = f"{kinds} of {len(ways)} teachers" if several else kinds
     if way.file:
         return f"{what} from {'files' if several else 'a file'}"
     if way.online:
@@ -67,17 +73,29 @@ def told(ways: Sequence[Way]) -> str:
     return f"{what} cached, {views} in {_short(way.dtype)}, {size}"
 
 
+def _long(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _short(dtype: torch.dtype) -> str:
     return {torch.float32: "fp32", torch.float16: "fp16"}[dtype]
 
 
-def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: bool = False) -> Way:
+def way(
+    setting: Setting,
+    teacher: TeacherConfig,
+    epochs: int,
+    *,
+    augmented: bool = False,
+    features: tuple[Shape, ...] = (),
+) -> Way:
     """How the soft targets of a student that is trained for so many ``epochs`` come.
 
     Where an augmentation changes each batch (``augmented``), they cannot be kept. Else, if
     ``teacher.targets`` is "auto", they are kept where they take at most a quarter of the memory,
     in float16 where float32 would take more, and no more passes of the teacher over the data than
-    two trainings with the teacher in each batch.
+    two trainings with the teacher in each batch. The same is true of them together with
+    ``features`` of these shapes, which are kept in float32 alone.
 
     Raises:
         ConfigError: they are to be cached, or from a file, and an augmentation changes each batch;
@@ -95,14 +113,15 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
         )
     if teacher.kind != "weights":
         return Way(False, views, 0, file=True)
-    numbers = len(data.train_labels) * views * data.classes
+    numbers = len(data.train_labels) * views * (data.classes + sum(map(math.prod, features)))
     memory = _memory(setting.device)
-    fits = next((d for d in (torch.float32, torch.float16) if _size(numbers, d) <= memory), None)
+    kinds = [torch.float32] if features else [torch.float32, torch.float16]
+    fits = next((kind for kind in kinds if _size(numbers, kind) <= memory), None)
     if teacher.targets == "cached" and fits is None:
         raise ConfigError(
             f"teacher.targets=cached: {views} views of {len(data.train_labels)} examples take "
-            f"{decimal(2 * numbers)} in float16, more than a quarter of the {decimal(memory)} that "
-            "this process may have; set teacher.targets=online"
+            f"{decimal(kinds[-1].itemsize * numbers)} in {_long(kinds[-1])}, more than a quarter "
+            f"of the {decimal(memory)} that this process may have; set teacher.targets=online"
         )
     many = views > max(1, 2 * epochs)
     if (
@@ -113,8 +132,14 @@ def way(setting: Setting, teacher: TeacherConfig, epochs: int, *, augmented: boo
     ):
         assert teacher.model is not None
         one = parameters(teacher.model, setting.data, "teacher.model")
-        return Way(True, views, teacher.count * one * torch.float32.itemsize)
-    return Way(False, views, numbers * fits.itemsize, fits)
+        found = Way(True, views, teacher.count * one * torch.float32.itemsize)
+    else:
+        found = Way(False, views, numbers * fits.itemsize, fits)
+    if not features:
+        return found
+    assert teacher.model is not None
+    named = teacher.model.features
+    return replace(found, features=features, names=None if named is None else tuple(named))
 
 
 def room_for(device: torch.device, ways: Sequence[Way]) -> bool:

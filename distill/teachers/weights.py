@@ -136,7 +136,8 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
         raise ValueError(f"{weights} is damaged, or not what the run wrote; run it again")
     ours = model.model_dump(by_alias=True)
     files = {key.removeprefix("model.") for key in result.get("places") or ()}
-    for key in model.begun_from | files:  # what it began from decides nothing any more
+    # What it began from decides nothing any more, nor what a loss saw of it.
+    for key in model.begun_from | files | {"features"}:
         theirs.pop(key, None)
         ours.pop(key, None)
     if "_target_" in theirs and (changed := _other(name, theirs, ours)):

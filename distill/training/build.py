@@ -6,7 +6,7 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor, nn
 
-from distill.config import Component, ConfigError, Data
+from distill.config import Component, ConfigError, Data, Model
 from distill.data.dataset import Dataset
 from distill.seeds import seeded
 from distill.system import machine
@@ -17,8 +17,9 @@ from distill.training.contracts import (
     fault_of_parts,
     maps,
 )
+from distill.training.features import Shape, shapes
 from distill.training.inputs import read
-from distill.training.objective import Objective
+from distill.training.objective import EXAMPLES, UNSEEN, Objective, Seen
 from distill.training.stack import Stack
 
 
@@ -36,8 +37,18 @@ def build(model: Component, data: Dataset, key: str) -> nn.Module:
     return module
 
 
-def check_loss(loss: Component, classes: int, *, mixed: bool = False) -> None:
+def check_loss(
+    loss: Component,
+    classes: int,
+    *,
+    mixed: bool = False,
+    seen: Seen = UNSEEN,
+    counts: tuple[int, ...] = (),
+) -> None:
     """See that the training loop can use a loss, with ``mixed`` labels if they are (B, C).
+
+    It is tried on features that were ``seen``, and its own parameters are made for a transfer set
+    of so many examples of each class (``counts``).
 
     Raises:
         ConfigError: it cannot.
@@ -48,14 +59,42 @@ def check_loss(loss: Component, classes: int, *, mixed: bool = False) -> None:
             f"loss.class_weights={weights}: these are {len(weights)} numbers, and the data have "
             f"{classes} classes; give one a class, or balanced"
         )
-    if (fault := _fault_of_loss(loss, classes, mixed)) is not None:
+    if (fault := _fault_of_loss(loss, classes, mixed, seen, counts)) is not None:
         labels = "with the mixed labels (B, C) of the augmentation " if mixed else ""
         raise ConfigError(f"loss={loss.name}: {labels}{fault}")
 
 
 @lru_cache(maxsize=1024)
-def _fault_of_loss(loss: Component, classes: int, mixed: bool) -> str | None:
-    return fault_of_loss(Objective.of([loss], classes), classes, mixed=mixed)
+def _fault_of_loss(
+    loss: Component, classes: int, mixed: bool, seen: Seen, counts: tuple[int, ...]
+) -> str | None:
+    labels = None
+    if loss.learned is not None:
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    try:
+        objective = Objective.of([loss], classes, seen=seen, labels=labels)
+    except Exception as error:  # of a constructor, which the user may have written
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"its own parameters cannot be made ({reason})"
+    examples = sum(counts) or EXAMPLES
+    return fault_of_loss(objective, classes, mixed=mixed, seen=seen, examples=examples)
+
+
+@lru_cache(maxsize=64)
+def feature_shapes(model: Model, data: Data, key: str) -> tuple[Shape, ...]:
+    """The shapes of the features of a ``model``, without the axis of examples.
+
+    Raises:
+        ConfigError: as `build` does, or a name is of no module that makes features.
+    """
+    dataset = read(data)
+    with seeded(0, torch.device("cpu")), torch.no_grad():
+        module = build(model, dataset, key).eval()
+        try:
+            return shapes(module, model.features, torch.rand(2, *dataset.shape))
+        except ValueError as error:
+            named = "null" if model.features is None else f"[{','.join(model.features)}]"
+            raise ConfigError(f"{key}.features={named}: of {model.name}, {error}") from error
 
 
 @lru_cache(maxsize=64)

@@ -12,29 +12,48 @@ from torch.nn.parameter import UninitializedParameter
 
 from distill.seeds import seeded
 from distill.training.mapping import mappable
-from distill.training.objective import EXAMPLES, PROGRESS, Objective, tried
+from distill.training.objective import EXAMPLES, PROGRESS, UNSEEN, Objective, Seen, tried
 from distill.training.stack import Stack, called
 
 CPU = torch.device("cpu")
+FIXED = ("labels", "class_counts", "index", "teacher_logits", "teacher_features")
 
 
-def fault_of_loss(objective: Objective, classes: int, *, mixed: bool = False) -> str | None:
-    """Whether the loss of one member, for data of C ``classes``, keeps to `distill.losses`."""
-    logits, given = tried(1, classes)
+def fault_of_loss(
+    objective: Objective,
+    classes: int,
+    *,
+    mixed: bool = False,
+    seen: Seen = UNSEEN,
+    examples: int = EXAMPLES,
+) -> str | None:
+    """Whether the loss of one member, for data of C ``classes``, keeps to `distill.losses`.
+
+    It is tried on features of the shapes that were ``seen``, and some of so many ``examples``.
+    """
+    logits, given = tried(1, classes, seen, examples)
     if mixed:
         given["labels"] = F.one_hot(given["labels"], classes).float().mul(0.5).add(0.5 / classes)
     names: set[frozenset[str]] = set()
-    before = {name: v.clone() for name, v in given.items() if isinstance(v, Tensor)}
+    fixed = [v for name in FIXED for v in _listed(given[name])]
+    before = [value.clone() for value in fixed]
     lacking = "" if "teacher_logits" in objective.takes else " (it asks for no teacher_logits)"
     if "student_logits" not in objective.takes:
         return "it has no parameter student_logits, by which it could be differentiated"
+    if objective.learned is not None and (fault := fault_of_parts(objective.learned.module)):
+        return f"its {type(objective.learned.module).__name__}: {fault}"
+    what = "logits and features" if any(seen) else "logits"
     try:
-        for progress in PROGRESS:
-            total, terms = objective(logits, {**given, "progress": progress})
-            names.add(frozenset(terms))
+        with seeded(0, CPU):
+            for progress in PROGRESS:
+                total, terms = objective(logits, {**given, "progress": progress})
+                names.add(frozenset(terms))
+                if kept := _kept(objective):
+                    return f"its buffer {kept} keeps a gradient; change it in torch.no_grad()"
+                _differentiate(total, [logits, *given["student_features"]], objective)
     except Exception as error:
         reason = " ".join(str(error).split())
-        return f"it fails on random logits{lacking}: {type(error).__name__}: {reason}"
+        return f"it fails on random {what}{lacking}: {type(error).__name__}: {reason}"
     if len(names) > 1:
         return "its terms change with progress; it must return the same ones always"
     for name, values in {"": total, **terms}.items():
@@ -42,14 +61,31 @@ def fault_of_loss(objective: Objective, classes: int, *, mixed: bool = False) ->
             return f"its term {name} is {fault}" if name else f"it returns {fault}"
     if not total.requires_grad:
         return f"it returns {total.dtype} without a gradient by student_logits; needed is one"
-    if any(not torch.equal(given[name], value) for name, value in before.items()):
-        return "it changes its teacher_logits or labels in place; they must stay as they are"
+    if not all(map(torch.equal, fixed, before)):
+        return "it changes its teacher_logits, features or labels in place; they must stay as given"
     if not total.isfinite().all():
-        return "it is not finite on random logits"
+        return f"it is not finite on random {what}"
     wrong = [name for name in terms if not name.isidentifier() or name == "loss"]
     if wrong:
         return f"its term {wrong[0]!r} makes no column train_NAME; name it by letters and digits"
     return None
+
+
+def _listed(value: Tensor | list[Tensor]) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else value
+
+
+def _differentiate(total: object, inputs: list[Tensor], objective: Objective) -> None:
+    """Take the gradients that training will, where there are any."""
+    if isinstance(total, Tensor) and total.requires_grad:
+        own = [] if objective.learned is None else [*objective.learned.leaves.values()]
+        torch.autograd.grad(total.sum(), [*inputs, *own], allow_unused=True)
+
+
+def _kept(objective: Objective) -> str | None:
+    """The name of a buffer of a loss that has become part of a graph of gradients, if one has."""
+    buffers = {} if objective.learned is None else objective.learned.buffers
+    return next((name for name, buffer in buffers.items() if buffer.requires_grad), None)
 
 
 def _fault_of_values(values: object) -> str | None:

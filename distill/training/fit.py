@@ -57,9 +57,11 @@ def assemble(
 ) -> Training:
     """A stack whose members have each its own of ``optims``, ready to be trained."""
     first = optims[0]
+    stack.trainable(setting.dtype)
+    trained = [stack] if objective.learned is None else [stack, objective.learned]
     optimizer = first(
-        parameters=list(stack.parameters.values()),
-        leaves=list(stack.trainable(setting.dtype).values()),
+        parameters=[p for own in trained for p in own.parameters.values()],
+        leaves=[leaf for own in trained for leaf in own.leaves.values()],
         lr=[optim.lr for optim in optims],
         weight_decay=[optim.weight_decay for optim in optims],
     )

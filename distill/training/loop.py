@@ -22,8 +22,11 @@ from distill.training.objective import Objective
 from distill.training.stack import Stack
 
 Values = dict[str, Tensor]
-# A teacher as students hear it: its logits (N, V, C), or what makes those (B, C) of a batch.
-Source = Tensor | Callable[[Tensor], Tensor]
+# What a teacher says: its logits, or these and its features.
+Said = Tensor | tuple[Tensor, ...]
+# A teacher as students hear it: what it says of all views, (N, V, ...), or what makes that of a
+# batch, (B, ...).
+Source = Said | Callable[[Tensor], Said]
 
 STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensors)
 
@@ -32,7 +35,7 @@ STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensor
 class TransferSet:
     """What a student learns from: images, labels (N,), and the indices (M,) of those it sees.
 
-    ``teachers`` are one, of whom all learn, or several; none for hard labels alone.
+    These rise. ``teachers`` are one, of whom all learn, or several; none for hard labels alone.
     """
 
     images: Inputs
@@ -46,19 +49,27 @@ class TransferSet:
         """How many examples of each class (C,) it sees."""
         return self.labels[self.index].bincount(minlength=int(self.labels.max()) + 1)
 
-    def taught(self, own: Sequence[int], index: Tensor, view: Tensor, x: Tensor) -> Tensor:
-        """What the members' ``own`` teachers, by their numbers, say of a batch.
+    def taught(self, own: Sequence[int], index: Tensor, view: Tensor, x: Tensor) -> dict[str, Any]:
+        """What the members' ``own`` teachers, by their numbers, say of a batch, under its names.
 
-        Each is asked once: of several the logits are (K, B, C), those of a single one (B, C).
+        Each is asked once: of several the logits are (K, B, C), those of a single one (B, C); and
+        features, of those that are asked for them, are so, too.
         """
-        said = {}
-        for number in dict.fromkeys(own or [0]):
-            teacher = self.teachers[number]
-            if isinstance(teacher, Tensor):
-                said[number] = teacher[index, view].float()
-            else:
-                said[number] = teacher(x)
-        return torch.stack([said[n] for n in own]) if len(said) > 1 else said.popitem()[1]
+        said = {n: self._said(self.teachers[n], index, view, x) for n in dict.fromkeys(own or [0])}
+        if len(said) > 1:
+            logits, *features = map(torch.stack, zip(*(said[n] for n in own), strict=True))
+        else:
+            [[logits, *features]] = said.values()
+        return {"teacher_logits": logits, "teacher_features": features}
+
+    def _said(self, teacher: Source, index: Tensor, view: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """What one teacher says of a batch: its logits, and perhaps features."""
+        if isinstance(teacher, Tensor):
+            teacher = (teacher,)
+        if isinstance(teacher, tuple):
+            return tuple(part[index, view].float() for part in teacher)
+        said = teacher(x)
+        return said if isinstance(said, tuple) else (said,)
 
     def batches(self, seed: int, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and views (B,) of each batch: every example once, in a new order and view."""
@@ -115,6 +126,9 @@ class Training:
     The members share the batches and all that is random in a step. ``average`` is the moving
     average of the parameters, ``best`` the parameters and buffers of each member's best epoch,
     where the plan asks for them.
+
+    Parameters of the loss (`Objective.learned`) are trained and kept as those of the students are,
+    by the same optimizer, schedule and clipping, but are no part of those, nor of what is saved.
     """
 
     stack: Stack
@@ -132,6 +146,16 @@ class Training:
             self.average = {n: v.detach().clone() for n, v in values if n in self.stack.bounded}
         if self.plan.keep_best:
             self.best = {n: value.detach().clone() for n, value in self.stack.tensors.items()}
+
+    @property
+    def trained(self) -> dict[str, Stack]:
+        """The students, and the parameters of the loss, by what stands before their names."""
+        learned = self.objective.learned
+        return {"": self.stack} | ({} if learned is None else {"loss.": learned})
+
+    @property
+    def _leaves(self) -> list[Tensor]:
+        return [leaf for stack in self.trained.values() for leaf in stack.leaves.values()]
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -167,7 +191,9 @@ class Training:
         while history.members and history.epoch < plan.epochs:
             step, epoch = history.epoch * per_epoch, history.epoch + 1
             device = self.transfer.index.device
-            stack.train(generator(self.seed, "dropout", epoch, on=device))
+            noise = generator(self.seed, "dropout", epoch, on=device)
+            for trained in self.trained.values():
+                trained.train(noise)
             if self.transfer.augmentation is not None:
                 self.transfer.augmentation.begin(self.seed, epoch, device)
             sums: Values = {}
@@ -211,13 +237,19 @@ class Training:
         losses = {"the training loss is": "train_loss"}
         losses |= {f"{name} is": name for name in ("val_loss", "test_loss") if name in values}
         masks = {what: values[name].isfinite() for what, name in losses.items()}
-        return masks | {"the parameters are": self.stack.finite()}
+        masks["the parameters are"] = self.stack.finite()
+        if self.objective.learned is not None:
+            masks["the parameters of the loss are"] = self.objective.learned.finite()
+        return masks
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers, their copies and the optimizer's state, of the members left."""
+        held: Values = {}
+        for whose, stack in self.trained.items():
+            held |= {f"{whose}parameters.{n}": p.detach() for n, p in stack.parameters.items()}
+            held |= {f"{whose}buffers.{n}": b for n, b in stack.buffers.items()}
         return {
-            **{f"parameters.{n}": p.detach() for n, p in self.stack.parameters.items()},
-            **{f"buffers.{n}": b for n, b in self.stack.buffers.items()},
+            **held,
             **{f"average.{n}": value for n, value in self.average.items()},
             **{f"best.{n}": value for n, value in self.best.items()},
             STEPS: torch.tensor(self.optimizer.steps).expand(self.stack.members, -1),
@@ -240,7 +272,8 @@ class Training:
         for name, value in self.state().items():
             if name != STEPS:
                 value.copy_(state[name])
-        self.stack.refresh()
+        for stack in self.trained.values():
+            stack.refresh()
         steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
         # One of an earlier version does not hold them, nor one of no member that goes on.
         known = state[STEPS][:1].flatten().tolist() if STEPS in state else []
@@ -257,11 +290,19 @@ class Training:
             inputs, labels = transfer.augmentation(inputs, labels)
         x = transfer.images.normalised(inputs, self.plan.dtype)
         given: dict[str, Any] = {"labels": labels, "progress": progress}
+        takes = self.objective.takes
         if transfer.teachers:
-            given["teacher_logits"] = transfer.taught(self.objective.teachers, index, view, x)
-        if "class_counts" in self.objective.takes:
+            given |= transfer.taught(self.objective.teachers, index, view, x)
+        if "class_counts" in takes:
             given["class_counts"] = transfer.class_counts
-        losses, terms = self.objective(self.stack(x).float(), given)
+        if "index" in takes:
+            given["index"] = torch.searchsorted(transfer.index, index)
+        if "student_features" in takes:
+            logits, features = self.stack.observed(x, self.objective.features)
+            given["student_features"] = [feature.float() for feature in features]
+        else:
+            logits = self.stack(x)
+        losses, terms = self.objective(logits.float(), given)
         # The members' gradients do not mix, so the sum of their means gives each its own.
         torch.autograd.backward((losses.mean(1) if losses.ndim > 1 else losses).sum())
         if self.plan.clip_norm is not None:
@@ -277,10 +318,17 @@ class Training:
         }
 
     def _clip(self, most: float) -> None:
-        """Scale each member's gradient whose global norm is larger, as torch's clip_grad_norm_."""
-        found = [p.grad for p in self.stack.leaves.values() if p.grad is not None]
+        """Scale each member's gradient whose global norm is larger, as torch's clip_grad_norm_.
+
+        It is that of the student's and the loss's parameters together, as where one optimizer has
+        both.
+        """
+        found = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
         norms = torch.stack(
-            [torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float32) for g in found]
+            [
+                torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1, dtype=torch.float32)
+                for g in found
+            ]
         )
         scale = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
         for gradient in found:
@@ -334,10 +382,9 @@ class Training:
         self.stack.keep(stay)
         for copies in (self.average, self.best):
             copies |= {name: value[stay] for name, value in copies.items()}
-        self.optimizer.keep(
-            list(self.stack.parameters.values()), list(self.stack.leaves.values()), stay
-        )
         self.objective = self.objective.keep(stay)
+        parameters = [p for stack in self.trained.values() for p in stack.parameters.values()]
+        self.optimizer.keep(parameters, self._leaves, stay)
 
 
 def best(values: Values, most: int) -> Tensor:

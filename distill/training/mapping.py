@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-Tree = Tensor | Mapping[str, Tensor]
+Tree = Tensor | Mapping[str, "Tree"] | Sequence["Tree"]
 
 
 def each(
@@ -26,9 +26,9 @@ def each(
     Random numbers are the same for all members: so a member's do not hang on its neighbours.
 
     Args:
-        function: takes a member's part of each argument; returns a tensor, or a tuple of tensors
-            and dictionaries of tensors.
-        arguments: tensors (K, ...) and dictionaries of such.
+        function: takes a member's part of each argument; returns a tensor, or a tuple of tensors,
+            and of lists and dictionaries of tensors.
+        arguments: tensors (K, ...), of which the first has one, and lists and dictionaries of such.
         members: K.
         mapped: all at once, by `torch.vmap`; else one after another.
         noise: the generators that the function draws from, beside torch's own.
@@ -74,14 +74,19 @@ def mappable(trial: Callable[[], object]) -> bool:
 
 
 def _device(tree: Tree) -> torch.device:
-    return (tree if isinstance(tree, Tensor) else next(iter(tree.values()))).device
+    if isinstance(tree, Tensor):
+        return tree.device
+    return _device(next(iter(tree.values() if isinstance(tree, Mapping) else tree)))
 
 
 def _unbound(tree: Tree) -> Callable[[int], Any]:
     if isinstance(tree, Tensor):
         return tree.unbind(0).__getitem__
-    parts = {name: value.unbind(0) for name, value in tree.items()}
-    return lambda k: {name: values[k] for name, values in parts.items()}
+    if isinstance(tree, Mapping):
+        named = {name: _unbound(part) for name, part in tree.items()}
+        return lambda k: {name: part(k) for name, part in named.items()}
+    several = [_unbound(part) for part in tree]
+    return lambda k: [part(k) for part in several]
 
 
 def _stacked(found: Sequence[Any]) -> Any:

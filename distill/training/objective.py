@@ -1,22 +1,36 @@
 """The losses of a stack's members: what each is given, and what they return.
 
-Letters: K members, B examples in a batch, C classes.
+Letters: K members, B examples in a batch, N in the transfer set, C classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from distill.config import Component
+from distill.seeds import derive, seeded
+from distill.training.features import Shape
 from distill.training.mapping import each, mappable
+from distill.training.stack import Stack, applied
 
 CPU = torch.device("cpu")
 PROGRESS = (0.0, 0.5, 1.0)  # at which a loss is tried
 EXAMPLES = 6  # of random numbers, on which a loss is tried
+TAUGHT = ("teacher_logits", "teacher_features")  # of which each member may have its own
+
+
+class Seen(NamedTuple):
+    """The shapes of the features that a loss asks for, without the axis of examples."""
+
+    student: tuple[Shape, ...] = ()
+    teacher: tuple[Shape, ...] = ()
+
+
+UNSEEN = Seen()
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,9 @@ class Objective:
     given; ``numbers`` are those of its hyperparameters that are numbers, K values of each, and
     ``fixed`` the others, which the members share. Of several ``teachers`` each member has its own,
     by K numbers; of one none are needed. Where torch cannot map the loss over members, it is not
-    ``mapped``, but called for one after another, with plain numbers.
+    ``mapped``, but called for one after another, with plain numbers. ``features`` are the names of
+    the modules of the student whose outputs it asks for. Its own parameters are those of a stack of
+    K modules, ``learned``, which is in float32 whatever the students are.
     """
 
     loss: Callable[..., Any]
@@ -37,6 +53,8 @@ class Objective:
     teachers: Sequence[int] = ()
     device: torch.device = CPU
     mapped: bool = True
+    features: Sequence[str] | None = None
+    learned: Stack | None = None
 
     @classmethod
     def of(
@@ -45,17 +63,31 @@ class Objective:
         classes: int,
         device: torch.device = CPU,
         teachers: Sequence[int] = (),
+        *,
+        seen: Seen = UNSEEN,
+        features: Sequence[str] | None = None,
+        labels: Tensor | None = None,
+        seed: int = 0,
     ) -> "Objective":
-        """That of members whose ``losses`` differ in numbers alone, for data of C ``classes``."""
+        """That of members whose ``losses`` differ in numbers alone, for data of C ``classes``.
+
+        Parameters of its own are initialised by the ``seed``, the same for all members, for a
+        transfer set of these ``labels`` (N,).
+        """
         first = losses[0]
-        objective = cls(
+        labels = torch.arange(EXAMPLES) % classes if labels is None else labels
+        own = partial(_learned, first, classes, seen, labels, seed)
+        one = cls(
             first.function,
             first.takes,
             {name: [loss.options[name] for loss in losses] for name in first.numbers},
             {name: value for name, value in first.options.items() if name not in first.numbers},
             teachers,
+            features=features,
+            learned=own(1, CPU),
         )
-        return replace(objective, device=device, mapped=objective.maps(classes))
+        mapped = one.maps(classes, seen, len(labels))
+        return replace(one, device=device, mapped=mapped, learned=own(len(losses), device))
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -69,26 +101,42 @@ class Objective:
 
         Args:
             logits: (K, B, C), float32.
-            given: ``labels`` (B,), ``class_counts`` (C,), ``progress`` from 0 to 1, and
-                ``teacher_logits``: (B, C) for all members, or each one's own, (K, B, C).
+            given: ``labels`` (B,), ``class_counts`` (C,), ``index`` (B,), ``progress`` from 0 to 1,
+                ``student_features``, each (K, B, ...), and ``teacher_logits`` and
+                ``teacher_features``: (B, ...) for all members, or each one's own, (K, B, ...).
         """
         taken = {name: value for name, value in given.items() if name in self.takes}
-        apart = {n: taken.pop(n) for n in ("teacher_logits",) if n in taken and taken[n].ndim == 3}
+        apart: dict[str, Any] = {"student_logits": logits}
+        if "student_features" in taken:
+            apart["student_features"] = taken.pop("student_features")
+        if "teacher_logits" in given and given["teacher_logits"].ndim == 3:
+            apart |= {name: taken.pop(name) for name in TAUGHT if name in taken}
 
-        def member(own: Tensor, values: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-            value = self.loss(student_logits=own, **taken, **values, **self.fixed)
+        def member(
+            own: Mapping[str, Any],
+            values: Mapping[str, Any],
+            parameters: dict[str, Tensor],
+            buffers: dict[str, Tensor],
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            parts = dict(self.fixed)
+            if self.learned is not None:
+                parts["learned"] = partial(applied, self.learned.module, parameters, buffers)
+            value = self.loss(**own, **taken, **values, **parts)
             return value if isinstance(value, tuple) else (value, {})
 
-        def plain(own: Tensor, k: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return member(own, {n: v[int(k)] for n, v in {**self.numbers, **apart}.items()})
+        def plain(own: Any, k: Tensor, *tensors: Any) -> tuple[Tensor, dict[str, Tensor]]:
+            return member(own, {n: v[int(k)] for n, v in self.numbers.items()}, *tensors)
 
-        function, rest = (
-            (member, {**self.tensors, **apart})
-            if self.mapped
-            else (plain, torch.arange(len(logits)))
+        function, numbers = (
+            (member, self.tensors) if self.mapped else (plain, torch.arange(len(logits)))
         )
+        own: tuple[Any, Any] = ({}, {})
+        noise: Sequence[Generator] = ()
+        if self.learned is not None:
+            own = (self.learned.leaves, self.learned.buffers)
+            noise = self.learned.noise
         found: tuple[Tensor, dict[str, Tensor]] = each(
-            function, (logits, rest), len(logits), mapped=self.mapped
+            function, (apart, numbers, *own), len(logits), mapped=self.mapped, noise=noise
         )
         return found
 
@@ -99,22 +147,66 @@ class Objective:
             self,
             numbers={n: [v[k] for k in chosen] for n, v in self.numbers.items()},
             teachers=[self.teachers[k] for k in chosen if self.teachers],
+            learned=None if self.learned is None else self.learned.only(members),
         )
 
-    def maps(self, classes: int) -> bool:
+    def maps(self, classes: int, seen: Seen, examples: int) -> bool:
         """Whether torch can map the loss over members, seen on a few random numbers."""
-        logits, given = tried(1, classes)
+        logits, given = tried(1, classes, seen, examples)
         one = self.keep(torch.tensor([0]))
-        if self.teachers:  # then the teacher's logits are mapped, too
+        if self.teachers:  # then what a teacher says is mapped, too
             given["teacher_logits"] = given["teacher_logits"].unsqueeze(0)
-        return mappable(lambda: [one(logits, {**given, "progress": p}) for p in PROGRESS])
+            given["teacher_features"] = [f.unsqueeze(0) for f in given["teacher_features"]]
+        with seeded(0, CPU):
+            return mappable(lambda: [one(logits, {**given, "progress": p}) for p in PROGRESS])
 
 
-def tried(members: int, classes: int) -> tuple[Tensor, dict[str, Any]]:
-    """Random logits (K, B, C) and what a loss can be given with them, to try it on."""
+def _learned(
+    loss: Component,
+    classes: int,
+    seen: Seen,
+    labels: Tensor,
+    seed: int,
+    members: int,
+    device: torch.device,
+) -> Stack | None:
+    """The parameters of a ``loss`` of its own, for each of K members, ready to be trained."""
+    if loss.learned is None:
+        return None
+    given = {
+        "student_features": list(seen.student),
+        "teacher_features": list(seen.teacher),
+        "classes": classes,
+        "examples": len(labels),
+        "labels": labels.cpu(),
+        **loss.options,
+    }
+    build = partial(loss.learned, **{name: given[name] for name in loss.asked})
+    stack = Stack(build, members, derive(seed, "loss"), device)
+    stack.trainable(torch.float32)
+    return stack
+
+
+def tried(
+    members: int, classes: int, seen: Seen = UNSEEN, examples: int = EXAMPLES
+) -> tuple[Tensor, dict[str, Any]]:
+    """Random logits (K, B, C) and what a loss can be given with them, to try it on.
+
+    Features are as they were ``seen``, and the examples are some of N.
+    """
     generator = Generator().manual_seed(0)
     z, v = (3 * torch.randn(EXAMPLES, classes, generator=generator) for _ in range(2))
     labels = torch.randint(classes, (EXAMPLES,), generator=generator)
     logits = z.expand(members, EXAMPLES, classes).clone().requires_grad_()
-    given = {"labels": labels, "class_counts": labels.bincount(minlength=classes)}
-    return logits * 1, {**given, "teacher_logits": v, "progress": 0.5}
+    own, heard = (
+        [torch.randn(EXAMPLES, *shape, generator=generator) for shape in shapes] for shapes in seen
+    )
+    return logits * 1, {
+        "labels": labels,
+        "class_counts": labels.bincount(minlength=classes),
+        "index": torch.arange(EXAMPLES) % examples,
+        "teacher_logits": v,
+        "progress": 0.5,
+        "student_features": [f.expand(members, *f.shape).clone().requires_grad_() for f in own],
+        "teacher_features": heard,
+    }

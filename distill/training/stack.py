@@ -5,7 +5,8 @@ Letters: K members, B examples in a batch, D inputs, W hidden units, C classes.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.func import functional_call
 from distill.models.dropout import Dropout
 from distill.models.mlp import MLP
 from distill.seeds import seeded
+from distill.training.features import observed
 from distill.training.mapping import each
 
 # Matrix units read rows in whole tiles, of at most 64 bytes, and multiply what lies beyond the
@@ -40,18 +42,30 @@ def _is_plain_mlp(module: nn.Module) -> bool:
     )
 
 
-def called(
-    module: nn.Module, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
+def applied(
+    module: nn.Module,
+    parameters: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    *arguments: Any,
+    **named: Any,
 ) -> Any:
-    """What a module returns with these tensors, the first of several things: its logits.
+    """What a module returns with these tensors in the place of its own.
 
     Its buffers are changed in place, also where it puts others in their place.
     """
     own = {**parameters, **buffers}
-    found = functional_call(module, own, (x,))
+    found = functional_call(module, own, arguments, named)
     for name, buffer in buffers.items():
         if own[name] is not buffer:
             buffer.copy_(own[name])
+    return found
+
+
+def called(
+    module: nn.Module, parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor
+) -> Any:
+    """What a model returns with these tensors, the first of several things: its logits."""
+    found = applied(module, parameters, buffers, x)
     return found[0] if isinstance(found, tuple) else found
 
 
@@ -150,9 +164,22 @@ class Stack:
 
     def generic(self, x: Tensor) -> Tensor:
         """The same for any module, by mapping it over the members, or calling it for each."""
+        logits: Tensor = self._each(x, lambda call: call())
+        return logits
+
+    def observed(self, x: Tensor, names: Sequence[str] | None) -> tuple[Tensor, list[Tensor]]:
+        """Logits (K, B, C), and features (K, B, ...) of the modules of these names (`observed`).
+
+        A plain MLP is called as any other module then, to the same logits.
+        """
+        logits, features = self._each(x, partial(observed, self.module, names))
+        return logits, [*features]
+
+    def _each(self, x: Tensor, run: Callable[[Callable[[], Any]], Any]) -> Any:
+        """What ``run`` returns for each member, whose logits the call that it is given makes."""
 
         def member(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Any:
-            return called(self.module, parameters, buffers, x)
+            return run(lambda: called(self.module, parameters, buffers, x))
 
         tensors = (self._cast(x.dtype), self.buffers)
         noise = self.noise if self.module.training else []
@@ -167,8 +194,7 @@ class Stack:
             enabled=self.mixed and not self.mapped and narrow != torch.float32,
             cache_enabled=False,
         ):
-            logits: Tensor = each(member, tensors, self.members, mapped=self.mapped, noise=noise)
-        return logits
+            return each(member, tensors, self.members, mapped=self.mapped, noise=noise)
 
     def _mlp(self, x: Tensor) -> Tensor:
         """The same for the MLP: one product for the first layer of all members, then batched.
@@ -227,6 +253,12 @@ class Stack:
         self.buffers = {n: b[members] for n, b in self.buffers.items()}
         if self.leaves:
             self.trainable(next(iter(self.leaves.values())).dtype)
+
+    def only(self, members: Tensor) -> "Stack":
+        """A stack of those at ``members`` (indices), with tensors of their own."""
+        stack = copy.copy(self)
+        stack.keep(members)
+        return stack
 
     def joined(self, others: "Iterable[Stack]") -> "Stack":
         """A stack of the members of this one and of ``others`` of its architecture."""

@@ -215,9 +215,17 @@ def test_kd_says_what_it_has_no_gradient_by() -> None:
         torch.autograd.backward(value)
 
 
-@pytest.mark.parametrize("name", options("loss"))
+# Those of features have their own tests, and train in tests/training/test_features.py.
+OF_LOGITS = [
+    name
+    for name in options("loss")
+    if "student_features" not in parse(composed("data=synthetic", f"loss={name}")).loss.takes
+]
+
+
+@pytest.mark.parametrize("name", OF_LOGITS)
 class TestEveryYaml:
-    """What each loss that a yaml names must do."""
+    """What each loss of logits that a yaml names must do."""
 
     def objective(self, name: str, changes: Sequence[Mapping[str, float]]) -> Objective:
         section = parse(composed("data=synthetic", f"loss={name}")).loss

@@ -61,7 +61,7 @@ REFUSED: dict[Callable[..., Any], str] = {
     short: r"it returns \(2,\) for 6 examples; needed is \(6,\), one an example, or \(\)$",
     wrong: "it returns torch.bool; needed are floats",
     constant: "it returns torch.float32 without a gradient by student_logits",
-    centring: "it changes its teacher_logits or labels in place",
+    centring: "it changes its teacher_logits, features or labels in place",
     infinite: "it is not finite on random logits",
     blind: "it has no parameter student_logits",
     nameless: "its term 'a b' makes no column train_NAME",
