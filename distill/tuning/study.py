@@ -19,7 +19,7 @@ import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -32,22 +32,15 @@ from distill.runs.job import Job
 from distill.sweeps.compose import task_config
 from distill.system import store
 from distill.training.fit import RunError
-from distill.tuning import best, search, storage
+from distill.tuning import STUDY, best, search, storage
 from distill.tuning.holders import Holder
 from distill.tuning.search import Space
+from distill.tuning.storage import DEFAULTS, SURPLUS
 
 log = logging.getLogger(__name__)
 
 OBJECTIVES = ("val_errors", "val_loss", "parameters", "multiply_adds")
-STUDY = "study.db"
-SURPLUS = "surplus"  # marks a trial that was one too many
 POLL = 1.0  # seconds between looks at a study that waits for others
-
-# How the best are trained: on all data, and then tested.
-WHOLE = {
-    **{"data.validation": "0.0", "test": "true", "halving.rungs": "0"},
-    "train.keep_best": "false",  # which chooses on the validation split
-}
 
 
 class Tuner:
@@ -71,7 +64,7 @@ class Tuner:
             self.url = storage.at_home(self.storage or f"sqlite:///{self.folder / STUDY}")
         except ValueError as error:
             raise ConfigError(f"hydra.sweeper.storage={error}") from error
-        self.take, self.grace, self.whole = options["take"], options["grace"], {**WHOLE}
+        self.take, self.grace, self.whole = options["take"], options["grace"], {**best.WHOLE}
         for key in ("n_trials", "n_jobs"):
             if options[key] < 1:
                 raise ConfigError(f"hydra.sweeper.{key}={options[key]}: it must be at least 1")
@@ -114,6 +107,7 @@ class Tuner:
             self.folder, owner=self.storage is None, take=self.take, grace=self.grace
         )
         with self.holder.alive(study):
+            study.set_user_attr(DEFAULTS, self._defaults(space, fixed))
             failed = self._mended(self._lost(study), space, fixed)
             while (trials := self._batch(study, space)) or self._awaited(study):
                 if not trials:
@@ -137,6 +131,13 @@ class Tuner:
     def _job(self, overrides: Sequence[str]) -> Job:
         config = self.loader.load_sweep_config(self.config, list(overrides))
         return Job(parse(task_config(config)))
+
+    def _defaults(self, space: Space, fixed: list[str]) -> dict[str, Any]:
+        """What the searched keys are without a search, where they are there then."""
+        config = self.loader.load_sweep_config(self.config, fixed)
+        choices = config.hydra.runtime.choices
+        values = {key: choices.get(key, OmegaConf.select(config, key)) for key in space}
+        return {k: v for k, v in values.items() if isinstance(v, str | int | float | bool)}
 
     def _checked(self, space: Space, fixed: list[str]) -> tuple[str, Space]:
         """Check the jobs at the ends of the space.
