@@ -1,11 +1,12 @@
 """Trials drawn: a mark for each, its shape and colour how it ended."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Locator, NullLocator
 
 from distill.report.drawing import LINE, Drawing, framed, scaled
 from distill.report.style import LIGHT
@@ -23,13 +24,29 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
+class Below(Locator):
+    """The ticks of another locator that lie below a value, above which nothing is measured."""
+
+    def __init__(self, whole: Locator, end: float) -> None:
+        self.whole, self.end = whole, end
+
+    def __call__(self) -> list[float]:
+        """Where the ticks are."""
+        self.whole.set_axis(self.axis)
+        return [tick for tick in self.whole() if tick <= self.end]
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        """Where the ticks are, between two values."""
+        return [tick for tick in self.whole.tick_values(vmin, vmax) if tick <= self.end]
+
+
 def draw(plot: Points) -> Drawing:
     """The figure of ``plot``, in the style that is in force."""
     drawing, (axes,) = framed(plot, 4.1)
     known = [mark.y for mark in plot.marks if mark.y is not None]
     xs = [mark.x for mark in plot.marks]
     scaled(axes, "y", known or [1.0], plot.log[1] and min(known) > 0)
-    top = _heights(axes, known)
+    top = _heights(axes, known, len(known) < len(plot.marks))
     _widths(axes, plot, xs)
     handles = []
     if plot.path:
@@ -41,33 +58,38 @@ def draw(plot: Points) -> Drawing:
             handles.append((_draw(drawing, axes, marks, top), state))
     axes.set_xlabel(plot.x)
     drawing.figure.legend(
-        *zip(*handles, strict=True), loc="outside lower left", ncols=3, fontsize=10.5,
-        handletextpad=0.4, columnspacing=1.2, handlelength=1.2,
+        *zip(*handles, strict=True), loc="outside lower left", ncols=3 if plot.path else 4,
+        fontsize=10.5, handletextpad=0.4, columnspacing=1.2, handlelength=1.2,
     )  # fmt: skip
     return drawing
 
 
 def _draw(drawing: Drawing, axes: Axes, marks: Sequence[Mark], top: float) -> Line2D:
-    """Marks of one state; those without a value at the ``top``, whole though they lie at it."""
+    """Marks of one state; those without a value at the ``top``."""
     ys = [top if mark.y is None else mark.y for mark in marks]
     look = LOOKS[marks[0].state]
-    [line] = axes.plot([m.x for m in marks], ys, linestyle="", clip_on=False, zorder=2.5, **look)
+    [line] = axes.plot([m.x for m in marks], ys, linestyle="", zorder=2.5, **look)
     drawing.values += [
         (axes, m.x, y, f"{m.words}") for m, y in zip(marks, ys, strict=True)
     ]  # fmt: skip
     return line
 
 
-def _heights(axes: Axes, known: Sequence[float]) -> float:
-    """Set limits that leave room to the values; returns the upper one."""
+def _heights(axes: Axes, known: Sequence[float], unknown: bool) -> float:
+    """Leave the values their room, and above a line those without any; returns where they lie."""
     low, high = min(known, default=0.0), max(known, default=1.0)
-    if axes.get_yscale() == "log":
-        low, top = low / 1.08, high * 1.15
-    else:
-        room = (high - low or abs(high) or 1.0) / 16
-        low, top = low - room, high + 2 * room
-    axes.set_ylim(low, top)
-    return top
+    log = axes.get_yscale() == "log"
+    part = math.log(high / low) if log else high - low
+    step = (part or (0.5 if log else abs(high) or 1.0)) / 16
+
+    def above(steps: float) -> float:
+        return high * math.exp(steps * step) if log else high + steps * step
+
+    axes.set_ylim(low * math.exp(-step) if log else low - step, above(3.4 if unknown else 1))
+    if unknown:
+        axes.axhline(above(1.2), color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
+        axes.yaxis.set_major_locator(Below(axes.yaxis.get_major_locator(), above(1.2)))
+    return above(2.3)
 
 
 def _widths(axes: Axes, plot: Points, xs: Sequence[float]) -> None:

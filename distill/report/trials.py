@@ -26,7 +26,7 @@ SHOWN = 10  # of the best trials, in the table
 
 @dataclass(frozen=True)
 class Mark:
-    """A trial in a figure; without a ``y`` it has no value, and lies at the upper edge."""
+    """A trial in a figure; without a ``y`` it has no value, and lies above all others."""
 
     x: float
     y: float | None
@@ -145,13 +145,13 @@ def history(study: Study) -> Points:
         last, least = steps[-1]
         better = f"{len(steps)} of {len(complete(study))} complete trials"
         caption = (
-            f"Fewest are {value(least)} {name}, first in trial {last}; {better} were better than "
-            "all before them."
+            f"Trial {last} was the first with {value(least)} {name}, the least of all; {better} "
+            "were better than all before them."
         )
     title = f"{name} by trial"
     return Points(
         "history", title, "", name, f"{caption}{_aside(marks)}", "trial", (False, _log(marks)),
-        marks, tuple(path), "fewest so far",
+        marks, tuple(path), "best so far",
     )  # fmt: skip
 
 
@@ -159,7 +159,7 @@ def _aside(marks: Sequence[Mark]) -> str:
     """What those that did not complete stand for."""
     states = {mark.state for mark in marks}
     stopped = " A stopped trial has what it had after fewer epochs." * (Status.STOPPED in states)
-    return stopped + " Those without a value lie at the upper edge." * (
+    return stopped + " Those without a value lie above the line." * (
         any(mark.y is None for mark in marks)
     )
 
@@ -174,12 +174,19 @@ def by_key(study: Study, key: str) -> Points:
         values = [ticks.index(text(v)) for v in values]
     marks = tuple(_mark(study, t, float(x)) for t, x in zip(trials, values, strict=True))
     name = named(study.objectives[0])
-    best = dict.fromkeys(short(t.params[key]) for t in front(study) if key in t.params)
-    caption = f"The best {'has' if len(study.best) == 1 else 'have'} {key} {', '.join(best)}."
+    found = [t.params[key] for t in front(study) if key in t.params]
+    have = "has" if len(study.best) == 1 else "have"
+    caption = f"The best {have} {key} {_spread(found, whole=not ticks)}."
     return Points(
-        f"by-{key}", f"{name} by {key}", "", name, caption if best else "No trial completed.", key,
+        f"by-{key}", f"{name} by {key}", "", name, caption if found else "No trial completed.", key,
         (study.keys[key], _log(marks)), marks, (), "", ticks,
     )  # fmt: skip
+
+
+def _spread(found: Sequence[Any], *, whole: bool) -> str:
+    """Values of a key in words: few one by one, of many numbers the ends."""
+    each = list(dict.fromkeys(map(short, sorted(found, key=None if whole else str))))
+    return f"from {each[0]} to {each[-1]}" if whole and len(each) > 3 else ", ".join(each)
 
 
 def pareto(study: Study) -> Points:
@@ -217,9 +224,9 @@ def table(study: Study) -> tuple[str, list[str], list[list[object]]]:
     several = len(study.objectives) > 1
     trials = front(study) if several else complete(study)[:SHOWN]
     tested = {best.number: best.test_errors for best in study.best}
-    header = ["trial", *study.keys, *map(named, study.objectives), "test errors"]
+    header = ["trial", *map(named, study.objectives), "test errors", *study.keys]
     rows: list[list[object]] = [
-        [t.number, *(t.params.get(key) for key in study.keys), *t.values, tested.get(t.number)]
+        [t.number, *t.values, tested.get(t.number), *(t.params.get(key) for key in study.keys)]
         for t in trials
     ]
     what = "the Pareto front" if several else f"the best {len(rows)} of {counted(study)}"
@@ -231,10 +238,15 @@ def led(study: Study) -> list[str]:
     """What there is to say first: the trials, what was searched, and the best."""
     keys = ", ".join(f"{key} (log)" if log else key for key, log in study.keys.items())
     lines = [f"{counted(study)}. Searched: {keys or 'nothing'}."]
-    reasons = Counter(
-        t.reason for t in study.trials if t.state in (Status.DIVERGED, Status.FAILED) and t.reason
+    ended = Counter(
+        (t.state, t.reason)
+        for t in study.trials
+        if t.state in (Status.DIVERGED, Status.FAILED) and t.reason
     )
-    lines += [f"{n} of them: {reason}." for reason, n in reasons.most_common(3)]
+    lines += [
+        f"{n} trial{'' if n == 1 else 's'} {state}: {reason}."
+        for (state, reason), n in ended.most_common(3)
+    ]
     if len(study.best) == 1:
         [trial] = front(study)
         lines.append(f"The best is trial {trial.number}: {valued(study, trial.values)}, with "
@@ -256,7 +268,7 @@ def _tested(study: Study) -> str:
 
 def weighed(importance: Importance) -> str:
     """What an importance is of, and by how many trials."""
-    return f"Of {importance.of}, n = {importance.n}"
+    return f"Of {importance.of}, n\u00a0=\u00a0{importance.n}"
 
 
 def weights(importance: Importance) -> list[tuple[str, str, float]]:
@@ -280,7 +292,7 @@ def won(gain: Gain) -> str:
     if found is None:
         return gain.note
     best, defaults, fewer = found
-    seeds = f"n = {fewer.n} seed{'' if fewer.n == 1 else 's'}"
+    seeds = f"n\u00a0=\u00a0{fewer.n} seed{'' if fewer.n == 1 else 's'}"
     certain = "" if fewer.n > 1 else " Of one seed there is no interval: it may be chance."
     return (
         f"Trial {gain.number}, trained on all data, has {span(best)} test errors, and the defaults "

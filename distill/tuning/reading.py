@@ -50,7 +50,7 @@ class Job:
     result: dict[str, Any]
     directory: str
     sweeper: Mapping[str, Any]
-    overrides: frozenset[str]
+    overrides: tuple[str, ...]
     number: int
     cwd: str
 
@@ -75,7 +75,10 @@ def studies(folder: Path, url: str | None = None) -> tuple[contents.Study, ...]:
             found = [s for s in _kept(place) if place == own or _has(s, folder)]
             missing = [] if found else [f"{shown(place)} holds no study of this folder."]
         except Exception as error:  # of any of the databases that Optuna can use
-            found, missing = [], [f"{shown(place)} cannot be read ({told(error) or storage.line(error)})."]
+            found, missing = (
+                [],
+                [f"{shown(place)} cannot be read ({told(error) or storage.line(error)})."],
+            )
         if not found:
             jobs = jobs or [*_jobs(folder)]
             found = [*_remade(folder, jobs)]
@@ -172,8 +175,8 @@ def _jobs(folder: Path) -> Iterator[Job]:
         try:
             result = results.read(path)
             hydra = yaml.load((path.parent / HYDRA).read_text(encoding="utf-8"), Loader)["hydra"]
-            overrides = frozenset(map(str, hydra["overrides"]["task"]))
-            if hydra["sweeper"]["_target_"] != SWEEPER or whole <= overrides:
+            overrides = tuple(map(str, hydra["overrides"]["task"]))
+            if hydra["sweeper"]["_target_"] != SWEEPER or whole <= {*overrides}:
                 continue
             number, cwd = int(hydra["job"]["num"]), str(hydra["runtime"]["cwd"])
         except (OSError, *results.DAMAGED, yaml.YAMLError):
@@ -191,15 +194,15 @@ def _remade(folder: Path, jobs: Iterable[Job]) -> Iterator[optuna.Study]:
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
         # The command that says most of what the job is; without any, what is not alike is searched.
-        own = max((f for f in fixed if f <= job.overrides), key=len, default=frozenset())
+        own = max((f for f in fixed if f <= {*job.overrides}), key=len, default=frozenset())
         groups.setdefault((tuple(job.sweeper["objectives"]), own), []).append(job)
-    names = telling.names(folder)
-    for number, ((objectives, own), group) in enumerate(groups.items()):
+    written = [*telling.experiments(folder)]
+    for number, ((objectives, own), group) in enumerate(groups.items(), 1):
         spans = {o.get_key_element(): o for c in commands for o in c if o.is_sweep_override()}
         spans = {**_spans(group[0].sweeper), **spans}
-        alike = own or frozenset.intersection(*(job.overrides for job in group))
-        keys = [text.partition("=")[0] for text in sorted(group[0].overrides - alike)]
-        name = names[number] if len(names) == len(groups) else f"{folder.name} ({number + 1})"
+        alike = own or frozenset.intersection(*(frozenset(job.overrides) for job in group))
+        keys = [text.partition("=")[0] for text in group[0].overrides if text not in alike]
+        name = _name(written, group) or f"{folder.resolve().name}, {number}"
         directions: Any = ["minimize"] * len(objectives)
         study = optuna.create_study(study_name=name, directions=directions)
         study.set_metric_names(list(objectives))
@@ -208,6 +211,15 @@ def _remade(folder: Path, jobs: Iterable[Job]) -> Iterator[optuna.Study]:
         ordered = sorted(zip(group, params, strict=True), key=lambda pair: pair[0].number)
         study.add_trials([_trial(folder, *pair, space, objectives) for pair in ordered])
         yield study
+
+
+def _name(written: Iterable[telling.Experiment], group: Sequence[Job]) -> str | None:
+    """The name of the study of which jobs are, by that of its best which one of them is."""
+    for found in written:
+        for job in group:
+            if job.number == found.number and telling.alike(job.result, found.config, best.WHOLE):
+                return found.study
+    return None
 
 
 def _commands(folder: Path) -> Iterator[list[Override]]:
@@ -246,12 +258,14 @@ def _value(job: Job, key: str) -> Any:
 def _distribution(values: Sequence[Any], span: Override | None) -> BaseDistribution:
     """What was searched, as far as it was tried."""
     found = span.value() if span is not None else None
-    if not isinstance(found, IntervalSweep):
-        return CategoricalDistribution(list(dict.fromkeys(values)))
-    low, high, log = found.start, found.end, "log" in found.tags
-    if all(type(v) is int for v in values):
-        return IntDistribution(int(low or 0), int(high or 0), log=log)
-    return FloatDistribution(float(low or 0), float(high or 0), log=log)
+    if isinstance(found, IntervalSweep) and all(isinstance(v, int | float) for v in values):
+        low, high, log = float(found.start or 0), float(found.end or 0), "log" in found.tags
+        if all(low <= v <= high for v in values):  # else another span took its place
+            whole = all(isinstance(v, int) for v in values)
+            kind: Any = IntDistribution if whole else FloatDistribution
+            made: BaseDistribution = kind(low, high, log=log)
+            return made
+    return CategoricalDistribution(list(dict.fromkeys(values)))
 
 
 def _trial(

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def told(folder: Path, study: optuna.Study, missing: Sequence[str] = ()) -> Stud
     space = _space(trials)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     chosen = best.of(study) if complete else []
-    written = {e.number: e for e in _experiments(folder) if e.study == study.study_name}
+    written = {e.number: e for e in experiments(folder) if e.study == study.study_name}
     return Study(
         study.study_name,
         objectives,
@@ -65,11 +65,6 @@ def told(folder: Path, study: optuna.Study, missing: Sequence[str] = ()) -> Stud
         _gain(folder, study, chosen, objectives, written),
         tuple(missing),
     )
-
-
-def names(folder: Path) -> list[str]:
-    """The names of the studies whose best are written into a folder."""
-    return list(dict.fromkeys(found.study for found in _experiments(folder)))
 
 
 def _many(study: optuna.Study) -> int:
@@ -117,7 +112,7 @@ def _best(folder: Path, number: int, written: Mapping[int, Experiment]) -> Best:
     return Best(number, found.test_errors, line)
 
 
-def _experiments(folder: Path) -> Iterator[Experiment]:
+def experiments(folder: Path) -> Iterator[Experiment]:
     """The experiments of the best, in the order of their names."""
     for path in sorted((folder / EXPERIMENT).glob("best*.yaml")):
         try:
@@ -269,22 +264,27 @@ def _by_seed(
     """The runs of a config with other ``values`` in it, by their seeds and machines."""
     found = {}
     for run in runs:
-        own = dict(results.leaves(run["config"]))
-        wanted = _leaves(config, {**values, "seed": own.get("seed")})
-        if all(own[k] == v for k, v in wanted.items() if k in own and k not in ASIDE):
-            found[(own.get("seed"), str(run.get("precision")), str(run.get("device")))] = run
+        seed = run["config"].get("seed")
+        if alike(run, _changed(config, {**values, "seed": seed})):
+            found[(seed, str(run.get("precision")), str(run.get("device")))] = run
     return found
 
 
-def _leaves(config: DictConfig, values: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     changed = config.copy()
     for key, value in values.items():
         OmegaConf.update(changed, key, value)
+    return changed
+
+
+def alike(run: Mapping[str, Any], config: DictConfig, but: Iterable[str] = ()) -> bool:
+    """Whether a run's result is one of a config, ``but`` for some keys, and for where it ran."""
     try:
-        plain: Any = OmegaConf.to_container(changed, resolve=True)
-    except OmegaConfBaseException:  # what only Hydra resolves
-        plain = OmegaConf.to_container(changed, resolve=False)
-    return dict(results.leaves(plain))
+        wanted: Any = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException:  # by what only Hydra resolves
+        return False
+    own, aside = dict(results.leaves(run["config"])), {*ASIDE, *but}
+    return all(own.get(k, v) == v for k, v in results.leaves(wanted) if k not in aside)
 
 
 def _compared(
