@@ -26,10 +26,11 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from distill.report import contents
 from distill.runs import results
@@ -68,27 +69,26 @@ def studies(folder: Path, url: str | None = None) -> tuple[contents.Study, ...]:
     with _quiet():
         jobs = [] if url is None and (folder / STUDY).is_file() else [*_jobs(folder)]
         own = f"sqlite:///{folder / STUDY}"
-        place = storage.at_home(url) if url is not None else _place(folder, jobs) or own
+        place = url or _place(folder, jobs) or own
+        lost = ""
         try:
-            if url is None and storage.file(place) is None:
-                raise ValueError("a server, which is asked only if --storage names it")
-            found = [s for s in _kept(place) if place == own or _has(s, folder)]
-            missing = [] if found else [f"{shown(place)} holds no study of this folder."]
+            found = [
+                s for s in _kept(place, asked=url is not None) if place == own or _has(s, folder)
+            ]
         except Exception as error:  # of any of the databases that Optuna can use
-            found, missing = (
-                [],
-                [f"{shown(place)} cannot be read ({told(error) or storage.line(error)})."],
-            )
-        if not found:
-            jobs = jobs or [*_jobs(folder)]
-            found = [*_remade(folder, jobs)]
-            missing.append(
-                "What is shown is from the files of the runs in this folder: trials without any are"
-                " not counted. `distill-report --storage URL` reads a storage that lies elsewhere."
-            )
-        if not found and searched(folder):
-            return (contents.Study(folder.resolve().name, (), {}, (), missing=tuple(missing)),)
-        return tuple(telling.told(folder, study, missing) for study in found)
+            found, lost = [], f" cannot be read ({told(error) or storage.line(error)})."
+        if found:
+            return tuple(telling.told(folder, study) for study in found)
+        if not lost and not searched(folder):
+            return ()
+        missing = [
+            f"{shown(place)}{lost or ' holds no study of this folder.'}",
+            "What is shown is from the files of the runs in this folder: trials without any are "
+            "not counted. `distill-report --storage URL` reads a storage that lies elsewhere.",
+        ]
+        made = [telling.told(folder, s, missing) for s in _remade(folder, jobs or _jobs(folder))]
+        none = contents.Study(folder.resolve().name, (), {}, (), missing=tuple(missing))
+        return tuple(made) or (none,)
 
 
 @contextmanager
@@ -106,7 +106,12 @@ def _quiet() -> Iterator[None]:
 
 def shown(url: str) -> str:
     """A storage without its password."""
-    return make_url(url).render_as_string(hide_password=True) if "://" in url else url
+    if "://" not in url:
+        return url
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return f"{url.partition('://')[0]}://..."
 
 
 def _place(folder: Path, jobs: Sequence[Job]) -> str | None:
@@ -124,17 +129,23 @@ def _place(folder: Path, jobs: Sequence[Job]) -> str | None:
     return moved if found is not None and found.exists() else named
 
 
-def _kept(url: str) -> list[optuna.Study]:
-    """The studies in a storage, which is opened to be read alone.
+def _kept(url: str, *, asked: bool) -> Iterator[optuna.Study]:
+    """The studies in a storage, which is opened to be read alone, as they are at this moment.
+
+    A server is not opened unless it was ``asked`` for.
 
     Raises:
         OSError: there is no such file.
         ValueError: it is of another kind.
         Exception: of any of the databases that Optuna can use.
     """
-    kept = _opened(url)
-    names = [study.study_name for study in kept.get_all_studies()]
-    return [optuna.load_study(study_name=name, storage=kept) for name in names]
+    if not asked and storage.file(url) is None:
+        raise ValueError("a server, which is asked only if --storage names it")
+    kept = _opened(storage.at_home(url))
+    for name in [study.study_name for study in kept.get_all_studies()]:
+        copy = InMemoryStorage()
+        optuna.copy_study(from_study_name=name, from_storage=kept, to_storage=copy)
+        yield optuna.load_study(study_name=name, storage=copy)
 
 
 def _opened(url: str) -> BaseStorage:

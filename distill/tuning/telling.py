@@ -219,6 +219,7 @@ def _gain(
     pairs = [
         (float(with_it[key]["test_errors"]), float(without[key]["test_errors"]))
         for key in sorted(with_it.keys() & without.keys())
+        if _apart(with_it[key], without[key]) <= defaults.keys()
     ]
     note = "" if pairs else (
         f"No run of the defaults ({_said(defaults)}) on all data lies in the folder. This trains "
@@ -268,6 +269,14 @@ def _by_seed(
         if alike(run, _changed(config, {**values, "seed": seed})):
             found[(seed, str(run.get("precision")), str(run.get("device")))] = run
     return found
+
+
+def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
+    """The keys in which two runs differ, but for where they ran."""
+    sides = [dict(results.leaves({**run["config"], "places": run.get("places")}))
+             for run in (one, other)]  # fmt: skip
+    keys = sides[0].keys() | sides[1].keys()
+    return {key for key in keys - ASIDE if sides[0].get(key) != sides[1].get(key)}
 
 
 def _changed(config: DictConfig, values: Mapping[str, Any]) -> DictConfig:

@@ -216,7 +216,10 @@ def test_importances_of_stopped_trials_are_those_of_the_first_rung(home: Path) -
         else:
             kind |= {"value": params["a"] + params["b"]}
         study.add_trial(create_trial(intermediate_values={1: params["b"], 2: params["a"]}, **kind))
-    last, first = telling.told(home, study).importances
+    found = telling.told(home, study)
+    # A stopped trial has what it had last.
+    assert [t.values for t in found.trials][:3] == [(0.0,), (0.25,), (0.5,)]
+    last, first = found.importances
     assert (last.n, first.n) == (13, 25)
     assert first.of.endswith("after epoch 1, before any trial was stopped")
     assert first.shares == pytest.approx({"b": 1.0, "a": 0.0}, abs=0.01)
@@ -464,3 +467,15 @@ def test_a_sweep_that_is_no_study_has_none(tuned: Path, home: Path) -> None:
     path = page.write(home / "out", [], [reading.sweep(home)])
     html = path.read_text()
     assert 'class="study"' not in html and ".study" not in html
+
+
+def test_a_storage_that_is_asked_for_and_not_there_is_named(copied: Path, home: Path) -> None:
+    [whole] = studies(copied)
+    for url in ("redis://me:secret@nowhere", "nowhere://", "http://x/y", "~nobody/s.log", "no.log"):
+        [study] = studies(copied, url)
+        assert "cannot be read (" in study.missing[0]
+        assert "secret" not in study.missing[0]
+        assert study.trials == whole.trials
+    shutil.copy(copied / "summary.csv", home)
+    [study] = studies(home, "no.log")  # though it is of no study
+    assert study.missing[0].startswith("no.log cannot be read (")
