@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "not decided"
+# The scales on which a key is searched; its choices have none.
+LINEAR, LOG, CHOICES = "linear", "log", "choices"
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,13 @@ class Gain:
 class Study:
     """A study: its trials by their numbers, and what follows from them.
 
-    ``keys`` are those searched, and whether on a log scale; ``best`` is the best trial, or those of
+    ``keys`` are those searched, and on which scale; ``best`` is the best trial, or those of
     the Pareto front; ``missing`` says what could not be read.
     """
 
     name: str
     objectives: tuple[str, ...]
-    keys: Mapping[str, bool]
+    keys: Mapping[str, str]
     trials: tuple[Trial, ...]
     best: tuple[Best, ...] = ()
     importances: tuple[Importance, ...] = ()

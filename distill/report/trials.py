@@ -5,11 +5,11 @@ Errors, losses and sizes are all to be small.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.report.contents import Gain, Importance, Study, Trial
+from distill.report.contents import CHOICES, LOG, Gain, Importance, Study, Trial
 from distill.report.numbers import Plot, amount, share, span, text
 from distill.report.statistics import Interval, interval
 from distill.runs.columns import Status
@@ -143,10 +143,10 @@ def history(study: Study) -> Points:
     caption = "No trial completed."
     if steps:
         last, least = steps[-1]
-        better = f"{len(steps)} of {len(complete(study))} complete trials"
+        better = f"{len(steps)} of the {len(complete(study))} complete trials"
         caption = (
             f"Trial {last} was the first with {value(least)} {name}, the least of all; {better} "
-            "were better than all before them."
+            "brought a new least."
         )
     title = f"{name} by trial"
     return Points(
@@ -169,24 +169,33 @@ def by_key(study: Study, key: str) -> Points:
     trials = [trial for trial in _ended(study) if key in trial.params]
     values = [trial.params[key] for trial in trials]
     ticks: tuple[str, ...] = ()
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
-        ticks = tuple(sorted({text(v) for v in values}))
-        values = [ticks.index(text(v)) for v in values]
+    if study.keys[key] == CHOICES:
+        ordered = _sorted(set(values))
+        ticks, values = tuple(map(short, ordered)), [ordered.index(v) for v in values]
     marks = tuple(_mark(study, t, float(x)) for t, x in zip(trials, values, strict=True))
     name = named(study.objectives[0])
     found = [t.params[key] for t in front(study) if key in t.params]
     have = "has" if len(study.best) == 1 else "have"
-    caption = f"The best {have} {key} {_spread(found, whole=not ticks)}."
+    caption = f"The best {have} {key} {_spread(found, between=not ticks)}."
     return Points(
         f"by-{key}", f"{name} by {key}", "", name, caption if found else "No trial completed.", key,
-        (study.keys[key], _log(marks)), marks, (), "", ticks,
+        (study.keys[key] == LOG, _log(marks)), marks, (), "", ticks,
     )  # fmt: skip
 
 
-def _spread(found: Sequence[Any], *, whole: bool) -> str:
-    """Values of a key in words: few one by one, of many numbers the ends."""
-    each = list(dict.fromkeys(map(short, sorted(found, key=None if whole else str))))
-    return f"from {each[0]} to {each[-1]}" if whole and len(each) > 3 else ", ".join(each)
+def _sorted(values: Iterable[Any]) -> list[Any]:
+    """Numbers by their size, then all else by its text."""
+    return sorted(values, key=lambda v: (0, v, "") if _is_number(v) else (1, 0, text(v)))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _spread(found: Sequence[Any], *, between: bool) -> str:
+    """Values of a key in words: few one by one, of many on a scale the ends."""
+    each = list(dict.fromkeys(map(short, _sorted(found))))
+    return f"from {each[0]} to {each[-1]}" if between and len(each) > 3 else ", ".join(each)
 
 
 def pareto(study: Study) -> Points:
@@ -226,7 +235,12 @@ def table(study: Study) -> tuple[str, list[str], list[list[object]]]:
     tested = {best.number: best.test_errors for best in study.best}
     header = ["trial", *map(named, study.objectives), "test errors", *study.keys]
     rows: list[list[object]] = [
-        [t.number, *t.values, tested.get(t.number), *(t.params.get(key) for key in study.keys)]
+        [
+            t.number,
+            *map(_whole, t.values),
+            tested.get(t.number),
+            *(t.params.get(key) for key in study.keys),
+        ]
         for t in trials
     ]
     what = "the Pareto front" if several else f"the best {len(rows)} of {counted(study)}"
@@ -234,9 +248,13 @@ def table(study: Study) -> tuple[str, list[str], list[list[object]]]:
     return f"{what[:1].upper()}{what[1:]}. {about}.", header, rows
 
 
+def _whole(given: float) -> float:
+    return int(given) if float(given).is_integer() else given
+
+
 def led(study: Study) -> list[str]:
     """What there is to say first: the trials, what was searched, and the best."""
-    keys = ", ".join(f"{key} (log)" if log else key for key, log in study.keys.items())
+    keys = ", ".join(f"{k} (log)" if scale == LOG else k for k, scale in study.keys.items())
     lines = [f"{counted(study)}. Searched: {keys or 'nothing'}."]
     ended = Counter(
         (t.state, t.reason)

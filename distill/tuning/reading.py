@@ -9,7 +9,7 @@ import shlex
 import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ class Job:
     result: dict[str, Any]
     directory: str
     sweeper: Mapping[str, Any]
+    objectives: tuple[str, ...]
     overrides: tuple[str, ...]
     number: int
     cwd: str
@@ -190,10 +191,11 @@ def _jobs(folder: Path) -> Iterator[Job]:
             if hydra["sweeper"]["_target_"] != SWEEPER or whole <= {*overrides}:
                 continue
             number, cwd = int(hydra["job"]["num"]), str(hydra["runtime"]["cwd"])
+            objectives = tuple(map(str, hydra["sweeper"]["objectives"]))
         except (OSError, *results.DAMAGED, yaml.YAMLError):
             continue
         place = path.parent.relative_to(folder).as_posix()
-        yield Job(result, place, hydra["sweeper"], overrides, number, cwd)
+        yield Job(result, place, hydra["sweeper"], objectives, overrides, number, cwd)
 
 
 def _remade(folder: Path, jobs: Iterable[Job]) -> Iterator[optuna.Study]:
@@ -206,7 +208,7 @@ def _remade(folder: Path, jobs: Iterable[Job]) -> Iterator[optuna.Study]:
     for job in jobs:
         # The command that says most of what the job is; without any, what is not alike is searched.
         own = max((f for f in fixed if f <= {*job.overrides}), key=len, default=frozenset())
-        groups.setdefault((tuple(job.sweeper["objectives"]), own), []).append(job)
+        groups.setdefault((job.objectives, own), []).append(job)
     written = [*telling.experiments(folder)]
     for number, ((objectives, own), group) in enumerate(groups.items(), 1):
         spans = {o.get_key_element(): o for c in commands for o in c if o.is_sweep_override()}
@@ -216,7 +218,7 @@ def _remade(folder: Path, jobs: Iterable[Job]) -> Iterator[optuna.Study]:
         name = _name(written, group) or f"{folder.resolve().name}, {number}"
         directions: Any = ["minimize"] * len(objectives)
         study = optuna.create_study(study_name=name, directions=directions)
-        study.set_metric_names(list(objectives))
+        study.set_metric_names([*objectives])
         params = [{key: _value(job, key) for key in keys} for job in group]
         space = {k: _distribution([p[k] for p in params], spans.get(k)) for k in keys}
         ordered = sorted(zip(group, params, strict=True), key=lambda pair: pair[0].number)
@@ -262,8 +264,11 @@ def _spans(sweeper: Mapping[str, Any]) -> dict[str, Override]:
 
 def _value(job: Job, key: str) -> Any:
     """The value of a key in a job: that of its config, or of a group the option's name."""
-    text = next((o.partition("=")[2] for o in job.overrides if o.partition("=")[0] == key), "")
-    return dict(results.leaves(job.result["config"])).get(key.lstrip("+"), text)
+    known = dict(results.leaves(job.result.get("config") or {}))
+    if (plain := key.lstrip("+")) in known:
+        return known[plain]
+    text = next((o for o in job.overrides if o.partition("=")[0] == key), None)
+    return OverridesParser.create().parse_override(text).value() if text is not None else None
 
 
 def _distribution(values: Sequence[Any], span: Override | None) -> BaseDistribution:
@@ -288,7 +293,8 @@ def _trial(
     kind = {"params": params, "distributions": space}
     seen: dict[int, float] = {}
     if len(objectives) == 1 and status in (Status.COMPLETE, Status.STOPPED):
-        seen = dict(results.rungs(folder / job.directory, objectives[0], result))
+        with suppress(OSError, ValueError):  # a history that is lost or damaged tells nothing
+            seen = dict(results.rungs(folder / job.directory, objectives[0], result))
     if status == Status.COMPLETE and all(result.get(name) is not None for name in objectives):
         values = [float(result[name]) for name in objectives]
         told["val_loss"] = result.get("val_loss")

@@ -19,7 +19,7 @@ import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -107,7 +107,7 @@ class Tuner:
             self.folder, owner=self.storage is None, take=self.take, grace=self.grace
         )
         with self.holder.alive(study):
-            study.set_user_attr(DEFAULTS, self._defaults(space, fixed))
+            study.set_user_attr(DEFAULTS, search.defaults(self.loader, self.config, fixed, space))
             failed = self._mended(self._lost(study), space, fixed)
             while (trials := self._batch(study, space)) or self._awaited(study):
                 if not trials:
@@ -131,13 +131,6 @@ class Tuner:
     def _job(self, overrides: Sequence[str]) -> Job:
         config = self.loader.load_sweep_config(self.config, list(overrides))
         return Job(parse(task_config(config)))
-
-    def _defaults(self, space: Space, fixed: list[str]) -> dict[str, Any]:
-        """What the searched keys are without a search, where they are there then."""
-        config = self.loader.load_sweep_config(self.config, fixed)
-        choices = config.hydra.runtime.choices
-        values = {key: choices.get(key, OmegaConf.select(config, key)) for key in space}
-        return {k: v for k, v in values.items() if isinstance(v, str | int | float | bool)}
 
     def _checked(self, space: Space, fixed: list[str]) -> tuple[str, Space]:
         """Check the jobs at the ends of the space.

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from distill.report.contents import Best, Gain, Importance, Study, Trial
+from distill.report.contents import CHOICES, LINEAR, LOG, Best, Gain, Importance, Study, Trial
 from distill.report.trials import named
 from distill.runs import results
 from distill.runs.columns import Status
@@ -30,10 +30,7 @@ STATES = {
 }
 ABOUT = re.compile(r"# trial (\d+) of (.*?): .*; trained on all .*? (\d+|None) test errors")
 # Keys that say where a run was made, or how: they are no part of what it is.
-ASIDE = {
-    *("data.root", "device", "precision", "teacher.cache", "teacher.path", "teacher.test_path"),
-    *("teacher.weights",),
-}
+ASIDE = {"data.root", "device", "precision", "teacher.cache", "teacher.path", "teacher.test_path"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def told(folder: Path, study: optuna.Study, missing: Sequence[str] = ()) -> Stud
     return Study(
         study.study_name,
         objectives,
-        {key: bool(getattr(span, "log", False)) for key, span in space.items()},
+        {key: _scale(span) for key, span in space.items()},
         tuple(_trial(folder, trial, objectives) for trial in trials),
         tuple(_best(folder, _number(trial), written) for trial in chosen),
         tuple(_importances(trials, space, objectives)),
@@ -74,6 +71,12 @@ def _many(study: optuna.Study) -> int:
 def _space(trials: Sequence[FrozenTrial]) -> dict[str, BaseDistribution]:
     """What was searched, in the order in which it was asked for."""
     return {key: span for trial in reversed(trials) for key, span in trial.distributions.items()}
+
+
+def _scale(span: BaseDistribution) -> str:
+    if isinstance(span, CategoricalDistribution):
+        return CHOICES
+    return LOG if getattr(span, "log", False) else LINEAR
 
 
 def _number(trial: FrozenTrial) -> int:
@@ -183,13 +186,13 @@ def _importance(
 
 def _evened(span: BaseDistribution) -> BaseDistribution:
     """A distribution on the scale on which it was searched."""
-    if isinstance(span, CategoricalDistribution) or not getattr(span, "log", False):
+    if _scale(span) != LOG:
         return span
     return FloatDistribution(_even(span, span.low), _even(span, span.high))  # type: ignore[attr-defined]
 
 
 def _even(span: BaseDistribution, value: Any) -> Any:
-    return math.log(value) if getattr(span, "log", False) else value
+    return math.log(value) if _scale(span) == LOG else value
 
 
 # What the best gained over the defaults.
@@ -265,7 +268,7 @@ def _by_seed(
     """The runs of a config with other ``values`` in it, by their seeds and machines."""
     found = {}
     for run in runs:
-        seed = run["config"].get("seed")
+        seed = run["config"]["seed"]
         if alike(run, _changed(config, {**values, "seed": seed})):
             found[(seed, str(run.get("precision")), str(run.get("device")))] = run
     return found
@@ -292,8 +295,10 @@ def alike(run: Mapping[str, Any], config: DictConfig, but: Iterable[str] = ()) -
         wanted: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException:  # by what only Hydra resolves
         return False
-    own, aside = dict(results.leaves(run["config"])), {*ASIDE, *but}
-    return all(own.get(k, v) == v for k, v in results.leaves(wanted) if k not in aside)
+    own, aside = dict(results.leaves(run.get("config") or {})), {*ASIDE, *but}
+    return bool(own) and all(
+        own.get(k, v) == v for k, v in results.leaves(wanted) if k not in aside
+    )
 
 
 def _compared(

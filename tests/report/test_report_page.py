@@ -302,7 +302,7 @@ def test_without_what_they_need_there_are_no_figures() -> None:
 
 
 STUDY = Study(
-    f"study {EVIL}", ("val_errors", "parameters"), {f"key {EVIL}": True, "kind": False},
+    f"study {EVIL}", ("val_errors", "parameters"), {f"key {EVIL}": "log", "kind": "choices"},
     (
         Trial(0, "complete", {f"key {EVIL}": 1.0, "kind": EVIL}, (90.0, 50.0)),
         Trial(1, "complete", {f"key {EVIL}": 9.0, "kind": "z"}, (4.0, 5000.0)),

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def made(*found: tuple[str, float | None], key: str = "k", best: int = 1) -> Stu
         Trial(n, state, {key: float(n + 1)}, () if v is None else (v,), f"{state} so")
         for n, (state, v) in enumerate(found)
     )
-    return Study("s", ("val_errors",), {key: True}, held, (Best(best, 7, "distill"),))
+    return Study("s", ("val_errors",), {key: "log"}, held, (Best(best, 7, "distill"),))
 
 
 HALF = made(
@@ -112,7 +113,7 @@ def test_the_history_is_the_best_so_far_and_each_trial_as_it_ended() -> None:
     ]
     assert found.path == ((0, 9.0), (0, 9.0), (1, 9.0), (1, 4.0), (7, 4.0))
     assert found.caption.startswith(
-        "Trial 1 was the first with 4 validation errors, the least of all; 2 of 4 complete trials"
+        "Trial 1 was the first with 4 validation errors, the least of all; 2 of the 4 complete "
     )
     assert "fewer epochs. Those without a value lie above the line." in found.caption
     assert trials.counted(HALF) == (
@@ -127,10 +128,13 @@ def test_each_key_has_its_values_and_the_scale_it_was_searched_on() -> None:
     assert [(m.x, m.y) for m in found.marks][:4] == [(1, 9.0), (2, 4.0), (3, 8.0), (4, None)]
     assert found.caption == "The best has k 2."
     named = [Trial(n, "complete", {"k": name}, (5.0 + n,)) for n, name in enumerate("bab")]
-    choices = Study("s", ("val_errors",), {"k": False}, tuple(named), (Best(0),))
+    choices = Study("s", ("val_errors",), {"k": "choices"}, tuple(named), (Best(0),))
     found = trials.by_key(choices, "k")
     assert (found.ticks, [m.x for m in found.marks]) == (("a", "b"), [1, 0, 1])
     assert found.log[0] is False
+    wide = [Trial(n, "complete", {"k": k}, (5.0 + n,)) for n, k in enumerate((1e30, 9, 10))]
+    found = trials.by_key(replace(choices, trials=tuple(wide)), "k")
+    assert (found.ticks, [m.x for m in found.marks]) == (("9", "10", "1e+30"), [2, 0, 1])
 
 
 def test_the_table_is_of_the_ten_best_and_the_best_comes_first() -> None:
@@ -234,7 +238,7 @@ def test_a_study_says_what_its_files_say(tuned: Path) -> None:
     frame = rows(tuned)
     tried = [row for row in frame if not row["test_errors"]]
     assert (study.objectives, study.missing) == (("val_errors",), ())
-    assert study.keys == {"loss.temperature": True, "loss.alpha": False, "optim.lr": True}
+    assert study.keys == {"loss.temperature": "log", "loss.alpha": "linear", "optim.lr": "log"}
     assert [trial.number for trial in study.trials] == list(range(8))
     assert len(tried) == 8
     for trial in study.trials:
@@ -268,7 +272,11 @@ def test_a_front_is_that_of_the_files_and_diverged_trials_are_shown_as_such(pare
     states = {t.number: (t.state, t.params["optim.lr"]) for t in study.trials}
     assert {s for s, rate in states.values() if rate == 1e30} == {"diverged"}
     assert {s for s, rate in states.values() if rate == 0.01} == {"complete"}
-    assert study.keys == {"loss.temperature": True, "model.width": False, "optim.lr": False}
+    assert study.keys == {
+        "loss.temperature": "log",
+        "model.width": "choices",
+        "optim.lr": "choices",
+    }
     points = {(float(r["val_errors"]), float(r["parameters"])) for r in frame}
     front = {
         p for p in points
@@ -302,6 +310,9 @@ def test_a_study_that_is_lost_is_told_from_the_files(fault: str, copied: Path) -
         (copied / STUDY).unlink()
     else:
         (copied / STUDY).write_bytes(b"noise" * 999 * (fault == "noise"))
+    if fault == "empty":
+        for path in copied.rglob("history.csv"):
+            path.unlink()
     before = sorted(path for path in copied.rglob("*"))
     [study] = studies(copied)
     assert sorted(path for path in copied.rglob("*")) == before
