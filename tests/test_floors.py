@@ -38,6 +38,7 @@ LIGHT = {
     *("", "__main__", "runs.columns", "runs.results", "config", "teachers.misfits"),
     *("sweeps.launcher", "sweeps.names", "sweeps.summary", "sweeps.compose", "sweeps.tables"),
     *(
+        "tuning",
         "tuning.sweeper",
         "system.machine",
         "system.trust",

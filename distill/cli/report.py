@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from distill.runs.results import SUMMARY
 from distill.system.store import home, write_text
 from distill.system.store import told as told_of
 from distill.system.terminal import command
+from distill.tuning import searched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +50,29 @@ def _arguments() -> argparse.Namespace:
         const=REFERENCE,
         help="compare with the sweeps of the same settings in DIR, by default the reference sweeps",
     )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="where the studies of the sweeps are kept, or a journal file; by default that which "
+        "lies in the folder, or the file that its runs name",
+    )
     return parser.parse_args()
+
+
+def _sweep(folder: Path, url: str | None) -> "Sweep":
+    """The sweep in a folder, and the studies that it is of.
+
+    Raises:
+        ReportError: there is none, or it is damaged.
+    """
+    from distill.report import reading
+
+    sweep = reading.sweep(folder)
+    if url is None and not searched(folder):
+        return sweep
+    from distill.tuning.reading import studies  # with Optuna, which other sweeps do without
+
+    return replace(sweep, studies=studies(folder, url))
 
 
 def _show(found: "list[Finding]", console: "Console") -> None:
@@ -111,7 +135,7 @@ def main() -> None:
     console = Console() if sys.stdout.isatty() else Console(width=160)
     folders: list[Path] = arguments.directories
     try:
-        sweeps = [reading.sweep(folder) for folder in folders]
+        sweeps = [_sweep(folder, arguments.storage) for folder in folders]
         found = findings(sweeps)
         out = arguments.out or Path(os.path.commonpath([f.absolute() for f in folders]))
         written = page.write(out, found, sweeps)

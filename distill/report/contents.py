@@ -3,6 +3,7 @@
 Letters: C classes, H and W an image's size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "not decided"
+# The scales on which a key is searched; its choices have none.
+LINEAR, LOG, CHOICES = "linear", "log", "choices"
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,73 @@ class Digit:
     label: int
     pixels: "np.ndarray[Any, Any]"
     logits: "np.ndarray[Any, Any]"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a study.
+
+    ``values`` are those of the objectives: of a stopped one when it was stopped, and of one that
+    diverged or failed there are none.
+    """
+
+    number: int
+    state: str
+    params: Mapping[str, Any]
+    values: tuple[float, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Best:
+    """One of the best trials: its errors once trained on all data, and what trains it again."""
+
+    number: int
+    test_errors: int | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much each key matters ``of`` something, by ``n`` trials; or, by ``note``, why not."""
+
+    of: str
+    n: int
+    shares: Mapping[str, float]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the best gained over the defaults of what was searched.
+
+    ``pairs`` are the test errors of both for each seed, the best's first; ``number`` is the trial
+    that they are of; the ``commands`` make more of them; ``note`` says what is lacking.
+    """
+
+    defaults: Mapping[str, Any]
+    number: int | None = None
+    pairs: tuple[tuple[float, float], ...] = ()
+    commands: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study: its trials by their numbers, and what follows from them.
+
+    ``keys`` are those searched, and on which scale; ``best`` is the best trial, or those of
+    the Pareto front; ``missing`` says what could not be read.
+    """
+
+    name: str
+    objectives: tuple[str, ...]
+    keys: Mapping[str, str]
+    trials: tuple[Trial, ...]
+    best: tuple[Best, ...] = ()
+    importances: tuple[Importance, ...] = ()
+    gain: Gain | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +106,7 @@ class Sweep:
     commands: tuple[str, ...] = ()
     curves: pd.DataFrame | None = None
     digits: tuple[Digit, ...] = ()
+    studies: tuple[Study, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class Drawing:
     labels: list[list[Annotation]] = field(default_factory=list)
 
 
-def _figure(plot: Plot, height: float, rows: int = 1) -> tuple[Drawing, list[Axes]]:
+def framed(plot: Plot, height: float, rows: int = 1) -> tuple[Drawing, list[Axes]]:
+    """A figure with its title, and rows of axes."""
     held = wrap(plot.setting, 50)
     figure = Figure(figsize=(WIDTH, height + 0.2 * len(held)), layout="constrained")
     axes = list(figure.subplots(rows, 1, squeeze=False)[:, 0])
@@ -49,7 +50,7 @@ def _capital(title: str) -> str:
     return title[:1].upper() + title[1:]
 
 
-def _scale(axes: Axes, name: str, values: Sequence[float], log: bool) -> None:
+def scaled(axes: Axes, name: str, values: Sequence[float], log: bool) -> None:
     """Ticks in plain numbers; on a log axis within a decade as evenly as on a linear one."""
     axes.set(**{f"{name}scale": "log" if log else "linear"})
     axis = axes.xaxis if name == "x" else axes.yaxis
@@ -148,10 +149,10 @@ def _panel(
             (axes, x, y.mean, _told(plot, line.label, f"{plot.x} {text(x)}", told))
             for x, y, told in zip(line.x, line.y, original.y, strict=True)
         ]
-    _scale(axes, "x", xs, log[0])
+    scaled(axes, "x", xs, log[0])
     if not dense:
         _ticks_at(axes, xs, log[0])
-    _scale(axes, "y", [y.mean for line in lines for y in line.y], log[1])
+    scaled(axes, "y", [y.mean for line in lines for y in line.y], log[1])
     _limits(axes, lines, log[1])
     _name_lines(drawing, axes, lines)
 
@@ -166,7 +167,7 @@ def _draw_lines(plot: Lines) -> Drawing:
     log_x = plot.kind != "curves" and min(xs) > 0 and max(xs) / min(xs) > 4
     listed = _listed([line.label for line in plot.lines])
     below = 0.25 * len(plot.lines) / (1 + (listed < 24)) * bool(listed)
-    drawing, axes = _figure(plot, (6.2 if spread else 3.9) + below, 1 + spread)
+    drawing, axes = framed(plot, (6.2 if spread else 3.9) + below, 1 + spread)
     _panel(drawing, axes[0], plot, plot.lines, (log_x, log_y))
     if plot.teacher is not None and plot.teacher > 0 and plot.kind != "curves":
         _teacher(axes[0], plot.teacher)
@@ -195,7 +196,7 @@ def _teacher(axes: Axes, errors: float) -> None:
 
 def _draw_shift(plot: Lines) -> Drawing:
     """A mark for each class and state, and a stroke from before to after."""
-    drawing, (axes,) = _figure(plot, 3.9)
+    drawing, (axes,) = framed(plot, 3.9)
     before, after = plot.lines[:2]
     for x, was, now in zip(before.x, before.y, after.y, strict=True):
         axes.plot([x, x], [was.mean, now.mean], color=LIGHT["muted"], linewidth=1, zorder=1)
@@ -233,7 +234,7 @@ def _shade(excess: float) -> str:
 def _draw_grid(plot: Grid) -> Drawing:
     """A cell for each pair, its mean written in it, its shade how far it lies from the best."""
     rows, columns = len(plot.row_values), len(plot.column_values)
-    drawing, (axes,) = _figure(plot, 1.35 + 0.36 * rows)
+    drawing, (axes,) = framed(plot, 1.35 + 0.36 * rows)
     size = min(11.5, 82 / columns)
     for i, j in np.ndindex(rows, columns):
         if (cell := plot.cells[i][j]) is None:

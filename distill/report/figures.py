@@ -12,9 +12,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from distill.report import points
 from distill.report.drawing import Drawing, draw
 from distill.report.numbers import Plot
 from distill.report.style import LIGHT, STYLE
+from distill.report.trials import Points
 from distill.system.store import write, write_text
 
 SVG = "http://www.w3.org/2000/svg"
@@ -89,7 +91,7 @@ def save(plot: Plot, folder: Path, name: str) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        drawing = draw(plot)
+        drawing = points.draw(plot) if isinstance(plot, Points) else draw(plot)
         _settle(drawing)
         svg = ElementTree.tostring(_svg(drawing, plot, name), encoding="unicode")
         png = _bytes(drawing.figure, "png", dpi=200, metadata={"Software": None})

@@ -11,9 +11,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from distill.report import figures, plots
-from distill.report.contents import Estimate, Finding, Sweep
-from distill.report.numbers import amount, errors, span, table, text, unit, words
+from distill.report import figures, plots, trials
+from distill.report.contents import Estimate, Finding, Study, Sweep
+from distill.report.numbers import Plot, amount, errors, span, table, text, unit, words
 from distill.report.statistics import Interval
 from distill.report.style import COLOURS
 from distill.system.store import write_text
@@ -40,6 +40,18 @@ class _Drawn:
 
 
 @dataclass(frozen=True)
+class _Searched:
+    """A study as the page shows it."""
+
+    study: Study
+    anchor: str
+    figures: tuple[_Drawn, ...]
+    about: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[_Cell, ...], ...]
+
+
+@dataclass(frozen=True)
 class _Part:
     """A sweep as the page shows it."""
 
@@ -50,6 +62,7 @@ class _Part:
     counted: str
     header: tuple[str, ...]
     rows: tuple[tuple[_Cell, ...], ...]
+    studies: tuple[_Searched, ...]
 
 
 def _slug(words: str) -> str:
@@ -66,9 +79,8 @@ def _apart(names: Iterable[str]) -> list[str]:
     return found
 
 
-def _figures(sweep: Sweep, slug: str, folder: Path) -> Iterator[_Drawn]:
+def _figures(drawn: Sequence[Plot], slug: str, folder: Path) -> Iterator[_Drawn]:
     """The figures, named by their kind, and by their setting where a kind has several."""
-    drawn = list(plots.every(sweep))
     kinds = Counter(plot.kind for plot in drawn)
     plain = [f"{slug}-{plot.kind}" for plot in drawn]
     whole = [f"{name}-{plot.setting}" for name, plot in zip(plain, drawn, strict=True)]
@@ -102,8 +114,22 @@ def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
     if "data" in sweep.runs and sweep.runs["data"].nunique() == 1:
         about += f" on {sweep.runs['data'].iloc[0]}"
     rows = tuple(_row(values, interval) for values, interval in found)
-    drawn = tuple(_figures(sweep, slug, folder))
-    return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows)
+    drawn = tuple(_figures(list(plots.every(sweep)), slug, folder))
+    slugs = _apart(f"{slug}-{study.name}" for study in sweep.studies)
+    searched = tuple(_searched(s, n, folder) for s, n in zip(sweep.studies, slugs, strict=True))
+    return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows, searched)
+
+
+def _searched(study: Study, slug: str, folder: Path) -> _Searched:
+    drawn = tuple(_figures(list(trials.every(study)), slug, folder))
+    about, header, found = trials.table(study)
+    rows = tuple(tuple(map(_tried, row)) for row in found)
+    return _Searched(study, f"study-{slug}", drawn, about, tuple(header), rows)
+
+
+def _tried(value: object) -> _Cell:
+    """A cell of a trial: sorted by its exact value, which its files have."""
+    return _Cell(trials.short(value), _cell(value).value)
 
 
 def _strips(finding: Finding) -> list[tuple[Estimate, list[float]]]:
@@ -131,7 +157,7 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
     )  # fmt: skip
     html = environment.get_template("report.html.j2").render(
         findings=findings, parts=parts, anchors={p.sweep.folder: p.anchor for p in parts},
-        colours=COLOURS, marks=MARKS, span=span, strips=_strips,
+        colours=COLOURS, marks=MARKS, span=span, strips=_strips, trials=trials,
         counts=Counter(f.verdict for f in findings),
         versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),
     )  # fmt: skip

@@ -15,11 +15,15 @@ from distill.config.sections import GIVEN
 from distill.runs import results
 from distill.sweeps.compose import command
 from distill.system import store
-from distill.training.fit import RunError
+from distill.tuning import EXPERIMENT, REPORT
 
 log = logging.getLogger(__name__)
 
-REPORT, EXPERIMENT = "optimization_results.yaml", "experiment"
+# How the best are trained: on all data, and then tested.
+WHOLE = {
+    **{"data.validation": "0.0", "test": "true", "halving.rungs": "0"},
+    "train.keep_best": "false",  # which chooses on the validation split
+}
 
 
 def of(study: optuna.Study) -> list[FrozenTrial]:
@@ -30,6 +34,9 @@ def of(study: optuna.Study) -> list[FrozenTrial]:
     """
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not complete:
+        # With torch, which whoever reads a study does without.
+        from distill.training.fit import RunError
+
         reasons = [str(t.user_attrs.get("reason")) for t in study.get_trials(deepcopy=False)]
         raise RunError(f"none of {len(reasons)} trials completed; the first {reasons[0]}")
     if len(study.directions) == 1:

@@ -14,10 +14,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from distill.system import store
+from distill.tuning import MARK
 
 log = logging.getLogger(__name__)
-
-MARK = ".holder"  # names a sweep's folder wherever it lies
 
 
 class Holder:

@@ -9,9 +9,11 @@ import optuna
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
 from hydra.utils import instantiate
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -134,6 +136,20 @@ def ends(distribution: BaseDistribution) -> Sequence[Any]:
         return distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return distribution.low, distribution.high
+
+
+def defaults(
+    loader: ConfigLoader, config: DictConfig, fixed: Sequence[str], space: Space
+) -> dict[str, Any]:
+    """What the searched keys are without a search, as far as they are there then."""
+    try:
+        found = loader.load_sweep_config(config, list(fixed))
+    except (HydraException, OmegaConfBaseException):  # nothing composes without them
+        return {}
+    names = {key: key.lstrip("+") for key in space}
+    choices = found.hydra.runtime.choices
+    values = {key: choices.get(n, OmegaConf.select(found, n)) for key, n in names.items()}
+    return {k: v for k, v in values.items() if isinstance(v, str | int | float | bool)}
 
 
 def overrides(

@@ -30,6 +30,8 @@ PATIENCE = 600.0  # seconds for which a file is waited for that another process 
 STEP = 1.0  # of them in SQLite, where no signal is heard
 TRIES = 20  # to make the tables of a database, which others may be making too
 JOURNAL = b'{"op_code":'  # how one begins, as does each of its lines
+SURPLUS = "surplus"  # marks a trial that was one too many
+DEFAULTS = "defaults"  # of what a study searches, among its own attributes
 
 ERRORS = (sqlite3.Error, SQLAlchemyError, StorageInternalError)
 

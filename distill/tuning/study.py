@@ -32,22 +32,15 @@ from distill.runs.job import Job
 from distill.sweeps.compose import task_config
 from distill.system import store
 from distill.training.fit import RunError
-from distill.tuning import best, search, storage
+from distill.tuning import STUDY, best, search, storage
 from distill.tuning.holders import Holder
 from distill.tuning.search import Space
+from distill.tuning.storage import DEFAULTS, SURPLUS
 
 log = logging.getLogger(__name__)
 
 OBJECTIVES = ("val_errors", "val_loss", "parameters", "multiply_adds")
-STUDY = "study.db"
-SURPLUS = "surplus"  # marks a trial that was one too many
 POLL = 1.0  # seconds between looks at a study that waits for others
-
-# How the best are trained: on all data, and then tested.
-WHOLE = {
-    **{"data.validation": "0.0", "test": "true", "halving.rungs": "0"},
-    "train.keep_best": "false",  # which chooses on the validation split
-}
 
 
 class Tuner:
@@ -71,7 +64,7 @@ class Tuner:
             self.url = storage.at_home(self.storage or f"sqlite:///{self.folder / STUDY}")
         except ValueError as error:
             raise ConfigError(f"hydra.sweeper.storage={error}") from error
-        self.take, self.grace, self.whole = options["take"], options["grace"], {**WHOLE}
+        self.take, self.grace, self.whole = options["take"], options["grace"], {**best.WHOLE}
         for key in ("n_trials", "n_jobs"):
             if options[key] < 1:
                 raise ConfigError(f"hydra.sweeper.{key}={options[key]}: it must be at least 1")
@@ -128,6 +121,7 @@ class Tuner:
             self.folder, owner=self.storage is None, take=self.take, grace=self.grace
         )
         with self.holder.alive(study):
+            study.set_user_attr(DEFAULTS, search.defaults(self.loader, self.config, fixed, space))
             failed = self._mended(self._lost(study), space, fixed)
             while (trials := self._batch(study, space)) or self._awaited(study):
                 if not trials:

@@ -16,8 +16,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill.report import drawing, figures, page, plots
-from distill.report.contents import Digit, Estimate, Finding, Sweep
+from distill.report import drawing, figures, page, plots, trials
+from distill.report.contents import (
+    Best,
+    Digit,
+    Estimate,
+    Finding,
+    Gain,
+    Importance,
+    Study,
+    Sweep,
+    Trial,
+)
 from distill.report.numbers import Plot, table, varying
 from distill.report.style import COLOURS
 
@@ -292,12 +302,30 @@ def test_without_what_they_need_there_are_no_figures() -> None:
     assert (found.unit, found.teacher) == ("validation errors", None)
 
 
+STUDY = Study(
+    f"study {EVIL}", ("val_errors", "parameters"), {f"key {EVIL}": "log", "kind": "choices"},
+    (
+        Trial(0, "complete", {f"key {EVIL}": 1.0, "kind": EVIL}, (90.0, 50.0)),
+        Trial(1, "complete", {f"key {EVIL}": 9.0, "kind": "z"}, (4.0, 5000.0)),
+        Trial(2, "stopped", {f"key {EVIL}": 9.5, "kind": EVIL}, (99.0, 700.0), EVIL),
+        Trial(3, "diverged", {f"key {EVIL}": 99.0, "kind": "z"}, (), f"the loss {EVIL}"),
+        Trial(4, "failed", {f"key {EVIL}": 3.0, "kind": "z"}, (), EVIL),
+        Trial(5, "complete", {f"key {EVIL}": 4.0, "kind": "z"}, (95.0, 600.0)),
+    ),
+    (Best(0, 100, f"distill {EVIL}"), Best(1, None, f"distill {EVIL}")),
+    (Importance(f"errors {EVIL}", 12, {f"key {EVIL}": 0.75, "kind": 0.25}),
+     Importance("errors", 3, {}, "too few to say.")),
+    Gain({f"key {EVIL}": 2.0}, 1, ((100.0, 130.0),), (f"distill -m {EVIL}",)),
+    (f"a storage {EVIL}",),
+)  # fmt: skip
+
 HISTORY = pd.DataFrame(
     [(f"run{i}", e, 10.0 * i + 20 / e) for i in range(18) for e in (1, 2, 3)],
     columns=["run", "epoch", "test_errors"],
 )
 FAR = grid(lambda t, w, s: (1000 if w == 30 else 100) * (1 + t / 40) + 40 * s, curves=HISTORY)
 ALL = [*plots.every(FAR), *plots.every(shifted()), *plots.every(taught()), *plots.every(SMALL)]
+ALL += trials.every(STUDY)
 
 
 @pytest.mark.slow
@@ -326,8 +354,10 @@ def test_figures_are_files_with_their_values(plot: Plot, tmp_path: Path) -> None
     assert not left & {light for light, _ in COLOURS.values()}, "colours that follow no theme"
 
 
-def test_values_lie_where_they_are_drawn(tmp_path: Path) -> None:
-    (plot,) = plots.temperature(SMALL)
+@pytest.mark.parametrize(
+    "plot", [*plots.temperature(SMALL), *trials.every(STUDY)], ids=lambda plot: plot.kind
+)
+def test_values_lie_where_they_are_drawn(plot: Plot, tmp_path: Path) -> None:
     root = ElementTree.fromstring(figures.save(plot, tmp_path, "one"))
     drawn = [
         (float(str(use.get("x"))), float(str(use.get("y"))))
@@ -336,6 +366,15 @@ def test_values_lie_where_they_are_drawn(tmp_path: Path) -> None:
     for value in (e for e in root.iter() if e.get("class") == "value"):
         place = (float(str(value.get("cx"))), float(str(value.get("cy"))))
         assert min(math.dist(place, other) for other in drawn) < 0.5
+
+
+def test_trials_without_a_value_lie_above_all_that_have_one(tmp_path: Path) -> None:
+    root = ElementTree.fromstring(figures.save(trials.history(STUDY), tmp_path, "one"))
+    found = [(e[0].text or "", float(str(e.get("cy")))) for e in root.iter() if len(e) and
+             e.get("class") == "value"]  # fmt: skip
+    without = [y for words, y in found if ", diverged" in words or ", failed" in words]
+    assert len(without) == 2
+    assert max(without) < min(y for _, y in found if y not in without) - 5
 
 
 def test_themes_are_legible() -> None:
@@ -374,7 +413,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     evil.runs["data"] = EVIL
     evil.runs["model.kind"] = np.where(evil.runs.index % 2, EVIL, "z")
-    quick = grid(lambda t, w, s: 100 + t + s - w / 10, name="quick")
+    quick = grid(lambda t, w, s: 100 + t + s - w / 10, name="quick", studies=(STUDY,))
     sweeps = [evil, quick, shifted(), taught(), sweep({}, name="alone")]
     return page.write(tmp_path_factory.mktemp("report"), FINDINGS, sweeps)
 
@@ -426,6 +465,9 @@ def test_the_page_says_what_was_found(report: Path) -> None:
         "74.3 [70.1, 78.5] test errors, n&nbsp;=&nbsp;10",
         "141.0 test errors", "a paired test", "p = 0.001", "1 complete run on mnist",
         "Fewest errors at temperature 1 (99.0, against 118.0 at 20) for width 30;",
+        "6 trials: 3 complete, 1 stopped, 1 diverged, 1 failed. Searched:",
+        "2 of 3 complete trials are on the front, from 90 validation errors, 50 parameters to 4",
+        "75 %", "errors, n = 3: too few to say.", "a gain of 30.0, n = 1 seed.",
     ):  # fmt: skip
         assert said in text
     assert len(list((report.parent / "figures").glob("quick-temperature.*"))) == 2

@@ -15,7 +15,7 @@ from conftest import SMALL, Cli
 from optuna.trial import TrialState
 
 from distill.config import ConfigError
-from distill.tuning import best, storage
+from distill.tuning import REPORT, best, storage
 from distill.tuning.holders import Holder
 
 URL = "sqlite:///study.db"
@@ -202,7 +202,7 @@ def test_a_best_without_a_loss_comes_last() -> None:
 def test_a_best_belongs_to_its_study(cli: Cli) -> None:
     assert cli(*TUNE, "hydra.sweep.dir='my tune (1)'").code == 0
     folder = Path("my tune (1)")
-    first = {p: p.read_text() for p in [folder / best.REPORT, folder / "experiment" / "best.yaml"]}
+    first = {p: p.read_text() for p in [folder / REPORT, folder / "experiment" / "best.yaml"]}
     done = cli(*TUNE, "hydra.sweep.dir='my tune (1)'", "model.width=4", "optim.lr=1e-8")
     assert done.code == 0, done.err
     assert {p: p.read_text() for p in first} == first

@@ -22,8 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from distill.runs import execute as run
 from distill.runs import results
 from distill.training.loop import Training
-from distill.tuning.best import REPORT
-from distill.tuning.study import STUDY
+from distill.tuning import REPORT, STUDY
 
 OTHER_FAULTS = ("noise", "empty", "folder")
 SQLITE = "sqlite:///tune/study.db"
