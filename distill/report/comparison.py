@@ -7,14 +7,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from distill.report.numbers import Plot
-from distill.report.statistics import SIGNIFICANT, Interval, differ, holm, interval
+from distill.report.contents import Candidate, Compared, Difference
+from distill.report.numbers import Plot, amount, text
+from distill.report.statistics import SIGNIFICANT, differ, holm, interval
 from distill.runs.columns import Status
 
 STEM = "comparison"
@@ -25,58 +26,6 @@ RULE = (
     "within seeds, have a mean that is not 0: by a two-sided paired t test, adjusted by Holm over "
     "all candidates that are compared with it, p < 0.05. Else it is not decided."
 )
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Errors of a candidate less those of a reference, within seeds; ``p`` adjusted by Holm."""
-
-    found: Interval
-    p: float
-    verdict: str
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One that was tuned, and then trained with fresh seeds.
-
-    ``errors`` are its test errors after the last epoch, by seed; ``best_epoch`` the mean of the
-    fewest after any epoch, which are chosen on the test set. ``trials`` says how many ended how;
-    ``chosen`` are the values of trial ``trial``, which had ``val_errors``. Where no trial
-    completed, there is a ``reason`` instead.
-    """
-
-    name: str
-    errors: "pd.Series[float]"
-    best_epoch: float | None
-    trials: Mapping[str, int]
-    chosen: Mapping[str, Any] = field(default_factory=dict)
-    trial: int | None = None
-    val_errors: int | None = None
-    command: str = ""
-    reason: str = ""
-    differences: Mapping[str, Difference] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A whole comparison; the best candidates come first.
-
-    ``seeds`` are those of the final runs, ``seed`` that of the trials, of which each candidate had
-    as many as ``trials`` says.
-    """
-
-    candidates: tuple[Candidate, ...]
-    references: tuple[str, ...]
-    trials: int
-    seed: int
-    seeds: tuple[int, ...]
-
-    @property
-    def lacking(self) -> dict[str, int]:
-        """How many final runs each candidate lacks, which failed or diverged."""
-        counts = {c.name: len(self.seeds) - len(c.errors) for c in self.candidates}
-        return {name: count for name, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -111,27 +60,26 @@ def differences(compared: Compared) -> Iterator[Differences]:
 
 def table(compared: Compared) -> tuple[list[str], list[list[object]]]:
     """The header and the rows of the table: a candidate each, the best first."""
-    header = ["candidate", "mean", "low", "high", "seeds"]
+    header = ["candidate", "test errors", "seeds"]
     for reference in compared.references:
-        header += [f"less {reference}", "low", "high", "p", "verdict"]
+        header += [f"less {reference}", "p", "verdict"]
     header += ["best epoch*", "validation errors", "trials", "chosen"]
     return header, [_row(compared, candidate) for candidate in compared.candidates]
 
 
 def _row(compared: Compared, candidate: Candidate) -> list[object]:
     known = interval(candidate.errors) if len(candidate.errors) else None
-    row: list[object] = [candidate.name]
-    row += [known.mean, known.low, known.high, known.n] if known else [None, None, None, 0]
+    row: list[object] = [candidate.name, known, len(candidate.errors)]
     for reference in compared.references:
-        difference = candidate.differences.get(reference)
-        if difference is None:
-            row += [None] * 5
-        else:
-            found = difference.found
-            row += [found.mean, found.low, found.high, difference.p, difference.verdict]
-    chosen = ", ".join(f"{key} {short(value)}" for key, value in candidate.chosen.items())
+        found = candidate.differences.get(reference)
+        row += [None] * 3 if found is None else [found.found, found.p, found.verdict]
+    chosen = ", ".join(f"{key} {_short(v)}" for key, v in candidate.chosen.items())
     ended = ", ".join(f"{n} {state}" for state, n in candidate.trials.items())
     return [*row, candidate.best_epoch, candidate.val_errors, ended, chosen or candidate.reason]
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else text(value)
 
 
 def flattered(compared: Compared) -> float | None:
@@ -142,6 +90,29 @@ def flattered(compared: Compared) -> float | None:
         if c.best_epoch is not None and len(c.errors)
     ]
     return sum(gains) / len(gains) if gains else None
+
+
+def led(compared: Compared) -> list[str]:
+    """What there is to say first: how it was compared, and what is lacking."""
+    seeds = ", ".join(map(str, compared.seeds))
+    lines = [
+        f"Each candidate had {compared.trials} trials with seed {compared.seed}, which chose on "
+        f"the validation split. What they chose was trained on all data with the seeds {seeds}, "
+        "and tested after the last epoch.",
+        RULE,
+    ]
+    lines += [f"{c.name}: {c.reason}." for c in compared.candidates if c.reason]
+    lines += [
+        f"{name} lacks {count} of its {len(compared.seeds)} final runs."
+        for name, count in compared.lacking.items()
+    ]
+    gain = flattered(compared)
+    if gain is not None:
+        lines.append(
+            f"* The best epoch is chosen on the test set, as some publish: it flatters, here by "
+            f"{amount(gain)} errors on average, and decides nothing."
+        )
+    return lines
 
 
 def read(folder: Path, runs: pd.DataFrame, name: str = f"{STEM}*.json") -> list[Compared]:
@@ -177,6 +148,7 @@ def _candidate(name: str, told: Mapping[str, Any], runs: pd.DataFrame) -> Candid
     known = own[column].dropna() if column in own else own["test_errors"].iloc[:0]
     return Candidate(
         name,
+        told["study"],
         errors,
         float(known.mean()) if len(known) else None,
         told["trials"],

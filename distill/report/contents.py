@@ -4,12 +4,14 @@ Letters: C classes, H and W an image's size.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from distill.report.statistics import Interval
 
 REPRODUCED, NOT, UNDECIDED = "reproduced", "not reproduced", "not decided"
 # The scales on which a key is searched; its choices have none.
@@ -93,6 +95,59 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Errors of a candidate less those of a reference, within seeds; ``p`` adjusted by Holm."""
+
+    found: Interval
+    p: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One that was tuned, and then trained with fresh seeds.
+
+    ``errors`` are its test errors after the last epoch, by seed; ``best_epoch`` the mean of the
+    fewest after any epoch, which are chosen on the test set. ``trials`` says how many ended how;
+    ``chosen`` are the values of trial ``trial`` of the ``study``, which had ``val_errors``, and
+    which the ``command`` trains. Where no trial completed, there is a ``reason`` instead.
+    """
+
+    name: str
+    study: str
+    errors: "pd.Series[float]"
+    best_epoch: float | None
+    trials: Mapping[str, int]
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    trial: int | None = None
+    val_errors: int | None = None
+    command: str = ""
+    reason: str = ""
+    differences: Mapping[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A whole comparison; the best candidates come first.
+
+    ``seeds`` are those of the final runs, ``seed`` that of the trials, of which each candidate had
+    as many as ``trials`` says.
+    """
+
+    candidates: tuple[Candidate, ...]
+    references: tuple[str, ...]
+    trials: int
+    seed: int
+    seeds: tuple[int, ...]
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """How many final runs each candidate lacks, which failed or diverged."""
+        counts = {c.name: len(self.seeds) - len(c.errors) for c in self.candidates}
+        return {name: count for name, count in counts.items() if count}
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A sweep's directory.
 
@@ -107,6 +162,7 @@ class Sweep:
     curves: pd.DataFrame | None = None
     digits: tuple[Digit, ...] = ()
     studies: tuple[Study, ...] = ()
+    comparisons: tuple[Compared, ...] = ()
 
 
 @dataclass(frozen=True)

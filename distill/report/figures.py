@@ -12,7 +12,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from distill.report import points
+from distill.report import forest, points
+from distill.report.comparison import Differences
 from distill.report.drawing import Drawing, draw
 from distill.report.numbers import Plot
 from distill.report.style import LIGHT, STYLE
@@ -83,6 +84,12 @@ def _themed(svg: str) -> str:
     return re.sub(r"'DejaVu Sans'[^;\"]*", "var(--sans)", svg)
 
 
+def _drawn(plot: Plot) -> Drawing:
+    if isinstance(plot, Points):
+        return points.draw(plot)
+    return forest.draw(plot) if isinstance(plot, Differences) else draw(plot)
+
+
 def save(plot: Plot, folder: Path, name: str) -> str:
     """Write the figure as ``name``.svg and ``name``.png into ``folder``; returns it for the page.
 
@@ -91,7 +98,7 @@ def save(plot: Plot, folder: Path, name: str) -> str:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context(STYLE):
-        drawing = points.draw(plot) if isinstance(plot, Points) else draw(plot)
+        drawing = _drawn(plot)
         _settle(drawing)
         svg = ElementTree.tostring(_svg(drawing, plot, name), encoding="unicode")
         png = _bytes(drawing.figure, "png", dpi=200, metadata={"Software": None})

@@ -11,8 +11,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from distill.report import figures, plots, trials
-from distill.report.contents import Estimate, Finding, Study, Sweep
+from distill.report import comparison, figures, plots, trials
+from distill.report.contents import Compared, Estimate, Finding, Study, Sweep
 from distill.report.numbers import Plot, amount, errors, span, table, text, unit, words
 from distill.report.statistics import Interval
 from distill.report.style import COLOURS
@@ -52,6 +52,18 @@ class _Searched:
 
 
 @dataclass(frozen=True)
+class _Compared:
+    """A comparison as the page shows it."""
+
+    anchor: str
+    about: tuple[str, ...]
+    commands: tuple[tuple[str, str], ...]
+    figures: tuple[_Drawn, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[_Cell, ...], ...]
+
+
+@dataclass(frozen=True)
 class _Part:
     """A sweep as the page shows it."""
 
@@ -63,6 +75,7 @@ class _Part:
     header: tuple[str, ...]
     rows: tuple[tuple[_Cell, ...], ...]
     studies: tuple[_Searched, ...]
+    comparisons: tuple[_Compared, ...]
 
 
 def _slug(words: str) -> str:
@@ -117,7 +130,25 @@ def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
     drawn = tuple(_figures(list(plots.every(sweep)), slug, folder))
     slugs = _apart(f"{slug}-{study.name}" for study in sweep.studies)
     searched = tuple(_searched(s, n, folder) for s, n in zip(sweep.studies, slugs, strict=True))
-    return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows, searched)
+    slugs = _apart(f"{slug}-comparison" for _ in sweep.comparisons)
+    pairs = zip(sweep.comparisons, slugs, strict=True)
+    compared = tuple(_compared(found, name, folder) for found, name in pairs)
+    return _Part(sweep, f"sweep-{slug}", about, drawn, counted, header, rows, searched, compared)
+
+
+def _compared(found: Compared, slug: str, folder: Path) -> _Compared:
+    drawn = tuple(_figures(list(comparison.differences(found)), slug, folder))
+    header, rows = comparison.table(found)
+    cells = tuple(tuple(map(_figure, row)) for row in rows)
+    commands = tuple((c.name, c.command) for c in found.candidates if c.command)
+    return _Compared(slug, tuple(comparison.led(found)), commands, drawn, tuple(header), cells)
+
+
+def _figure(value: object) -> _Cell:
+    """A cell that may hold a measured number, or a mean and its interval."""
+    if isinstance(value, Interval):
+        return _Cell(span(value), str(value.mean))
+    return _measured(value) if isinstance(value, float) else _cell(value)
 
 
 def _searched(study: Study, slug: str, folder: Path) -> _Searched:
@@ -158,6 +189,7 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
     html = environment.get_template("report.html.j2").render(
         findings=findings, parts=parts, anchors={p.sweep.folder: p.anchor for p in parts},
         colours=COLOURS, marks=MARKS, span=span, strips=_strips, trials=trials,
+        candidates={c.study: c.name for s in sweeps for f in s.comparisons for c in f.candidates},
         counts=Counter(f.verdict for f in findings),
         versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),
     )  # fmt: skip

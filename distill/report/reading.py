@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from distill.report import comparison
 from distill.report.contents import Digit, Sweep
 from distill.runs.columns import Status
 from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
@@ -45,6 +46,7 @@ def sweep(folder: Path) -> Sweep:
         _commands(folder),
         _curves(folder, runs),
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
+        comparisons=tuple(comparison.read(folder, runs)),
     )
 
 

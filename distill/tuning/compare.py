@@ -24,6 +24,7 @@ from rich.table import Table
 
 from distill.config import ConfigError
 from distill.report import comparison
+from distill.report.contents import Compared
 from distill.report.numbers import span
 from distill.report.statistics import interval
 from distill.runs import results
@@ -31,7 +32,7 @@ from distill.runs.columns import Status
 from distill.sweeps.compose import command
 from distill.system import store
 from distill.training.fit import RunError
-from distill.tuning import best
+from distill.tuning import EXPERIMENT, best
 from distill.tuning.study import Tuner
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class Comparison:
         return path.with_stem(f"{path.stem}{end}"), end
 
     def _write_experiment(self, name: str, stem: str, returned: JobReturn) -> None:
-        path = self.folder / best.EXPERIMENT / f"{stem}.yaml"
+        path = self.folder / EXPERIMENT / f"{stem}.yaml"
         path.parent.mkdir(exist_ok=True)
         line = command("--config-dir", str(self.folder), f"experiment={stem}")
         told = self.told[name]
@@ -211,7 +212,7 @@ class Comparison:
         told["command"] = line
 
 
-def _table(compared: comparison.Compared) -> Table:
+def _table(compared: Compared) -> Table:
     """The candidates, the best first, with their differences to each reference."""
     title = f"test errors, mean over {len(compared.seeds)} seeds, and differences within seeds"
     table = Table(title=title, min_width=len(title) + 2)

@@ -1,6 +1,7 @@
 """Comparisons of losses: as many trials each, then fresh seeds; what is written and said."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from conftest import SMALL, Cli
 from scipy import stats
 
+from distill.report import page
 from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, read
+from distill.report.contents import Sweep
 from distill.runs import results
 
 COMPARE = (
@@ -160,7 +163,11 @@ def test_verdicts_are_by_paired_tests_and_holm(tmp_path: Path) -> None:
         "seeds": [1, 2, 3, 4, 5],
         "references": ["kd"],
         "candidates": {
-            name: {"trials": {"complete": 3}, "runs": [f"{name}-{n}" for n in range(1, 6)]}
+            name: {
+                "study": name,
+                "trials": {"complete": 3},
+                "runs": [f"{name}-{n}" for n in range(1, 6)],
+            }
             for name in errors
         },
     }
@@ -176,6 +183,19 @@ def test_verdicts_are_by_paired_tests_and_holm(tmp_path: Path) -> None:
     adjusted = np.maximum.accumulate([raw[n] * (4 - place) for place, n in enumerate(order)])
     for name, p in zip(order, adjusted, strict=True):
         assert known[name].p == pytest.approx(min(1, p))
+    # The page has them in a table and a figure, the best first.
+    frame = runs(**errors).assign(version="1")
+    written = page.write(
+        tmp_path / "page", [], [Sweep("c", tmp_path, frame, comparisons=(compared,))]
+    )
+    html = written.read_text()
+    good = re.search(r"<td[^>]*>good</td>(.*?)</tr>", html, re.DOTALL)
+    assert good is not None
+    assert re.findall(r">([^<>]+)</td>", good[1])[:5] == [
+        "90.2 [79.6, 100.8]", "5", "-9.8 [-10.8, -8.76]", "4.98e-05", "better",
+    ]  # fmt: skip
+    assert "Better: good; worse: bad; not decided: wide, near." in html
+    assert html.index(">good</td>") < html.index(">kd</td>") < html.index(">bad</td>")
     # A run that is lacking leaves its seed out of the pairs, and is said to be lacking.
     [fewer] = read(tmp_path, runs(**errors).drop(index=0))
     assert fewer.lacking == {"kd": 1}
