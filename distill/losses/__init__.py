@@ -23,8 +23,27 @@ values are averaged over the batch, and the gradient is that of the average.
 arXiv 1503.02531.
 """
 
-from distill.losses.distillation import kd
+from distill.losses.decoupled import dkd, nkd
+from distill.losses.distillation import kd, standardised_kd
+from distill.losses.divergences import jsd, reverse_kl
 from distill.losses.labels import hard
-from distill.losses.matching import logits
+from distill.losses.matching import logits, mse
+from distill.losses.relations import dist
+from distill.losses.transformed import ttm, wttm
+from distill.losses.weighted import wsld
 
-__all__ = ["hard", "kd", "logits"]
+__all__ = [
+    "dist",
+    "dkd",
+    "hard",
+    "jsd",
+    "kd",
+    "logits",
+    "mse",
+    "nkd",
+    "reverse_kl",
+    "standardised_kd",
+    "ttm",
+    "wsld",
+    "wttm",
+]
