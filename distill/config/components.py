@@ -15,16 +15,22 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, PydanticSchemaGenerationError, PydanticUserError, create_model
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    create_model,
+)
 
 from distill.config.errors import ConfigError
 from distill.config.sections import Data, Optim
-from distill.config.strict import Component
+from distill.config.strict import Component, Strict, Sum
 from distill.system.trust import FLAG, TRUSTED, trusted
 
 
@@ -49,6 +55,9 @@ GROUPS = {
     "transfer": Group("distill.transfer", Component, ("labels", "generator")),
     "logger": Group("distill.loggers", Component, ()),
 }
+
+
+SUM = "distill.losses.sum"  # whose keys are those of the losses in it
 
 
 @cache
@@ -163,6 +172,37 @@ def schema(group: str, function: Callable[..., Any], target: str) -> type[Compon
     section.parameters = frozenset(own)
     section.takes = frozenset(parameters) & frozenset(kind.given)
     section.source = None if target in targets(group) else _source(target)
+    return section
+
+
+@cache
+def term(loss: type[Component], key: str) -> type[Component]:
+    """The section of a loss at ``key``, a part of a sum: its keys, and a weight.
+
+    Raises:
+        ConfigError: it cannot be a part of one.
+    """
+    name = loss.function.__name__
+    if "weight" in loss.parameters:
+        raise ConfigError(f"{key}: {name} has a key weight, which is that of the sum; rename it")
+    if "student_logits" not in loss.takes:
+        raise ConfigError(f"{key}: {name} has no parameter student_logits, by which it could learn")
+    return create_model(loss.__name__, __base__=loss, weight=(NonNegativeFloat, 1.0))
+
+
+@cache
+def summed(losses: tuple[tuple[str, type[Component]], ...]) -> type[Component]:
+    """The section of a sum of ``losses`` by their names."""
+    own: dict[str, Any] = {name: (loss, ...) for name, loss in losses}
+    section = create_model(
+        "sum", __base__=Sum, terms=(create_model("terms", __base__=Strict, **own), ...)
+    )
+    parts = {name: (loss.function, loss.takes) for name, loss in losses}
+    section.function = staticmethod(partial(targets("loss")[SUM], parts))
+    keys = [(name, key) for name, loss in losses for key in (*loss.parameters, "weight")]
+    section.parameters = frozenset(f"terms.{name}.{key}" for name, key in keys)
+    section.takes = frozenset().union(*(loss.takes for _, loss in losses))
+    section.source = None
     return section
 
 

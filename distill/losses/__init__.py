@@ -23,6 +23,7 @@ values are averaged over the batch, and the gradient is that of the average.
 arXiv 1503.02531.
 """
 
+from distill.losses.combined import sum  # noqa: A004 (as a config says it)
 from distill.losses.decoupled import dkd, nkd
 from distill.losses.distillation import kd, standardised_kd
 from distill.losses.divergences import jsd, reverse_kl
@@ -43,6 +44,7 @@ __all__ = [
     "nkd",
     "reverse_kl",
     "standardised_kd",
+    "sum",
     "ttm",
     "wsld",
     "wttm",

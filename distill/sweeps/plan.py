@@ -198,7 +198,8 @@ def member_memory(job: Job) -> int:
 def _shape(job: Job) -> Hashable:
     """What time and memory of a member depend on."""
     run = job.run
-    return job.setting, run.model, run.train, run.optim.target, run.loss.target, len(job.index)
+    losses = tuple(part.target for part in run.loss.parts)
+    return job.setting, run.model, run.train, run.optim.target, losses, len(job.index)
 
 
 _memories: dict[Hashable, int] = {}

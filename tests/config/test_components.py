@@ -73,8 +73,8 @@ def test_a_module_is_trusted_by_a_flag_or_the_environment(
     refused = cli(*SMALL, "loss=brier")
     assert refused.code == 1
     assert refused.err == (
-        "loss._target_=mine.brier: allowed are distill.losses.hard, distill.losses.kd, "
-        "distill.losses.logits; code of your own is trusted by --module mine, or "
+        f"loss._target_=mine.brier: allowed are {', '.join(targets('loss'))}; "
+        "code of your own is trusted by --module mine, or "
         "DISTILL_MODULES=mine\n"
     )
     assert "mine" not in sys.modules and not Path("multirun").exists()
@@ -150,9 +150,9 @@ REFUSED = {
     "mine._hidden": "mine defines no such function or class",
     "mine.absent": "mine defines no such function or class",
     "other.brier": "allowed are .*; code of your own is trusted by --module other, or",
-    "os.system": "allowed are distill.losses.hard, distill.losses.kd, distill.losses.logits$",
-    "distill.losses.mixing.mixed": "allowed are distill.losses.hard, [^;]*$",
-    "brier": "allowed are distill.losses.hard, [^;]*$",
+    "os.system": "allowed are distill.losses.dist, [^;]*$",
+    "distill.losses.mixing.mixed": "allowed are distill.losses.dist, [^;]*$",
+    "brier": "allowed are distill.losses.dist, [^;]*$",
 }
 
 
