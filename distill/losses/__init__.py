@@ -19,6 +19,8 @@ It returns a value an example, (B,); or one for the batch, (), where it couples 
 of both and a dictionary of named terms of that shape, which are recorded as ``train_NAME``. The
 values are averaged over the batch, and the gradient is that of the average.
 
+Published weights need not have the sum 1: a loss has those of its paper, and says so.
+
 "The paper" is Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network",
 arXiv 1503.02531.
 """

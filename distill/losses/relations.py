@@ -90,4 +90,5 @@ def _correlation(a: Tensor, b: Tensor, size: Tensor | float, dim: int) -> Tensor
     """
     a, b = (x - x.mean(dim, keepdim=True) for x in (a, b))
     norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
-    return ((a * b).sum(dim) / (norms + size)).mean(-1)
+    correlations: Tensor = (a * b).sum(dim) / (norms + size)
+    return correlations.mean(-1)

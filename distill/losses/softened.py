@@ -168,7 +168,7 @@ def _near(logits: Tensor) -> Tensor:
 
 def _at(logits: Tensor, classes: Tensor) -> Tensor:
     """Of logits (..., C, B) those of one class an example (..., 1, B)."""
-    many = torch.broadcast_shapes(logits.shape[:-2], classes.shape[:-2])
+    many = max(logits.shape[:-2], classes.shape[:-2], key=len)
     place = classes.expand(*many, *classes.shape[-2:])
     return logits.expand(*many, *logits.shape[-2:]).gather(-2, place)
 
@@ -275,7 +275,6 @@ def _against(apart: Tensor, b_p: Tensor, b_q: Tensor, t: Number) -> tuple[Tensor
         return _near(torch.cat([odds, torch.zeros_like(odds)], -2))
 
     p = F.softmax(both(b_p), -2)
-    first, second = p.split(1, -2)
-    u = torch.cat([second * apart, -first * apart], -2)
+    u = torch.cat([p[..., 1:, :] * apart, -p[..., :1, :] * apart], -2)
     value, gradient = _divergence(p, u, t, lambda: (both(b_p), both(b_q)))
     return value, gradient[..., :1, :]

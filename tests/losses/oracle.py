@@ -4,7 +4,7 @@ Each takes logits z of the student and v of the teacher, a list of numbers an ex
 the hyperparameters, and returns its soft terms: a number an example, or [one] for the batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, localcontext
 from typing import Any
 
@@ -13,21 +13,29 @@ Rows = Sequence[Row]
 Terms = dict[str, list[Decimal]]
 
 
+def total(values: Iterable[Decimal]) -> Decimal:
+    return sum(values, Decimal(0))
+
+
 def softmax(z: Row, t: Decimal = Decimal(1)) -> Row:
     exps = [((x - max(z)) / t).exp() for x in z]
-    return [e / sum(exps) for e in exps]
+    return [e / total(exps) for e in exps]
 
 
 def divergence(p: Row, q: Row) -> Decimal:
-    return sum((a * (a / b).ln() for a, b in zip(p, q, strict=True) if a), Decimal(0))
+    return total(a * (a / b).ln() for a, b in zip(p, q, strict=True) if a)
+
+
+def reversed_divergence(p: Row, q: Row) -> Decimal:
+    return divergence(q, p)
 
 
 def cross_entropy(p: Row, q: Row) -> Decimal:
-    return -sum((a * b.ln() for a, b in zip(p, q, strict=True)), Decimal(0))
+    return -total(a * b.ln() for a, b in zip(p, q, strict=True))
 
 
 def soft(
-    value: Callable[[Row, Row, Decimal], Decimal],
+    value: Callable[..., Decimal],
 ) -> Callable[..., Terms]:
     """A loss whose soft term is T^2 times a ``value`` of p and q."""
 
@@ -51,8 +59,8 @@ def jensen_shannon(p: Row, q: Row, beta: Decimal) -> Decimal:
 
 
 def standardised(z: Row) -> Row:
-    mean = sum(z) / len(z)
-    deviation = (sum((x - mean) ** 2 for x in z) / (len(z) - 1)).sqrt()
+    mean = total(z) / len(z)
+    deviation = (total((x - mean) ** 2 for x in z) / (len(z) - 1)).sqrt()
     return [(x - mean) / (deviation + Decimal("1e-7")) for x in z]
 
 
@@ -64,7 +72,7 @@ def mse(z: Rows, v: Rows, labels: Sequence[int]) -> Terms:
     del labels
     return {
         "soft": [
-            sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)
+            total((x - y) ** 2 for x, y in zip(a, b, strict=True)) / len(a)
             for a, b in zip(z, v, strict=True)
         ]
     }
@@ -78,7 +86,7 @@ def dkd(z: Rows, v: Rows, labels: Sequence[int], temperature: Decimal) -> Terms:
     found: Terms = {"tckd": [], "nckd": []}
     for a, b, label in zip(z, v, labels, strict=True):
         p, q = softmax(b, temperature), softmax(a, temperature)
-        two = [[x[label], sum(without(x, label))] for x in (p, q)]
+        two = [[x[label], total(without(x, label))] for x in (p, q)]
         rest = [softmax(without(x, label), temperature) for x in (b, a)]
         found["tckd"].append(temperature**2 * divergence(*two))
         found["nckd"].append(temperature**2 * divergence(*rest))
@@ -111,8 +119,8 @@ def ttm(z: Rows, v: Rows, labels: Sequence[int], gamma: Decimal, power: int = 0)
     values = []
     for a, b in zip(z, v, strict=True):
         powers = [x**gamma for x in softmax(b)]
-        soft = divergence([x / sum(powers) for x in powers], softmax(a))
-        values.append(sum(powers) ** power * soft)
+        soft = divergence([x / total(powers) for x in powers], softmax(a))
+        values.append(total(powers) ** power * soft)
     return {"soft": values}
 
 
@@ -122,9 +130,9 @@ def wttm(z: Rows, v: Rows, labels: Sequence[int], gamma: Decimal) -> Terms:
 
 def pearson(a: Row, b: Row) -> Decimal:
     """With 1e-8 beside the product of the norms, as in the authors' code."""
-    a, b = ([x - sum(row) / len(row) for x in row] for row in (a, b))
-    norms = [sum(x * x for x in row).sqrt() for row in (a, b)]
-    return sum(x * y for x, y in zip(a, b, strict=True)) / (norms[0] * norms[1] + Decimal("1e-8"))
+    a, b = ([x - total(row) / len(row) for x in row] for row in (a, b))
+    norms = [total(x * x for x in row).sqrt() for row in (a, b)]
+    return total(x * y for x, y in zip(a, b, strict=True)) / (norms[0] * norms[1] + Decimal("1e-8"))
 
 
 def dist(z: Rows, v: Rows, labels: Sequence[int], temperature: Decimal) -> Terms:
@@ -134,12 +142,12 @@ def dist(z: Rows, v: Rows, labels: Sequence[int], temperature: Decimal) -> Terms
     found: Terms = {}
     for name, pairs in (("classes", zip(q, p, strict=True)), ("batch", zip(*columns, strict=True))):
         values = [pearson(a, b) for a, b in pairs]
-        found[name] = [temperature**2 * (1 - sum(values) / len(values))]
+        found[name] = [temperature**2 * (1 - total(values) / len(values))]
     return found
 
 
-kd = soft(lambda p, q: divergence(p, q))
-reverse_kl = soft(lambda p, q: divergence(q, p))
+kd = soft(divergence)
+reverse_kl = soft(reversed_divergence)
 jsd = soft(jensen_shannon)
 
 FORMULAS: dict[str, Callable[..., Terms]] = {
@@ -202,7 +210,7 @@ def _one(
         for sign in (1, -1):
             moved = [list(row) for row in z]
             moved[b][c] += sign * step
-            sums.append({term: sum(values) for term, values in terms(moved).items()})
+            sums.append({term: total(values) for term, values in terms(moved).items()})
         return {term: float((sums[0][term] - sums[1][term]) / (2 * step)) for term in sums[0]}
 
     slopes = [[slope(b, c) for c in classes] for b in range(len(z))]

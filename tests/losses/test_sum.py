@@ -30,8 +30,9 @@ def test_it_is_the_sum_of_its_losses_times_their_weights() -> None:
     v = GIVEN["teacher_logits"]
     assert isinstance(v, Tensor)
     soft, of_soft = losses.kd(z[0], v, LABELS, temperature=4.0, alpha=0.7)
-    options = {"temperature": 4.0, "beta": 2.0, "gamma": 2.0, "hard": 1.0}
-    relations, of_relations = losses.dist(z[0], v, LABELS, **options)
+    relations, of_relations = losses.dist(
+        z[0], v, LABELS, temperature=4.0, beta=2.0, gamma=2.0, hard=1.0
+    )
     torch.testing.assert_close(total[0], 0.5 * soft.mean() + 2 * relations)
     expected = {
         **{"soft": soft, "relations": relations},
