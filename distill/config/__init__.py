@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ValidationError, create_model
 
-from distill.config.components import GROUPS, find, schema, targets
+from distill.config.components import GROUPS, SUM, find, schema, summed, targets, term
 from distill.config.errors import ConfigError, shown, unknown
 from distill.config.sections import Data, Halving, Loggers, Model, Optim, Run, Teacher, Train
 from distill.config.strict import LARGEST, SMALLEST, Component, Strict, in_float32
@@ -52,7 +52,10 @@ def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> typ
         elif key in GROUPS and key in base.model_fields and section is not None:
             name = f"{path}{key}._target_"
             target = _target(key, section, name)
-            fields[key] = schema(key, find(key, target, name), target)
+            if target == SUM:
+                fields[key] = _sum(section.get("terms"), f"{path}{key}.terms")
+            else:
+                fields[key] = schema(key, find(key, target, name), target)
     return _section(base, tuple(fields.items()))
 
 
@@ -76,6 +79,28 @@ def _loggers(config: Mapping[str, Any]) -> type[Strict]:
         target = _target("logger", section, key)
         fields[name] = schema("logger", find("logger", target, key), target)
     return _section(Loggers, tuple(fields.items()))
+
+
+def _sum(terms: Any, key: str) -> type[Component]:
+    """A sum of losses with the schema of each below its name.
+
+    Raises:
+        ConfigError: as `_typed`; there is none, or one that cannot be a part of a sum.
+    """
+    if not isinstance(terms, Mapping) or not terms:
+        how = f"name at least one loss, as by +loss@{key}.soft=kd"
+        raise ConfigError(f"{key}={shown(terms)}: {how}")
+    fields: dict[str, type[Component]] = {}
+    for name, section in terms.items():
+        place = f"{key}.{name}"
+        if not str(name).isidentifier() or name[0] == "_" or hasattr(Strict, name):
+            raise ConfigError(f"{place}: no loss can have this name; choose another")
+        target = _target("loss", section, f"{place}._target_")
+        if target == SUM:
+            raise ConfigError(f"{place}: a sum within a sum; write its terms beside this one")
+        found = find("loss", target, f"{place}._target_")
+        fields[name] = term(schema("loss", found, target), place)
+    return summed(tuple(fields.items()))
 
 
 def _target(group: str, section: Any, name: str) -> str:

@@ -15,16 +15,22 @@ import os
 import sys
 import typing
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import Field, PydanticSchemaGenerationError, PydanticUserError, create_model
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    create_model,
+)
 
 from distill.config.errors import ConfigError
 from distill.config.sections import Data, Model, Optim
-from distill.config.strict import Component
+from distill.config.strict import Component, Strict, Sum
 from distill.system.trust import FLAG, TRUSTED, trusted
 
 
@@ -61,6 +67,7 @@ GROUPS = {
 }
 # What the module of a loss's own parameters (`learned`) is made of, beside the loss's keys.
 LEARNS = ("student_features", "teacher_features", "classes", "examples", "labels")
+SUM = "distill.losses.sum"  # whose keys are those of the losses in it
 
 
 @cache
@@ -206,6 +213,47 @@ def _asked(learned: Callable[..., Any], own: frozenset[str], target: str) -> fro
                 f"{', '.join([*LEARNS, *sorted(own)])}"
             )
     return frozenset(p.name for p in named) & known
+
+
+@cache
+def term(loss: type[Component], key: str) -> type[Component]:
+    """The section of a loss at ``key``, a part of a sum: its keys, and a weight.
+
+    Raises:
+        ConfigError: it cannot be a part of one.
+    """
+    name = loss.function.__name__
+    if "weight" in loss.parameters:
+        raise ConfigError(f"{key}: {name} has a key weight, which is that of the sum; rename it")
+    if "student_logits" not in loss.takes:
+        raise ConfigError(f"{key}: {name} has no parameter student_logits, by which it could learn")
+    return create_model(loss.__name__, __base__=loss, weight=(NonNegativeFloat, 1.0))
+
+
+@cache
+def summed(losses: tuple[tuple[str, type[Component]], ...]) -> type[Component]:
+    """The section of a sum of ``losses`` by their names."""
+    own: dict[str, Any] = {name: (loss, ...) for name, loss in losses}
+    section = create_model(
+        "sum", __base__=Sum, terms=(create_model("terms", __base__=Strict, **own), ...)
+    )
+    parts = {name: (loss.function, loss.takes) for name, loss in losses}
+    section.function = staticmethod(partial(targets("loss")[SUM], parts))
+    keys = [(name, key) for name, loss in losses for key in (*loss.parameters, "weight")]
+    section.parameters = frozenset(f"terms.{name}.{key}" for name, key in keys)
+    section.takes = frozenset().union(*(loss.takes for _, loss in losses))
+    learns = {name: (loss.learned, loss.asked) for name, loss in losses if loss.learned is not None}
+    if learns:
+        section.learned = partial(
+            importlib.import_module("distill.losses.combined").Learned, learns
+        )
+        section.asked = frozenset(
+            key if key in LEARNS else f"terms.{name}.{key}"
+            for name, (_, asked) in learns.items()
+            for key in asked
+        )
+    section.source = None
+    return section
 
 
 def _source(target: str) -> str:

@@ -366,7 +366,7 @@ class Run(Strict):
         varies: Any = {
             **{key: True for key in self.aside if key != "halving"},
             "teacher": True,
-            "loss": set(self.loss.numbers),
+            "loss": self.loss.varying,
             "optim": {"lr", "weight_decay"},
         }
         return store.digest(self.model_dump(by_alias=True, exclude=varies))

@@ -86,6 +86,16 @@ class Component(Strict):
         options = {n: v for n, v in self.options.items() if n not in self.asked}.items()
         return [n for n, v in options if isinstance(v, int | float) and not isinstance(v, bool)]
 
+    @property
+    def varying(self) -> Any:
+        """These numbers, as pydantic excludes them."""
+        return set(self.numbers)
+
+    @property
+    def parts(self) -> "list[Component]":
+        """The components that it is made of."""
+        return [self]
+
     def __call__(self, **given: Any) -> Any:
         """Call the component with its own options, and what it takes of the ``given``."""
         taken = {name: value for name, value in given.items() if name in self.takes}
@@ -120,6 +130,36 @@ class Component(Strict):
         """The keys of files that it begins from."""
         fields = type(self).model_fields.items()
         return {name for name, f in fields if isinstance(_place(f), store.Content)}
+
+
+class Sum(Component):
+    """A sum of losses, each a section in ``terms`` with a key ``weight`` besides its own.
+
+    Its options are theirs, by their dotted keys.
+    """
+
+    terms: Strict
+
+    @property
+    def parts(self) -> list[Component]:
+        """Its losses."""
+        return [getattr(self.terms, name) for name in type(self.terms).model_fields]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The values of their keys, as ``terms.NAME.KEY``."""
+        return {
+            f"terms.{name}.{key}": value
+            for name, part in zip(type(self.terms).model_fields, self.parts, strict=True)
+            for key, value in (*part.options.items(), *part.model_dump(include={"weight"}).items())
+        }
+
+    @property
+    def varying(self) -> Any:
+        """Their numbers, as pydantic excludes them."""
+        names = type(self.terms).model_fields
+        own = zip(names, self.parts, strict=True)
+        return {"terms": {name: {*part.numbers, "weight"} for name, part in own}}
 
 
 # Keys that have counted in every digest, though they have defaults. Of all others one that has its
@@ -187,4 +227,5 @@ def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
 
 def sources(components: Sequence[Component]) -> dict[str, str]:
     """The digests of the code of those ``components`` that are not of this package."""
-    return {c.target: c.source for c in components if c.source is not None}
+    parts = [part for component in components for part in component.parts]
+    return {c.target: c.source for c in parts if c.source is not None}

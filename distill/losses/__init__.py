@@ -31,16 +31,46 @@ parameters are float32 and are trained with the student's, by the same optimizer
 clipping; its buffers may be changed where no gradient is taken. Both are in checkpoints, but no
 part of the student. Where torch's generators are drawn from, all students of a stack draw the same.
 
+Published weights need not have the sum 1: a loss has those of its paper, and says so.
+
 "The paper" is Hinton, Vinyals and Dean (2015), "Distilling the Knowledge in a Neural Network",
 arXiv 1503.02531.
 """
 
+from distill.losses.combined import sum  # noqa: A004 (as a config says it)
 from distill.losses.contrast import crd
+from distill.losses.correlation import dist
 from distill.losses.curriculum import ctkd
-from distill.losses.distillation import kd
+from distill.losses.decoupled import dkd, nkd
+from distill.losses.distillation import kd, standardised_kd
+from distill.losses.divergences import jsd, reverse_kl
 from distill.losses.labels import hard
 from distill.losses.maps import at, fitnets
-from distill.losses.matching import logits
+from distill.losses.matching import logits, mse
 from distill.losses.relations import pkt, rkd, sp
+from distill.losses.transformed import ttm, wttm
+from distill.losses.weighted import wsld
 
-__all__ = ["at", "crd", "ctkd", "fitnets", "hard", "kd", "logits", "pkt", "rkd", "sp"]
+__all__ = [
+    "at",
+    "crd",
+    "ctkd",
+    "dist",
+    "dkd",
+    "fitnets",
+    "hard",
+    "jsd",
+    "kd",
+    "logits",
+    "mse",
+    "nkd",
+    "pkt",
+    "reverse_kl",
+    "rkd",
+    "sp",
+    "standardised_kd",
+    "sum",
+    "ttm",
+    "wsld",
+    "wttm",
+]

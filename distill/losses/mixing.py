@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import AfterValidator, Field, PlainValidator, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, PlainValidator, PositiveFloat
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 Weight = Annotated[float, Field(ge=0, le=1)]
+Share = Weight
+Factor = NonNegativeFloat  # a weight that may be larger than 1
 
 
 def _within(temperature: float) -> float:
@@ -38,10 +40,14 @@ Smoothing = Annotated[
 ClassWeights = Annotated[Sequence[float] | Literal["balanced"] | None, PlainValidator(_weighing)]
 
 
-def mixed(alpha: Tensor | float, soft: Tensor, hard: Tensor) -> Tensor:
-    """``alpha * soft + (1 - alpha) * hard``, which a soft term of weight 0 does not spoil.
+def weighed(weight: Tensor | float, term: Tensor) -> Tensor:
+    """``weight * term``, which is 0 for a weight of 0.
 
-    Where it overflows, the largest number takes its place, so that its product with 0 is 0.
+    Where the term overflows, the largest number takes its place, so that its product with 0 is 0.
     """
-    bounded = soft.nan_to_num(nan=torch.finfo(soft.dtype).max)
-    return alpha * bounded + (1 - alpha) * hard
+    return weight * term.nan_to_num(nan=torch.finfo(term.dtype).max)
+
+
+def mixed(alpha: Tensor | float, soft: Tensor, hard: Tensor) -> Tensor:
+    """``alpha * soft + (1 - alpha) * hard``, which a soft term of weight 0 does not spoil."""
+    return weighed(alpha, soft) + (1 - alpha) * hard

@@ -29,14 +29,15 @@ log = logging.getLogger(__name__)
 
 # Part of every run's digest: raise it when the same configuration would make another student.
 SCHEMA = 2
+LONGEST = 170  # characters of a loss's numbers in a run's name; file systems take 255 bytes
 WHOLE = re.compile(r"-?[0-9]+")
 
 
 @lru_cache(maxsize=8)  # once a process, whatever the number of jobs
-def _tell(weights: tuple[float, ...], names: tuple[str, ...]) -> None:
+def _tell(key: str, weights: tuple[float, ...], names: tuple[str, ...]) -> None:
     """Warn of whose each weight is."""
     pairs = ", ".join(f"{name} {weight:g}" for name, weight in zip(names, weights, strict=True))
-    log.warning("loss.class_weights, in the order of the classes: %s", pairs)
+    log.warning("%s, in the order of the classes: %s", key, pairs)
 
 
 class Job:
@@ -88,7 +89,9 @@ class Job:
         numbers = [(n, int(name)) for n, name in enumerate(names) if WHOLE.fullmatch(name)]
         labels = [label for _, label in numbers]
         classes = self.run.transfer.options.get("classes")
-        weights = self.run.loss.options.get("class_weights")
+        every = self.run.loss.options.items()
+        given = {key: v for key, v in every if key.rpartition(".")[2] == "class_weights"}
+        lists = {key: value for key, value in given.items() if isinstance(value, list)}
         if any(n != label for n, label in numbers):
             asked = classes if isinstance(classes, list) else []
             shown = [pair for pair in numbers if pair[0] in asked] or numbers
@@ -98,10 +101,11 @@ class Job:
             told += f"; name them from 0 to {len(names) - 1} with as many digits each, or by words"
             if isinstance(classes, list):
                 raise ConfigError(f"transfer.classes={classes}: {told}")
-            if isinstance(weights, list) and labels != sorted(labels):
-                raise ConfigError(f"loss.class_weights={weights}: {told}")
-        if isinstance(weights, list) and len(numbers) < len(names) == len(weights):
-            _tell(tuple(weights), names)
+            for key, weights in lists.items() if labels != sorted(labels) else ():
+                raise ConfigError(f"loss.{key}={weights}: {told}")
+        for key, weights in lists.items():
+            if len(numbers) < len(names) == len(weights):
+                _tell(f"loss.{key}", tuple(weights), names)
 
     def _check_teacher(self) -> None:
         run, teacher = self.run, self.run.teacher
@@ -254,7 +258,9 @@ class Job:
         if isinstance(width, float):  # what multiplies all widths
             width = "" if width == 1 else f"w{width:g}"
         width = width if isinstance(width, int | str) else ""
-        loss = "".join(f"-{key}{run.loss.options[key]:g}" for key in run.loss.numbers)
+        numbers = {key: run.loss.options[key] for key in run.loss.numbers}
+        loss = "".join(f"-{key.removeprefix('terms.')}{v:g}" for key, v in numbers.items())
+        loss = loss if len(loss) <= LONGEST else ""  # the digest holds them all
         student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
         return f"{student}-{self.digest[:8]}"
 

@@ -205,7 +205,7 @@ def member_memory(job: Job) -> int:
 def _shape(job: Job) -> Hashable:
     """What time and memory of a member depend on."""
     run = job.run
-    loss = run.loss.model_dump_json(exclude=set(run.loss.numbers))
+    loss = run.loss.model_dump_json(exclude=run.loss.varying)
     return job.setting, run.model, run.train, run.optim.target, loss, job.seen, len(job.index)
 
 

@@ -53,12 +53,13 @@ def check_loss(
     Raises:
         ConfigError: it cannot.
     """
-    weights = loss.options.get("class_weights")
-    if isinstance(weights, list) and len(weights) != classes:
-        raise ConfigError(
-            f"loss.class_weights={weights}: these are {len(weights)} numbers, and the data have "
-            f"{classes} classes; give one a class, or balanced"
-        )
+    for key, weights in loss.options.items():
+        own = key.rpartition(".")[2] == "class_weights"
+        if own and isinstance(weights, list) and len(weights) != classes:
+            raise ConfigError(
+                f"loss.{key}={weights}: these are {len(weights)} numbers, and the data have "
+                f"{classes} classes; give one a class, or balanced"
+            )
     if (fault := _fault_of_loss(loss, classes, mixed, seen, counts)) is not None:
         labels = "with the mixed labels (B, C) of the augmentation " if mixed else ""
         raise ConfigError(f"loss={loss.name}: {labels}{fault}")

@@ -85,7 +85,7 @@ def test_code_of_ones_own_as_the_readme_has_it(home: Path) -> None:
     follow("Code of your own", "train.epochs=2 teacher.model.width=16 teacher.train.epochs=2")
     swept, tuned = read_summary("multirun/mine"), read_summary("multirun/tuned")
     assert swept["status"].tolist() == ["complete"] * 8
-    assert swept["train_tckd"].notna().all()
+    assert swept["train_tv"].notna().all()
     assert (tuned["status"] == "complete").sum() == 9  # eight trials, and the best on all data
     assert Path("multirun/mine/report.html").is_file()
     lines = [(Path("multirun/mine") / place / "lines.txt") for place in swept["directory"]]

@@ -28,6 +28,7 @@ def test_every_yaml_says_all_that_its_target_takes(group: str, name: str) -> Non
     assert target.__doc__
     needed = [f"{group}.{key!s}=x" for key, value in section.items() if value == "???"]
     hard = ["loss=hard"] if group != "loss" else []
+    needed += ["+loss@loss.terms.one=kd"] if (group, name) == ("loss", "sum") else []
     parse(composed(f"{group}={name}", *needed, *hard))
 
 

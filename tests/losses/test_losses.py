@@ -211,16 +211,26 @@ def test_a_term_of_weight_0_spoils_nothing(loss: Callable[..., Tensor]) -> None:
 def test_kd_says_what_it_has_no_gradient_by() -> None:
     z, v = logits_of(0, B, C), logits_of(1, B, C).requires_grad_()
     value = kd(z.requires_grad_(), v, temperature=2.0, alpha=0.5).sum()
-    with pytest.raises(NotImplementedError, match="by student_logits and alpha alone"):
+    with pytest.raises(NotImplementedError, match="by student_logits and its weights alone"):
         torch.autograd.backward(value)
 
 
 # Those of features have their own tests, and train in tests/training/test_features.py.
 OF_LOGITS = [
     name
-    for name in options("loss")
+    for name in sorted({*options("loss")} - {"sum"})  # see test_sum
     if "student_features" not in parse(composed("data=synthetic", f"loss={name}")).loss.takes
 ]
+
+
+# What each term of a loss is weighed by: a key, or a number.
+WEIGHED: dict[str, dict[str, str | float]] = {
+    **{name: {"soft": "alpha", "hard": "hard"} for name in ("standardised_kd", "wsld")},
+    **{name: {"soft": "beta", "hard": "hard"} for name in ("ttm", "wttm")},
+    "dkd": {"tckd": "alpha", "nckd": "beta", "hard": "hard"},
+    "nkd": {"target": 1.0, "others": "gamma", "hard": "hard"},
+    "dist": {"classes": "beta", "batch": "gamma", "hard": "hard"},
+}
 
 
 @pytest.mark.parametrize("name", OF_LOGITS)
@@ -233,17 +243,17 @@ class TestEveryYaml:
         return Objective.of([section.model_copy(update=own) for own in known], C)
 
     def value(self, name: str, z: Tensor, v: Tensor, **changes: float) -> Tensor:
-        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 1.0}
         return self.objective(name, [changes])(z.unsqueeze(0), given)[0][0]
 
     def test_one_finite_value_an_example(self, name: str) -> None:
         value = self.value(name, logits_of(0, B, C), logits_of(1, B, C))
-        assert value.shape == (B,)
+        assert value.shape == (() if name == "dist" else (B,))
         assert value.isfinite().all()
 
     def test_is_linear_in_alpha_ends_included(self, name: str) -> None:
         section = parse(composed("data=synthetic", f"loss={name}")).loss
-        if "alpha" not in section.options:
+        if "alpha" not in section.options or name in WEIGHED:
             return
         z, v = logits_of(0, B, C), logits_of(1, B, C)
         soft, hard = (self.value(name, z, v, alpha=a) for a in (1.0, 0.0))
@@ -257,11 +267,13 @@ class TestEveryYaml:
         assert (soft > 0).all()
 
     def test_maps_over_members(self, name: str) -> None:
+        """Each with numbers of its own, and alone."""
         z, v = logits_of(0, 3, B, C, dtype=torch.float32), logits_of(1, B, C, dtype=torch.float32)
-        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.05}
+        section = parse(composed("data=synthetic", f"loss={name}")).loss
         own = [
-            {"alpha": alpha, "temperature": t, "smoothing": s}
-            for alpha, t, s in ((0.2, 1.0, 0.1), (0.5, 2.0, 0.5), (1, 9, 0.2))
+            {n: share * section.options[n] for n in section.numbers} | {"smoothing": s}
+            for share, s in ((0.25, 0.1), (0.5, 0.5), (1.0, 0.2))
         ]
         objective = self.objective(name, own)
         assert objective.mapped
@@ -273,9 +285,23 @@ class TestEveryYaml:
             alone, _ = objective.keep(torch.tensor([k]))(z[k : k + 1], given)
             torch.testing.assert_close(mapped[k], alone[0])
 
+    def test_each_member_may_have_a_teacher_of_its_own(self, name: str) -> None:
+        z, v = (logits_of(n, 3, B, C, dtype=torch.float32) for n in (0, 1))
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 1.0}
+        objective = self.objective(name, [{}] * 3)
+        mapped, _ = objective(z, given)
+        for k in range(3):
+            torch.testing.assert_close(mapped[k], self.value(name, z[k], v[k]))
+
     def test_the_terms_make_the_total(self, name: str) -> None:
         z, v = logits_of(0, 1, B, C), logits_of(1, B, C)
-        given = {"teacher_logits": v, "labels": LABELS, "progress": 0.0}
+        given = {"teacher_logits": v, "labels": LABELS, "progress": 1.0}
         total, terms = self.objective(name, [{"alpha": 0.25}])(z, given)
-        if terms:
+        if name in WEIGHED:
+            own = parse(composed("data=synthetic", f"loss={name}")).loss.options | {"alpha": 0.25}
+            weights = {n: own[w] if isinstance(w, str) else w for n, w in WEIGHED[name].items()}
+            assert weights.keys() == terms.keys()
+            whole = sum((weights[n] * term for n, term in terms.items()), torch.zeros(()))
+            torch.testing.assert_close(total, whole.to(total.dtype))
+        elif terms:
             torch.testing.assert_close(total, 0.25 * terms["soft"] + 0.75 * terms["hard"])

@@ -123,14 +123,33 @@ def _needs(name: str) -> None:
 OWN = {
     "kd": [("optim.lr=0.01",), ("optim.lr=0.003", "loss.temperature=9"), ("loss.alpha=0.2",)],
     "logits": [("optim.lr=0.01",), ("optim.lr=0.003", "loss.alpha=0.5"), ("loss.alpha=0.2",)],
-    "hard": [
-        *(("loss.smoothing=0.1",), ("loss.smoothing=0.1", "optim.lr=0.01")),
-        ("loss.smoothing=0.3", "optim.lr=0.003"),
-    ],
+    **{
+        loss: [
+            *(("loss.smoothing=0.1",), ("loss.smoothing=0.1", "optim.lr=0.01")),
+            ("loss.smoothing=0.3", "optim.lr=0.003"),
+        ]
+        for loss in ("hard", "label_smoothing")
+    },
+    **{
+        loss: [("optim.lr=0.01",), ("optim.lr=0.003", f"loss.{one}"), (f"loss.{other}",)]
+        for loss, one, other in (
+            ("reverse_kl", "temperature=9", "alpha=0.2"),
+            ("jsd", "temperature=9", "beta=0.1"),
+            ("mse", "alpha=0.5", "alpha=0.2"),
+            ("standardised_kd", "temperature=9", "hard=0.5"),
+            ("dkd", "temperature=9", "beta=2"),
+            ("nkd", "temperature=4", "gamma=0.5"),
+            ("wsld", "temperature=9", "alpha=0.5"),
+            ("ttm", "gamma=0.5", "beta=2"),
+            ("wttm", "gamma=0.5", "beta=2"),
+            ("dist", "temperature=1", "gamma=0.5"),
+        )
+    },
 }
 CASES = [
     *((n, "kd") for n in options("model")),
-    *((n, loss) for n in ("mlp", "resnet8") for loss in options("loss") if loss != "kd"),
+    *(("mlp", loss) for loss in options("loss") if loss not in ("kd", "sum")),
+    *(("resnet8", loss) for loss in ("logits", "hard", "dist")),
 ]
 
 

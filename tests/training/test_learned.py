@@ -26,6 +26,12 @@ from distill.training.stack import Stack
 
 FP32 = ("precision=fp32", "train.epochs=3")
 CRD = ("loss=crd", "loss.negatives=9", "loss.size=4", *FP32)
+SUM = (
+    *("loss=sum", "+loss@loss.terms.hint=fitnets", "+loss@loss.terms.soft=ctkd"),
+    *("+loss@loss.terms.contrast=crd", "loss.terms.contrast.negatives=9"),
+    *("loss.terms.contrast.size=4", *FP32),
+)
+LOSSES = {"ctkd": ("loss=ctkd", *FP32), "crd": CRD, "sum": SUM}
 
 
 def taught(jobs: Sequence[Job]) -> Training:
@@ -91,8 +97,34 @@ MEMBERS = {
         ("loss.start=4",),
     ],
     "crd": [("loss.beta=0.8",), ("optim.lr=1e30",), ("loss.temperature=0.5", "loss.momentum=0.1")],
+    "sum": [
+        ("+loss.terms.hint.weight=2",),
+        ("optim.lr=1e30",),
+        ("loss.terms.soft.start=4", "loss.terms.contrast.temperature=0.5"),
+    ],
     "auxiliary": [("+loss.beta=1",), ("optim.lr=1e30",), ("+loss.beta=3", "optim.lr=0.003")],
 }
+
+
+def test_a_sum_gives_each_loss_what_it_learns() -> None:
+    both = make_job(
+        "loss=sum", "+loss@loss.terms.hint=fitnets", "+loss@loss.terms.soft=ctkd", *FP32
+    )
+    training = taught([both])
+    assert {*learned(training).parameters} == {
+        *("parts.hint.layers.0.weight", "parts.hint.layers.0.bias", "parts.soft.value"),
+    }
+    index, view = next(iter(training.transfer.batches(0, 0, 16)))
+    found = training.step(index, view, 0.0, 0.5)
+    for name, loss in (("hint", "fitnets"), ("soft", "ctkd")):
+        alone = taught([make_job(f"loss={loss}", *FP32)])
+        own, prefix = learned(alone).parameters, f"parts.{name}."
+        for key, value in own.items():
+            value.copy_(learned(training).parameters[prefix + key])
+        learned(alone).refresh()
+        expected = alone.step(index, view, 0.0, 0.5)["train_loss"]
+        torch.testing.assert_close(found[f"train_{name}"], expected)
+    torch.testing.assert_close(found["train_loss"], found["train_hint"] + found["train_soft"])
 
 
 @pytest.mark.parametrize("mapped", [True, False])
@@ -105,7 +137,7 @@ def test_what_a_loss_learns_in_a_stack_is_what_it_learns_alone(
     def job(*overrides: str) -> Job:
         if name == "auxiliary":
             return offered("loss", auxiliary, *FP32, *overrides)
-        return make_job(*(CRD if name == "crd" else ("loss=ctkd", *FP32)), *overrides)
+        return make_job(*LOSSES[name], *overrides)
 
     jobs = [job(*own) for own in MEMBERS[name]]
     assert len({job.run.shared for job in jobs}) == 1
@@ -125,7 +157,7 @@ def test_what_a_loss_learns_in_a_stack_is_what_it_learns_alone(
     changed = [
         n for n, v in learned(together).tensors.items() if not torch.equal(v[0], start[n][0])
     ]
-    fixed = {"order", "label", "count", "first"} if name == "crd" else set()
+    fixed = {n for n in start if n.rpartition(".")[2] in ("order", "label", "count", "first")}
     assert {*changed} == start.keys() - fixed
     assert any(not torch.equal(v[0], v[1]) for v in learned(together).parameters.values())
 
