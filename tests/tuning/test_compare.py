@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, Cli
+from conftest import SMALL, Cli, composed, options
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from scipy import stats
 
+from distill.config import parse
 from distill.report import page
 from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, read
 from distill.report.contents import Sweep
 from distill.runs import results
+from distill.system.conf import CONF
 
 COMPARE = (
     *("experiment=compare_losses", *SMALL, "precision=fp32", "data.examples=128"),
@@ -137,6 +142,28 @@ def test_what_cannot_be_compared_is_one_line(
     assert done.err.count("\n") == 1
     assert not trained
     assert not Path("c").exists()
+
+
+def test_every_loss_of_logits_is_a_candidate_with_all_of_its_keys() -> None:
+    with initialize_config_dir(str(CONF)):
+        whole = compose("config", ["experiment=compare_losses"], return_hydra_config=True)
+    candidates = OmegaConf.to_container(whole.hydra.sweeper.candidates, resolve=True)
+    assert isinstance(candidates, dict)
+    weights = {"smoothing", "class_weights", "hard", "start", "warmup"}  # of CE, and of schedules
+    compared = set()
+    for name, own in candidates.items():
+        keys = {key: value for key, value in own.items() if key not in ("loss", "overrides")}
+        space = [f"loss.{key}={value}" for key, value in keys.items()]
+        parsed = OverridesParser.create().parse_overrides(space)
+        assert all(override.is_interval_sweep() for override in parsed), name
+        ends = [f"{o.key_or_group}={o.value().start}" for o in parsed]
+        loss = parse(composed("data=synthetic", f"loss={own['loss']}", *ends)).loss
+        compared.add(own["loss"])
+        if own["loss"] not in ("hard", "label_smoothing"):
+            assert {*loss.options} - weights == {*keys}, name
+    of_features = {"at", "crd", "fitnets", "pkt", "rkd", "sp"}
+    assert compared == {*options("loss")} - of_features - {"sum"}
+    assert candidates["labels_longer"]["overrides"]["train.epochs"] == 3 * whole.train.epochs
 
 
 def runs(**errors: list[int]) -> pd.DataFrame:
