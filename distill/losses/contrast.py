@@ -127,9 +127,9 @@ def crd(
     Of the embeddings of an example by the student, and by the teacher, one is to be told from M
     negatives by the other: ``L = -log h_0 - sum_m log(1 - h_m)`` with ``h = e^(g / T) / (e^(g / T)
     + M Z / N)`` of the inner product g and a constant Z, so that e^(g / T) / Z is a probability
-    over the N examples; it is estimated in the first batch. Tian et al. (2020), "Contrastive
-    Representation Distillation", arXiv 1910.10699, equations 10, 11 and 18 to 20. Negatives are of
-    other classes, drawn with replacement, from a memory of the embeddings' averages.
+    over the N examples; it is estimated in the first batch. Negatives are of other classes, drawn
+    with replacement, from a memory of the embeddings' averages. Tian et al. (2020), "Contrastive
+    Representation Distillation", arXiv 1910.10699; the numbers are those of their code.
 
     Args:
         student_logits: (B, C).

@@ -50,10 +50,10 @@ def fitnets(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Hints: ``CE + beta sum_l mean (r_l(s_l) - t_l)^2``.
 
-    Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, equation 3, whose
-    regressor r is learned; here it is a 1 x 1 convolution, or a linear layer of vectors, and hints
-    and labels are learned at once, as in later work (Tian et al. 2020, arXiv 1910.10699, whose beta
-    this is). Of maps of different size the larger is averaged to the smaller.
+    Romero et al. (2015), "FitNets: Hints for Thin Deep Nets", arXiv 1412.6550, where hints come
+    first and labels after them; here both are learned at once, as in the comparison of Tian et al.
+    (2020, arXiv 1910.10699), whose beta this is. The regressor r is a 1 x 1 convolution, or of
+    vectors a linear layer. Of maps of different size the larger is averaged to the smaller.
 
     Args:
         student_logits: (B, C).
@@ -93,9 +93,9 @@ def at(
     """Attention transfer: ``CE + beta sum_l mean (Q(s_l) / |Q(s_l)| - Q(t_l) / |Q(t_l)|)^2``.
 
     Q of a map is its mean square over channels, (H W,) numbers, over which the mean is taken.
-    Zagoruyko and Komodakis (2017), "Paying More Attention to Attention", arXiv 1612.03928,
-    equation 2, squared and with a mean in the place of the sum, as in their code. Of maps of
-    different size the larger is averaged to the smaller.
+    Zagoruyko and Komodakis (2017), "Paying More Attention to Attention", arXiv 1612.03928;
+    the square, the mean and beta are of the comparison of Tian et al. (2020, arXiv 1910.10699). Of
+    maps of different size the larger is averaged to the smaller.
 
     Args:
         student_logits: (B, C).

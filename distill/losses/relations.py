@@ -28,8 +28,8 @@ def sp(
     """Similarity-preserving: ``CE + beta sum_l |G(s_l) - G(t_l)|_F^2 / B^2``.
 
     G are the products of all pairs of vectors, each row divided by its Euclidean norm. Tung and
-    Mori (2019), "Similarity-Preserving Knowledge Distillation", arXiv 1907.09682, equations 1 to 4;
-    they take the last convolutional maps, and gamma / 2 in the place of beta, 3000 in later work.
+    Mori (2019), "Similarity-Preserving Knowledge Distillation", arXiv 1907.09682; beta is of the
+    comparison of Tian et al. (2020, arXiv 1910.10699), with features of the last convolutions.
 
     Args:
         student_logits: (B, C).
@@ -71,8 +71,9 @@ def rkd(
 
     L_D is the mean Huber loss, over all pairs, of their distances, divided by the mean of those
     that are not 0; L_A that, over all triples, of the cosines of the angles at their first. Park et
-    al. (2019), "Relational Knowledge Distillation", arXiv 1904.05068, equations 4 to 9, with means
-    over B^2 and B^3 in the place of sums, as in their code; all triples take B^3 numbers.
+    al. (2019), "Relational Knowledge Distillation", arXiv 1904.05068, with means over B^2 and B^3,
+    and the weights, of the comparison of Tian et al. (2020, arXiv 1910.10699). All triples take B^3
+    numbers.
 
     Args:
         student_logits: (B, C).
@@ -121,9 +122,8 @@ def pkt(
 
     p and q of teacher and student are the cosines of all pairs of vectors, scaled to lie from 0 to
     1, each row divided by its sum. Passalis and Tefas (2018), "Learning Deep Representations with
-    Probabilistic Knowledge Transfer", arXiv 1803.10837, equations 4 to 7, with the mean over B^2 in
-    the place of the sum, and 1e-7 added to each, as in their code; beta is of Tian et al. (2020,
-    arXiv 1910.10699).
+    Probabilistic Knowledge Transfer", arXiv 1803.10837, with the mean over B^2, and 1e-7 added to p
+    and q in the logarithm; beta is of the comparison of Tian et al. (2020, arXiv 1910.10699).
 
     Args:
         student_logits: (B, C).

@@ -11,7 +11,8 @@ stay as they are. Randomness in training comes from torch's generators, which th
 `Dropout` from `distill.models.dropout` draws its masks faster. A method ``constrain_(parameters)``
 may project the parameters in place after each step, and returns whether it did; they may carry
 leading member axes. One whose options say more than its name is called by them
-(`distill.models.parts.known_as`).
+(`distill.models.parts.known_as`). ``features``, a key that every model has, names the modules whose
+outputs a loss may ask for.
 """
 
 from distill.models.cnn import CNN

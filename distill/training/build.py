@@ -19,7 +19,7 @@ from distill.training.contracts import (
 )
 from distill.training.features import Shape, shapes
 from distill.training.inputs import read
-from distill.training.objective import EXAMPLES, UNSEEN, Objective, Seen
+from distill.training.objective import EXAMPLES, UNSEEN, Objective, Seen, few
 from distill.training.stack import Stack
 
 
@@ -70,14 +70,14 @@ def _fault_of_loss(
     loss: Component, classes: int, mixed: bool, seen: Seen, counts: tuple[int, ...]
 ) -> str | None:
     labels = None
-    if loss.learned is not None:
-        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    if counts:
+        labels = few(torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)))
     try:
         objective = Objective.of([loss], classes, seen=seen, labels=labels)
     except Exception as error:  # of a constructor, which the user may have written
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return f"its own parameters cannot be made ({reason})"
-    examples = sum(counts) or EXAMPLES
+    examples = EXAMPLES if labels is None else len(labels)
     return fault_of_loss(objective, classes, mixed=mixed, seen=seen, examples=examples)
 
 

@@ -76,7 +76,7 @@ class Objective:
         """
         first = losses[0]
         labels = torch.arange(EXAMPLES) % classes if labels is None else labels
-        own = partial(_learned, first, classes, seen, labels, seed)
+        some, own = few(labels), partial(_learned, first, classes, seen)
         one = cls(
             first.function,
             first.takes,
@@ -84,10 +84,11 @@ class Objective:
             {name: value for name, value in first.options.items() if name not in first.numbers},
             teachers,
             features=features,
-            learned=own(1, CPU),
+            learned=own(some, 0, 1, CPU),
         )
-        mapped = one.maps(classes, seen, len(labels))
-        return replace(one, device=device, mapped=mapped, learned=own(len(losses), device))
+        mapped = one.maps(classes, seen, len(some))
+        learned = own(labels, seed, len(losses), device)
+        return replace(one, device=device, mapped=mapped, learned=learned)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -185,6 +186,12 @@ def _learned(
     stack = Stack(build, members, derive(seed, "loss"), device)
     stack.trainable(torch.float32)
     return stack
+
+
+def few(labels: Tensor) -> Tensor:
+    """Labels of a few examples of each class, for which a loss is tried: a memory may be large."""
+    counts = labels.bincount().clamp(max=EXAMPLES).cpu()
+    return torch.arange(len(counts)).repeat_interleave(counts)
 
 
 def tried(

@@ -139,12 +139,13 @@ def test_a_member_that_diverges_leaves_its_neighbours_alone(home: Any) -> None:
             torch.testing.assert_close(weights[name], value, atol=2e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("model", ["cnn", "mlp"])
+@pytest.mark.parametrize("model", ["cnn", "mlp", "mlp with features"])
 @pytest.mark.parametrize("batch", [7, 64, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_member_that_is_not_finite_is_no_part_of_the_others(
     model: str, batch: int, dtype: torch.dtype
 ) -> None:
+    model, _, seen = model.partition(" with ")
     job = make_job(f"model={model}", "model.width=8")
     logits, gradients = [], []
     for value in (0.5, math.nan):
@@ -154,7 +155,7 @@ def test_a_member_that_is_not_finite_is_no_part_of_the_others(
         leaves = list(stack.trainable(dtype).values())
         stack.eval()
         x = torch.rand(batch, *job.data.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-        out = stack(x)
+        out = torch.cat([*stack.observed(x, None)[1], stack(x)], 2) if seen else stack(x)
         grads = torch.autograd.grad(out.float().square().sum(), leaves)
         logits.append(out.detach()[::2])
         gradients.append([grad[::2] for grad in grads])
