@@ -276,7 +276,7 @@ def _by_seed(
 
 def _apart(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
     """The keys in which two runs differ, but for where they ran."""
-    sides = [dict(results.leaves({**run["config"], "places": run.get("places")}))
+    sides = [dict(results.leaves({**run["config"], "places": run.get("places") or {}}))
              for run in (one, other)]  # fmt: skip
     keys = sides[0].keys() | sides[1].keys()
     return {key for key in keys - ASIDE if sides[0].get(key) != sides[1].get(key)}

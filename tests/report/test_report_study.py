@@ -490,3 +490,24 @@ def test_a_storage_that_is_asked_for_and_not_there_is_named(copied: Path, home: 
     shutil.copy(copied / "summary.csv", home)
     [study] = studies(home, "no.log")  # though it is of no study
     assert study.missing[0].startswith("no.log cannot be read (")
+
+
+def test_of_a_front_that_is_compared_which_costs_no_more_than_the_defaults() -> None:
+    values = [(9.0, 10.0), (5.0, 20.0), (3.0, 90.0)]
+    found = [create_trial(values=pair) for pair in values]
+    objectives = ("val_errors", "parameters")
+    for cost, chosen in ((50, (5.0, 20.0)), (20, (5.0, 20.0)), (100, (3.0, 90.0))):
+        without = {0: {"parameters": cost, "test_errors": 1}}
+        assert telling._compared(found, objectives, without).values == list(chosen)
+    # Where none is within, or the defaults were not trained yet, all are.
+    assert telling._compared(found, objectives, {0: {"parameters": 5}}).values == [3.0, 90.0]
+    assert telling._compared(found, objectives, {}).values == [3.0, 90.0]
+
+
+def test_runs_are_apart_in_all_but_where_they_ran() -> None:
+    one = {"config": {"seed": 0, "device": "cpu", "loss": {"alpha": 1.0}}}
+    other = {"config": {"seed": 0, "device": "cuda", "loss": {"alpha": 0.5}, "new": 3}}
+    assert telling._apart(one, other) == {"loss.alpha", "new"}
+    assert telling._apart(one, {**one, "places": {"teacher.path": "abc"}}) == {
+        "places.teacher.path"
+    }
