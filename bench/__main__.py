@@ -1,7 +1,8 @@
 """`python -m bench`: ratios measured side by side; `python -m bench curve`: cost as work grows;
 `python -m bench halving`: what halving saves, and what it costs; `python -m bench busy`: the
 quickstart beside a busy process; `python -m bench start`: how long commands take that do little;
-`python -m bench images`: convolutional students on CIFAR-100, an image folder in DISTILL_DATA.
+`python -m bench images`: convolutional students on CIFAR-100, an image folder in DISTILL_DATA;
+`python -m bench losses`: steps with each loss against those with kd, a part of the first, too.
 
 Run it in a checkout, on a machine that does nothing else. Full MNIST is read as `distill` reads it
 (DISTILL_DATA). What is measured is printed, and appended to bench/LOG.md.
@@ -26,6 +27,7 @@ from rich.table import Table
 from bench.commands import busy, start
 from bench.field import images
 from bench.halving import halving
+from bench.losses import against_kd
 from bench.ours import Epochs, clock, gemm, job, peak_memory, spread
 from bench.post import Post
 from distill.runs.job import Job
@@ -152,7 +154,7 @@ def of_memory(_: int) -> Rows:
 
 def table(repeats: int) -> Rows:
     """The rows of `python -m bench`."""
-    for rows in (against_post, against_gemm, of_jobs, of_memory):
+    for rows in (against_post, against_gemm, against_kd, of_jobs, of_memory):
         yield from rows(repeats)
 
 
@@ -179,6 +181,7 @@ def curve(repeats: int) -> Rows:
 
 WHAT: dict[str, tuple[Callable[[int], Rows], tuple[str, ...]]] = {
     "table": (table, ("what", "measured", "against", "ratio", "wanted")),
+    "losses": (against_kd, ("what", "measured", "against", "ratio", "wanted")),
     "images": (images, ("what", "ours", "the field's loop", "ratio", "wanted")),
     "halving": (halving, ("halving", "time / plain", "same choice", "val errors", "test errors")),
     "busy": (busy, ("quickstart", "alone", "/ first", "beside", "/ alone", "/ first alone")),

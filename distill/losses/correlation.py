@@ -3,6 +3,8 @@
 Letters: B examples in a batch, C classes, T temperature.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,10 +56,11 @@ def dist(
         >>> dist(z, v, torch.arange(3), **options)[1]["batch"].abs() < 1e-6
         tensor(True)
     """
-    z, v = _deviation(student_logits, temperature), _deviation(teacher_logits, temperature)
+    z, v = (_Deviation.apply(x, temperature)[0] for x in (student_logits, teacher_logits))
     size = EPSILON * (temperature * student_logits.shape[-1]) ** 2
     square = temperature * temperature
-    classes = square * (1 - _correlation(z, v, size, -2))
+    classes = square * (1 - _correlation(z, v, size, -2))  # over which both have mean 0
+    z, v = (x - x.mean(-1, keepdim=True) for x in (z, v))
     batch = square * (1 - _correlation(z, v, size, -1))
     labelled = cross_entropy(
         student_logits, labels, class_counts, smoothing=smoothing, class_weights=class_weights
@@ -66,29 +69,52 @@ def dist(
     return total, {"classes": classes, "batch": batch, "hard": labelled}
 
 
-def _deviation(logits: Tensor, t: Tensor | float) -> Tensor:
-    """C T (p - 1 / C) of p = softmax(logits / T), as (C, B), exact where p is nearly uniform.
+class _Deviation(torch.autograd.Function):
+    """C T (p - 1 / C) of p = softmax(logits / T), as (..., C, B), exact where p is nearly uniform.
 
-    With logits z of mean 0 and g = T (exp(z / T) - 1), it is (g - mean g) / (1 + mean g / T).
+    There, with g = T (exp(z / T) - 1) of logits z of mean 0, it is (g - mean g) / (1 + mean g / T).
     """
-    z = logits.mT
-    plain = (z / t).softmax(-2) * (t * z.shape[-2]) - t
-    with torch.no_grad():
-        z = z - z.mean(-2, keepdim=True)
-        x = z / t
-        growth = x.clamp(max=1).expm1() * t
-        mean = growth.mean(-2, keepdim=True)
-        near = (growth - mean) / (1 + mean / t)
-        exact = torch.where(x.abs().amax(-2, keepdim=True) < 0.1, near, plain)
-    return plain + (exact - plain).detach()
+
+    @staticmethod
+    def forward(logits: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor]:
+        z = logits.mT
+        p = (z / t).softmax(-2) * z.shape[-2]
+        found = (p - 1).mul_(t)
+        small = found.abs().amax(-2, keepdim=True) < 0.1 * t
+        if z.is_cuda or small.any():  # on a GPU it would take longer to ask
+            growth = ((z - z.mean(-2, keepdim=True)) / t).expm1_().mul_(t)
+            mean = growth.mean(-2, keepdim=True)
+            found = torch.where(small, (growth - mean) / (1 + mean / t), found)
+        return found, p
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG004
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def vmap(
+        info: Any, dims: tuple[int | None, ...], logits: Tensor, t: Tensor | float
+    ) -> tuple[Any, tuple[int, int]]:
+        """Map over members: their axis comes first."""
+        z = logits if dims[0] is None else logits.movedim(dims[0], 0)
+        z = z if dims[0] is not None else z.expand(info.batch_size, *z.shape)
+        if isinstance(t, Tensor) and dims[1] is not None:
+            t = t.movedim(dims[1], 0).reshape(-1, *[1] * (z.dim() - 1))
+        return _Deviation.apply(z, t), (0, 0)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        (p,) = ctx.saved_tensors
+        weighed = outer[0] * p
+        return (weighed - p * weighed.mean(-2, keepdim=True)).mT, None
 
 
 def _correlation(a: Tensor, b: Tensor, size: Tensor | float, dim: int) -> Tensor:
-    """The mean of Pearson's correlations over ``dim``, damped for products of norms near ``size``.
+    """The mean of correlations over ``dim``, damped for products of norms near ``size``.
 
-    The norm of numbers that are all equal has no gradient here.
+    The norm of numbers that are all 0 has no gradient here.
     """
-    a, b = (x - x.mean(dim, keepdim=True) for x in (a, b))
     norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
     correlations: Tensor = (a * b).sum(dim) / (norms + size)
     return correlations.mean(-1)

@@ -105,12 +105,13 @@ def jensen_shannon(student: Tensor, teacher: Tensor, t: Number, beta: Tensor) ->
     q, u, _, _, at = _apart(z, v, t)
     p = F.softmax(_near(v) / t, -2)
     ratio = _log_ratio(q, u, z, v, t)  # log p / q
-    close = ratio.abs() < 1
-    of_q = (beta * ratio.expm1()).log1p()  # log m / q
+    of_q = ratio.expm1().mul_(beta).log1p_()  # log m / q
     of_p = of_q - ratio  # log m / p
-    own, others = beta.log(), (-beta).log1p()
-    of_q = torch.where(close, of_q, torch.logaddexp(others, own + ratio))
-    of_p = torch.where(close, of_p, torch.logaddexp(own, others - ratio))
+    far = (ratio.abs() > 20) | ((beta > 0.9) & (ratio < -1))
+    if far.is_cuda or far.any():
+        own, other = beta.log(), (-beta).log1p()
+        of_q = torch.where(far, torch.logaddexp(other, own + ratio), of_q)
+        of_p = torch.where(far, torch.logaddexp(own, other - ratio), of_p)
     m = beta * p + (1 - beta) * q
     value = _spread(p, of_p, m, t) / (1 - beta) + _spread(q, of_q, m, t) / beta
     near = of_q - _at(of_q, at.top)

