@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from distill.config.components import GROUPS, find, schema, targets
 from distill.config.errors import ConfigError, shown, unknown
-from distill.config.sections import Data, Halving, Loggers, Optim, Run, Teacher, Train
+from distill.config.sections import Data, Halving, Loggers, Optim, Run, Teacher, Train, Views
 from distill.config.strict import LARGEST, SMALLEST, Component, Strict, in_float32
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Run",
     "Teacher",
     "Train",
+    "Views",
     "check",
     "parse",
     "targets",

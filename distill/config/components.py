@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from pydantic import Field, PydanticSchemaGenerationError, PydanticUserError, create_model
 
 from distill.config.errors import ConfigError
-from distill.config.sections import Data, Optim
+from distill.config.sections import Data, Optim, Views
 from distill.config.strict import Component
 from distill.system.trust import FLAG, TRUSTED, trusted
 
@@ -45,6 +45,7 @@ GROUPS = {
         ("student_logits", "teacher_logits", "labels", "class_counts", "progress"),
     ),
     "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
+    "views": Group("distill.views", Views, ("inputs", "view", "count")),
     "augment": Group("distill.augment", Component, ("inputs", "labels", "classes", "generator")),
     "transfer": Group("distill.transfer", Component, ("labels", "generator")),
     "logger": Group("distill.loggers", Component, ()),

@@ -235,7 +235,8 @@ def _told(stacks: Sequence[Stack], jobs: Sequence[Job]) -> Iterator[str]:
         views = 0 if way.online or way.file else way.views
         # One teacher answers for all views.
         data = setting.data.model_copy(update={"jitter": 0, "flip": False})
-        kinds.setdefault((way.name, views), {})[teacher, replace(setting, data=data)] = way
+        plain = replace(setting, data=data, views=None)
+        kinds.setdefault((way.name, views), {})[teacher, plain] = way
     return (targets.told([*own.values()]) for own in kinds.values())
 
 
