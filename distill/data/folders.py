@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when the same files would be other pixels, or have another digest
 LARGEST = 4096  # pixels, of a side
-CHUNK = 64  # images that a thread decodes at a time
+CHUNK, BYTES = 256, 2**22  # at most so many images, and bytes of them, are decoded at a time
 MANY = 5_000  # images for which it pays to start processes, which takes half a second
 
 
@@ -118,13 +118,13 @@ def _files(folder: Path, part: str) -> Classes:
             raise ValueError(
                 f"{entry.path}: it lies in no folder of a class; wanted is {part}/CLASS/FILE"
             )
-        below = _below(entry.path, f"{part}/{entry.name}")
-        found[entry.name] = sorted(below, key=lambda file: file[0].rpartition("/")[::2])
+        below = sorted(_below(entry.path, f"{part}/{entry.name}"))
+        found[entry.name] = [file for _, files in below for file in sorted(files)]
     return found
 
 
-def _below(folder: str, name: str) -> list[File]:
-    """The files below a folder, which has this ``name`` below the root."""
+def _below(folder: str, name: str) -> Iterator[tuple[str, list[File]]]:
+    """A folder, which has this ``name`` below the root, and each below it, with its own files."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -132,11 +132,11 @@ def _below(folder: str, name: str) -> list[File]:
             if own[0] == ".":
                 continue
             if entry.is_dir():
-                found += _below(entry.path, f"{name}/{own}")
+                yield from _below(entry.path, f"{name}/{own}")
             else:
                 stat = entry.stat()
                 found.append((f"{name}/{own}", stat.st_size, stat.st_mtime_ns))
-    return found
+    yield name, found
 
 
 def _check(folder: Path, files: dict[str, Classes], test: str) -> None:
@@ -279,8 +279,9 @@ def _filled(
     arrays = {p: np.empty((len(group), *shape), np.uint8) for p, group in groups.items()}
     first = groups["train"][0][0]
     decode = partial(several, folder, channels=channels, size=size)
-    jobs = [(p, start) for p, group in groups.items() for start in range(0, len(group), CHUNK)]
-    names = [[file[0] for file in groups[p][start : start + CHUNK]] for p, start in jobs]
+    step = max(1, min(CHUNK, BYTES // int(np.prod(shape))))
+    jobs = [(p, start) for p, group in groups.items() for start in range(0, len(group), step)]
+    names = [[file[0] for file in groups[p][start : start + step]] for p, start in jobs]
 
     def fill(pool: Executor, advance: Callable[[int], None]) -> None:
         for (part, start), own, images in zip(jobs, names, pool.map(decode, names), strict=True):

@@ -174,7 +174,7 @@ def test_many_are_decoded_in_processes_to_the_same(
     kept.unlink()
     with monkeypatch.context() as patch:
         patch.setattr("distill.system.pictures.pixels", None)  # here nothing is decoded
-        patch.setattr(folders, "_decoded", lambda *a: folders._filled(*a, (3, 6, 5)))
+        patch.setattr(folders, "pixels", lambda *_: PIXELS[0])  # of the first, the shape
         assert load(image_folder, root="d").digest == first.digest
     change("d/test/b/x.png", 90)
     with pytest.raises(ValueError, match=r"d/test/b/x.png: it is damaged \("):
