@@ -20,6 +20,7 @@ FLOORS = [
         "models",
         "optim",
         "transfer",
+        "views",
         "augment",
         "loggers",
         "data",

@@ -15,7 +15,17 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from distill.config.components import GROUPS, SUM, find, schema, summed, targets, term
 from distill.config.errors import ConfigError, shown, unknown
-from distill.config.sections import Data, Halving, Loggers, Model, Optim, Run, Teacher, Train
+from distill.config.sections import (
+    Data,
+    Halving,
+    Loggers,
+    Model,
+    Optim,
+    Run,
+    Teacher,
+    Train,
+    Views,
+)
 from distill.config.strict import LARGEST, SMALLEST, Component, Strict, in_float32
 
 __all__ = [
@@ -30,6 +40,7 @@ __all__ = [
     "Run",
     "Teacher",
     "Train",
+    "Views",
     "check",
     "parse",
     "targets",

@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from distill.config.errors import ConfigError
-from distill.config.sections import Data, Model, Optim
+from distill.config.sections import Data, Model, Optim, Views
 from distill.config.strict import Component, Strict, Sum
 from distill.system.trust import FLAG, TRUSTED, trusted
 
@@ -61,6 +61,7 @@ GROUPS = {
         ),
     ),
     "optim": Group("distill.optim", Optim, ("parameters", "leaves", "lr", "weight_decay")),
+    "views": Group("distill.views", Views, ("inputs", "view", "count")),
     "augment": Group("distill.augment", Component, ("inputs", "labels", "classes", "generator")),
     "transfer": Group("distill.transfer", Component, ("labels", "generator")),
     "logger": Group("distill.loggers", Component, ()),

@@ -86,6 +86,17 @@ class Model(Component):
     features: Annotated[list[str], Field(min_length=1)] | None = None
 
 
+class Views(Component):
+    """A finite list of ``count`` views, each of which is made of each that jitter and flip make."""
+
+    count: Annotated[int, Field(gt=0, le=10**4)]
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all that decides the list, its code among that."""
+        return store.digest({"views": said(self), "sources": sources([self])})
+
+
 class Optim(Component):
     """An optimizer and the schedule of its learning rate.
 
@@ -156,6 +167,7 @@ class Teacher(Strict):
     model: Model | None = None
     optim: Optim | None = None
     train: Train | None = None
+    views: Views | None = None
     augment: Component | None = None
 
     @model_validator(mode="before")
@@ -163,7 +175,8 @@ class Teacher(Strict):
     def _trained(cls, values: Any) -> Any:
         """What an experiment says of the training of one that is not trained falls away."""
         if isinstance(values, dict) and "optim" not in values:
-            return {key: v for key, v in values.items() if key not in ("train", "augment")}
+            away = ("train", "views", "augment")
+            return {key: v for key, v in values.items() if key not in away}
         return values
 
     @model_validator(mode="after")
@@ -218,7 +231,7 @@ class Teacher(Strict):
     def recipe(self) -> dict[str, Any]:
         """What decides the teacher: how it is trained, or the model whose weights are read."""
         places = {"name", "cache", "path", "test_path", "targets"}
-        trained = {"jitter", "flip", "seed", "optim", "train", "augment"}
+        trained = {"jitter", "flip", "seed", "optim", "train", "views", "augment"}
         read = trained if self.path is not None else set()
         alone = {"members", "weights", "average"} if self.count == 1 else set()
         unsaid: dict[str, Any] = dict.fromkeys(places | read | alone, True)
@@ -227,7 +240,8 @@ class Teacher(Strict):
     @property
     def components(self) -> list[Component]:
         """Those that decide the teacher."""
-        return [part for part in (self.model, self.optim, self.augment) if part is not None]
+        parts = (self.model, self.optim, self.views, self.augment)
+        return [part for part in parts if part is not None]
 
     def apart(self) -> "list[Teacher]":
         """Each member as a teacher of its own; ensembles of other seeds have none of them."""
@@ -278,6 +292,7 @@ class Run(Strict):
     loss: Component
     optim: Optim
     transfer: Component
+    views: Views | None = None
     augment: Component | None = None
     train: Train
     seed: Seed
@@ -353,7 +368,7 @@ class Run(Strict):
     def sources(self) -> dict[str, str]:
         """The digests of the code of the user's own that decides the student."""
         own = [self.model, self.loss, self.optim, self.transfer]
-        own += [self.augment] if self.augment is not None else []
+        own += [part for part in (self.views, self.augment) if part is not None]
         return sources(own + self.teacher.components * self.distils)
 
     @property

@@ -3,10 +3,12 @@
 Letters: N images, H and W an image's size.
 """
 
-import hashlib
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,15 +23,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from distill.data.dataset import Dataset
-from distill.data.pictures import Pixels, pixels
-from distill.system import machine, store
+from distill.system import interrupt, machine, store
+from distill.system.pictures import Pixels, pixels, several
 from distill.system.progress import progress
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # raise it when the same files would be decoded to other pixels
+FORMAT = 1  # raise it when the same files would be other pixels, or have another digest
 LARGEST = 4096  # pixels, of a side
-CHUNK = 64  # images that a thread decodes at a time
+CHUNK, BYTES = 256, 2**22  # at most so many images, and bytes of them, are decoded at a time
+MANY = 5_000  # images for which it pays to start processes, which takes half a second
 
 
 def _sized(value: object) -> object:
@@ -47,6 +50,7 @@ File = tuple[str, int, int]  # its path below the root, and what changes with it
 # The files of each class, in the order of torchvision's ImageFolder, so that what was computed with
 # it fits: by the name of a class, of the folder below it, of the file.
 Classes = dict[str, list[File]]
+Images = dict[str, Tensor]  # (N, channels, H, W), of "train" and "test"
 
 
 def image_folder(
@@ -85,16 +89,19 @@ def image_folder(
     groups = {"train": [f for part in both for c in part.values() for f in c]}
     groups["test"] = [file for c in files[test].values() for file in c]
     side = None if size is None else (size, size) if isinstance(size, int) else tuple(size)
-    inputs = _inputs(folder, test, groups, side, channels)
     number = {name: n for n, name in enumerate(names)}
 
     def labels(*parts: Classes) -> Tensor:
         return torch.tensor([number[c] for part in parts for c, its in part.items() for _ in its])
 
     held = torch.arange(len(groups["train"])) >= len(labels(files["train"])) if own else None
-    return Dataset(
-        inputs["train"], labels(*both), inputs["test"], labels(files[test]), held=held, names=names
-    )
+    answers = labels(*both), labels(files[test])
+
+    def made(images: Images) -> Dataset:
+        train, test = (images["train"], answers[0]), (images["test"], answers[1])
+        return Dataset(*train, *test, held=held, names=names)
+
+    return _read(folder, test, groups, side, channels, made)
 
 
 def _files(folder: Path, part: str) -> Classes:
@@ -111,13 +118,13 @@ def _files(folder: Path, part: str) -> Classes:
             raise ValueError(
                 f"{entry.path}: it lies in no folder of a class; wanted is {part}/CLASS/FILE"
             )
-        below = _below(entry.path, f"{part}/{entry.name}")
-        found[entry.name] = sorted(below, key=lambda file: file[0].rpartition("/")[::2])
+        below = sorted(_below(entry.path, f"{part}/{entry.name}"))
+        found[entry.name] = [file for _, files in below for file in sorted(files)]
     return found
 
 
-def _below(folder: str, name: str) -> list[File]:
-    """The files below a folder, which has this ``name`` below the root."""
+def _below(folder: str, name: str) -> Iterator[tuple[str, list[File]]]:
+    """A folder, which has this ``name`` below the root, and each below it, with its own files."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -125,11 +132,11 @@ def _below(folder: str, name: str) -> list[File]:
             if own[0] == ".":
                 continue
             if entry.is_dir():
-                found += _below(entry.path, f"{name}/{own}")
+                yield from _below(entry.path, f"{name}/{own}")
             else:
                 stat = entry.stat()
                 found.append((f"{name}/{own}", stat.st_size, stat.st_mtime_ns))
-    return found
+    yield name, found
 
 
 def _check(folder: Path, files: dict[str, Classes], test: str) -> None:
@@ -155,49 +162,53 @@ def _check(folder: Path, files: dict[str, Classes], test: str) -> None:
         raise ValueError(f"train/{empty[0]} holds no file; remove it if there is no such class")
 
 
-def _inputs(
+def _read(
     folder: Path,
     test: str,
     groups: dict[str, list[File]],
     size: tuple[int, int] | None,
     channels: int | None,
-) -> dict[str, Tensor]:
-    """The images (N, channels, H, W) of each group, decoded unless they are kept as they are."""
+    made: Callable[[Images], Dataset],
+) -> Dataset:
+    """What is ``made`` of the images, decoded unless they are kept as they are."""
     keys = store.digest([FORMAT, test, size, channels])[:8]  # of one reading of the folder
     digest = store.digest([FORMAT, size, channels, groups])
     file = f"{folder.name}-{keys}.safetensors"
     home = user_cache_path("distill") / "images"
     places = [folder.with_name(file), home / f"{store.digest(str(folder))[:8]}-{file}"]
     for place in places:
-        if (kept := _kept(place, digest)) is not None:
+        if (kept := _kept(place, digest, made)) is not None:
             return kept
-    decode = partial(_decoded, folder, groups, size, channels)
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with store.alone(place.with_name(f".{file}.lock")):
-                kept = _kept(place, digest, warn=True)
-                return _keep(place, digest, decode()) if kept is None else kept
+                if (kept := _kept(place, digest, made, warn=True)) is not None:
+                    return kept
+                images = _decoded(folder, groups, size, channels)
+                return _keep(place, digest, images, made(images))
         except OSError as error:
             log.debug("%s cannot be written: %s", place, store.told(error) or error)
     log.warning("no images could be kept in %s, so they are decoded each time", home)
-    return decode()
+    return made(_decoded(folder, groups, size, channels))
 
 
-def _content(images: dict[str, Tensor]) -> str:
-    """The SHA-256 of the images, by which damage of what is kept is seen."""
-    sha = hashlib.sha256()
+def _sum(images: Images, *said: str) -> str:
+    """A checksum of what is kept, by which damage is seen: CRC-32, as in each chunk of a PNG."""
+    crc = zlib.crc32("".join(said).encode())
     for part in sorted(images):
-        sha.update(images[part].numpy().data)
-    return sha.hexdigest()
+        crc = zlib.crc32(images[part].numpy().data, crc)
+    return f"{crc:08x}"
 
 
-def _kept(place: Path, digest: str, warn: bool = False) -> dict[str, Tensor] | None:
-    """The images in ``place``; None if it holds none, those of other files, or is damaged."""
+def _kept(
+    place: Path, digest: str, made: Callable[[Images], Dataset], *, warn: bool = False
+) -> Dataset | None:
+    """What is in ``place``; None if it holds nothing, or that of other files, or is damaged."""
     try:
         with safe_open(place, "pt") as file:
             said = file.metadata() or {}
-            if said.get("digest") != digest:
+            if said.get("digest") != digest or {*said} != {"digest", "data", "sum"}:
                 return None
             images = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
@@ -205,26 +216,28 @@ def _kept(place: Path, digest: str, warn: bool = False) -> dict[str, Tensor] | N
     except (OSError, SafetensorError) as error:
         _tell(warn, "%s cannot be read, and is made anew: %s", place, error)
         return None
-    if said.get("content") != _content(images):
+    if said["sum"] != _sum(images, digest, said["data"]):
         _tell(warn, "%s is damaged, and is made anew", place)
         return None
-    return images
+    return made(images).known(said["data"])
 
 
 def _tell(warn: bool, text: str, *parts: object) -> None:
     log.log(logging.WARNING if warn else logging.DEBUG, text, *parts)
 
 
-def _keep(place: Path, digest: str, images: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Write the images to ``place``, if that can be; returns them."""
-    said = {"digest": digest, "content": _content(images)}
+def _keep(place: Path, digest: str, images: Images, data: Dataset) -> Dataset:
+    """Write the images of the ``data`` to ``place``, if that can be; returns the data."""
+    said = {"digest": digest, "data": data.digest}
+    said["sum"] = _sum(images, digest, data.digest)
     try:
         store.tidy(place.parent, place.name)
-        store.write(place, lambda scratch: save_file(images, scratch, said))
+        # Of a file that a loss of power damages, the sum tells.
+        store.write(place, lambda scratch: save_file(images, scratch, said), sync=False)
         log.debug("the images are kept in %s", place)
     except (OSError, SafetensorError) as error:
         log.warning("the images could not be kept: %s", store.told(error) or error)
-    return images
+    return data
 
 
 class _ColouredError(Exception):
@@ -236,7 +249,7 @@ def _decoded(
     groups: dict[str, list[File]],
     size: tuple[int, int] | None,
     channels: int | None,
-) -> dict[str, Tensor]:
+) -> Images:
     first = folder / groups["train"][0][0]
     height, width, found = pixels(first, channels, size).shape
     try:
@@ -251,10 +264,8 @@ def _filled(
     size: tuple[int, int] | None,
     channels: int | None,
     shape: tuple[int, int, int],
-) -> dict[str, Tensor]:
-    """The images (N, channels, H, W) of each group, decoded by as many threads as there are cores.
-
-    Pillow lets other threads go on while it decodes.
+) -> Images:
+    """The images (N, channels, H, W) of each group, decoded on all cores.
 
     Raises:
         ValueError: an image has another size, or all are too large for the memory.
@@ -267,37 +278,70 @@ def _filled(
         )
     arrays = {p: np.empty((len(group), *shape), np.uint8) for p, group in groups.items()}
     first = groups["train"][0][0]
+    decode = partial(several, folder, channels=channels, size=size)
+    step = max(1, min(CHUNK, BYTES // int(np.prod(shape))))
+    jobs = [(p, start) for p, group in groups.items() for start in range(0, len(group), step)]
+    names = [[file[0] for file in groups[p][start : start + step]] for p, start in jobs]
 
-    def decode(job: tuple[str, int]) -> int:
-        part, start = job
-        group = groups[part][start : start + CHUNK]
-        for n, file in enumerate(group, start):
-            image = pixels(folder / file[0], channels, size)
-            _fits(image, shape, folder / file[0], first)
-            arrays[part][n] = image.transpose(2, 0, 1)  # a grey one into each of three channels
-        return len(group)
+    def fill(pool: Executor, advance: Callable[[int], None]) -> None:
+        for (part, start), own, images in zip(jobs, names, pool.map(decode, names), strict=True):
+            for n, (name, image) in enumerate(zip(own, images, strict=True), start):
+                _fits(image, shape, folder, name, first)
+                arrays[part][n] = image.transpose(2, 0, 1)  # a grey one into each of three channels
+            advance(len(own))
 
-    jobs = [(p, start) for p, group in groups.items() for start in range(0, len(group), CHUNK)]
-    with progress() as bars, ThreadPoolExecutor(machine.cores()) as pool:
+    with progress() as bars:
         task = bars.add_task(f"images of {folder.name}", total=count)
         try:
-            for done in pool.map(decode, jobs):
-                bars.advance(task, done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            with _decoders(count) as pool:
+                fill(pool, partial(bars.advance, task))
+        except BrokenExecutor:  # a process was killed, perhaps since memory was short
+            bars.reset(task)
+            with _threads() as pool:
+                fill(pool, partial(bars.advance, task))
         finally:
             bars.remove_task(task)
     return {part: torch.from_numpy(array) for part, array in arrays.items()}
 
 
-def _fits(image: Pixels, shape: tuple[int, int, int], path: Path, first: str) -> None:
+@contextmanager
+def _decoders(count: int) -> Iterator[Executor]:
+    """What decodes so many images on all cores: threads, or processes where that pays.
+
+    Pillow holds Python's lock for most of the time that a small picture takes, so that threads are
+    no faster than one.
+    """
+    workers = machine.cores()
+    if count < MANY or workers == 1:
+        with _threads() as pool:
+            yield pool
+        return
+    from loky import ProcessPoolExecutor  # late: few need it
+
+    processes = ProcessPoolExecutor(workers, initializer=interrupt.obey)
+    try:
+        yield processes
+    finally:
+        processes.shutdown(kill_workers=True)
+
+
+@contextmanager
+def _threads() -> Iterator[Executor]:
+    with ThreadPoolExecutor(machine.cores()) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _fits(image: Pixels, shape: tuple[int, int, int], folder: Path, name: str, first: str) -> None:
     """Raises ValueError: the image has another size; _ColouredError: it has colours."""
     height, width, channels = image.shape
     if (height, width) != shape[1:]:
         raise ValueError(
-            f"{path}: it is {width} x {height} pixels, and {first} is {shape[2]} x {shape[1]}; "
-            "set data.size, a side in pixels or [H,W], to which all are brought"
+            f"{folder / name}: it is {width} x {height} pixels, and {first} is {shape[2]} x "
+            f"{shape[1]}; set data.size, a side in pixels or [H,W], to which all are brought"
         )
     if channels > shape[0]:
         raise _ColouredError

@@ -4,13 +4,15 @@ Letters: N examples, B of them in a batch, V views, j the jitter in pixels, H an
 D features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Numbers = float | Sequence[float]  # one for all channels or features, or one for each
+# One view of a finite list: of ``inputs`` (B, ...), by that name, it makes others of their kind.
+Change = Callable[..., Tensor]
 
 
 def spread(numbers: Numbers, like: Tensor) -> Tensor | float:
@@ -33,7 +35,8 @@ class Inputs:
     them; what comes in at the edge has value 0. With ``flip`` each also comes mirrored, left to
     right. The translations are numbered row by row, so the untranslated image is in their middle;
     the mirrored ones follow. Pixels are scaled to [0, 1], then shifted by ``mean`` and divided by
-    ``std``. Features have one view, and are normalised once.
+    ``std``. Features have one view, and are normalised once. Each of ``changes``, if there are any,
+    then makes a view of each of these views: all those of the first come first, and so on.
 
     Args:
         raw: images, uint8 (N, channels, H, W), or features, floats (N, D).
@@ -41,6 +44,8 @@ class Inputs:
         flip: whether there are mirrored views.
         mean: of pixels from 0 to 1, or of features; one number, or one a channel or feature.
         std: of the same.
+        changes: a finite list of views (`distill.views`): of uint8 images (B, channels, H, W), or
+            of normalised features (B, D).
 
     Example:
         >>> images = torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
@@ -49,12 +54,20 @@ class Inputs:
     """
 
     def __init__(
-        self, raw: Tensor, *, jitter: int = 0, flip: bool = False, mean: Numbers, std: Numbers
+        self,
+        raw: Tensor,
+        *,
+        jitter: int = 0,
+        flip: bool = False,
+        mean: Numbers,
+        std: Numbers,
+        changes: Sequence[Change] = (),
     ) -> None:
         self.raw = raw
         self.features = raw.is_floating_point()
         self.side = 2 * jitter + 1
         self.flip = flip
+        self.changes = changes
         centre, width = spread(mean, raw), spread(std, raw)
         self.scale, self.shift = 1 / (255 * width), -centre / width
         if self.features:
@@ -75,11 +88,11 @@ class Inputs:
     @property
     def views(self) -> int:
         """V, the number of views of an image."""
-        return count(self.side // 2, self.flip)
+        return count(self.side // 2, self.flip) * max(1, len(self.changes))
 
     @property
     def centre(self) -> int:
-        """The number of the view that is the image itself."""
+        """The number of the view that is the image itself, before any of the ``changes``."""
         return self.side**2 // 2
 
     def batch(self, index: Tensor, view: Tensor | int, dtype: torch.dtype) -> Tensor:
@@ -94,10 +107,28 @@ class Inputs:
 
     def pick(self, index: Tensor, view: Tensor | int) -> Tensor:
         """Views ``view`` of the inputs ``index`` (B,): uint8 images, or normalised features."""
-        if self.features:
-            return self._rows[index]
         if isinstance(view, int):
             view = torch.full_like(index, view)
+        if not self.changes:
+            return self._plain(index, view)
+        plain = count(self.side // 2, self.flip)
+        return self._changed(self._plain(index, view % plain), view // plain)
+
+    def _changed(self, picked: Tensor, number: Tensor) -> Tensor:
+        """The ``picked`` inputs, each as the change of its ``number`` (B,) makes it."""
+        found = torch.empty_like(picked)
+        for n in torch.unique(number).tolist():
+            own = (number == n).nonzero().flatten()
+            made = self.changes[n](inputs=picked[own])
+            if made.dtype != picked.dtype or made.shape != picked[own].shape:
+                raise ValueError(f"view {n} of a list of views has another shape or type")
+            found[own] = made
+        return found
+
+    def _plain(self, index: Tensor, view: Tensor) -> Tensor:
+        """The same of the views (B,) that jitter and flip make."""
+        if self.features:
+            return self._rows[index]
         place = view % self.side**2 if self.flip else view
         row, column = place // self.side, place % self.side
         pixels: Tensor = self._shifted[index, :, row, column]

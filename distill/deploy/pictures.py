@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distill.data.pictures import MODES, pixels
 from distill.system.arrays import load
+from distill.system.pictures import MODES, pixels
 from distill.system.store import told
 
 Shape = tuple[int, ...]

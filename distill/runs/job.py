@@ -21,7 +21,13 @@ from distill.teachers.targets import Way, way
 from distill.teachers.weights import check_weights
 from distill.teachers.weights import content as teacher_content
 from distill.training.augmentation import mixes
-from distill.training.build import check_batches, check_loss, feature_shapes, parameters
+from distill.training.build import (
+    check_batches,
+    check_loss,
+    check_views,
+    feature_shapes,
+    parameters,
+)
 from distill.training.inputs import Setting, device_of, dtype_of, held_out, read
 from distill.training.objective import UNSEEN, Seen
 
@@ -50,7 +56,7 @@ class Job:
     def __init__(self, run: Run) -> None:
         device = device_of(run)
         self.run = run
-        self.setting = Setting(run.data, device, dtype_of(run, device))
+        self.setting = Setting(run.data, device, dtype_of(run, device), run.views)
         self.data = read(run.data)
         self._check()
 
@@ -168,6 +174,10 @@ class Job:
         """A shift by all of an image leaves nothing of it; a row of numbers is no image."""
         data = self.run.data
         trained = self.run.distils and self.run.teacher.model is not None
+        teachers = self.run.teacher.views if trained and self.run.teacher.path is None else None
+        for where, views in {"views": self.run.views, "teacher.views": teachers}.items():
+            if views is not None:
+                check_views(views, data, where)
         if self.data.features:
             key = "jitter" if data.jitter else "flip" if data.flip else None
             if key is not None:

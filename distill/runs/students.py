@@ -26,7 +26,7 @@ def students(
     first = jobs[0]
     run, setting = first.run, first.setting
     transfer = TransferSet(
-        training_inputs(setting, run.data.jitter, run.data.flip),
+        training_inputs(setting, run.data.jitter, run.data.flip, run.views),
         first.data.train_labels.to(setting.device),
         first.index.to(setting.device),
         teachers,

@@ -64,12 +64,12 @@ def taught_by(
             continue
         try:
             every = jobs[0].run.checkpoint.every
-            found, source = taught(jobs[first].setting, config, every, way)
+            found, source, way = taught(jobs[first].setting, config, every, way)
         except Exception as error:
             if len(members) == len(jobs) or out_of_memory(error):
                 raise
             raise TeacherError(members) from error
-        _show(jobs[first], found.digest, source, directories[first])
+        _show(jobs[first], found, source, directories[first])
         told = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
         for k in members:
             each[k] = Taught(found, {**told, "soft_targets": way.name})
@@ -78,19 +78,23 @@ def taught_by(
     return teachers, own if len(teachers) > 1 else [], each
 
 
-def _show(job: Job, digest: str, soft: Source, folder: Path) -> None:
+def _show(job: Job, found: Teacher | Targets, soft: Source, folder: Path) -> None:
     """Write what the teacher says of some training examples into ``folder``, if that can be."""
-    path = folder / f"{results.DIGITS}-{digest[:8]}.json"
+    path = folder / f"{results.DIGITS}-{found.digest[:8]}.json"
     images, labels = job.data.train_inputs, job.data.train_labels
     if job.data.features:
         return
     run = job.run
     kept = soft[0] if isinstance(soft, tuple) else soft
-    if isinstance(kept, Tensor):
+    if isinstance(kept, Tensor) and run.views is None:
         reading = training_inputs(job.setting, run.data.jitter, run.data.flip)
         centre = kept[:, reading.centre].float().cpu()
-    else:
+    elif isinstance(found, Teacher):  # a list of views may be without the images themselves
         centre = centre_targets(job.setting, run.teacher, run.checkpoint.every).cpu()
+    elif found.logits.ndim == 2:
+        centre = found.logits
+    else:
+        return
     try:
         store.write_text(path, json.dumps(gallery(images, labels, centre)) + "\n")
     except OSError as error:

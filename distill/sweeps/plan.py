@@ -243,8 +243,9 @@ def _told(stacks: Sequence[Stack], jobs: Sequence[Job]) -> Iterator[str]:
         views = 0 if way.online or way.file else way.views
         # One teacher answers for all views.
         data = setting.data.model_copy(update={"jitter": 0, "flip": False})
+        plain = replace(setting, data=data, views=None)
         kind = (way.name, views, bool(way.features))
-        kinds.setdefault(kind, {})[teacher, replace(setting, data=data)] = way
+        kinds.setdefault(kind, {})[teacher, plain] = way
     return (targets.told([*own.values()]) for own in kinds.values())
 
 

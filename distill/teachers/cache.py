@@ -57,7 +57,7 @@ class Teacher:
             kept: the type in which they are returned.
 
         Raises:
-            ValueError: float16 does not hold them.
+            TooLargeError: float16 does not hold them.
             OSError: the cache cannot be written.
         """
         folder = soft_folder(self.folder.parent, self.digest, kept)
@@ -153,9 +153,10 @@ def joint(members: Sequence[str], weights: Sequence[float] | None, of: str) -> d
 
 def soft_folder(cache: Path, digest: str, kept: Way) -> Path:
     """Where the soft targets of the teacher of a ``digest`` lie in the ``cache``."""
+    listed = f"-{kept.listed[:SHORT]}" if kept.listed else ""
     half = "-fp16" * (kept.dtype == torch.float16)
     own = f"-{store.digest(list(kept.names or ()))[:8]}" if kept.features else ""
-    return cache / f"{digest[:SHORT]}-soft{kept.views}{half}{own}"
+    return cache / f"{digest[:SHORT]}-soft{kept.views}{listed}{half}{own}"
 
 
 def digest(identity: dict[str, Any]) -> str:

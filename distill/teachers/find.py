@@ -3,6 +3,7 @@
 Letters: N examples, V views of each, C classes.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from distill.system import store
 from distill.teachers import cache as teachers
 from distill.teachers.cache import Teacher
 from distill.teachers.given import Targets, find_targets
-from distill.teachers.targets import Way, way
+from distill.teachers.targets import TooLargeError, Way, way
 from distill.teachers.weights import content, teacher_weights
 from distill.training import checkpoint
 from distill.training.augmentation import augmentation
@@ -37,6 +38,8 @@ from distill.training.inputs import Setting, held_out, read, root, training_inpu
 from distill.training.loop import Said, Source, TransferSet
 from distill.training.objective import Objective
 from distill.training.stack import Stack
+
+log = logging.getLogger(__name__)
 
 
 def teacher_cache(data: Data, teacher: TeacherConfig) -> Path:
@@ -167,7 +170,7 @@ def _train_teacher(
     """Train the teacher in place; returns the seconds that it took."""
     assert config.jitter is not None and config.optim is not None and config.train is not None
     images = TransferSet(
-        training_inputs(setting, config.jitter, config.flip),
+        training_inputs(setting, config.jitter, config.flip, config.views),
         read(setting.data).train_labels.to(setting.device),
         (~held_out(setting.data)).nonzero().flatten().to(setting.device),
         augmentation=augmentation(config.augment, read(setting.data).classes),
@@ -205,48 +208,67 @@ def soft_targets(setting: Setting, config: TeacherConfig, every: float, kept: Wa
 
     Raises:
         ConfigError: as `find_teacher`.
-        RunError: as `find_teacher`; or float16 does not hold them.
+        RunError: as `find_teacher`.
+        TooLargeError: float16 does not hold them.
     """
-    inputs = training_inputs(setting, setting.data.jitter, setting.data.flip)
+    data = setting.data
+    inputs = training_inputs(setting, data.jitter, data.flip, setting.views)
     found = find_teacher(setting, config, every)
     if isinstance(found, Targets):
         return found.soft_targets(inputs)
     with _writing(teacher_cache(setting.data, config)):
-        try:
-            return found.soft_targets(inputs, read(setting.data).classes, setting.dtype, kept)
-        except ValueError as error:
-            raise RunError(str(error)) from error
+        return found.soft_targets(inputs, read(data).classes, setting.dtype, kept)
 
 
 def taught(
     setting: Setting, config: TeacherConfig, every: float, own: Way
-) -> tuple[Teacher | Targets, Source]:
+) -> tuple[Teacher | Targets, Source, Way]:
     """A teacher, and what students learn of it: its soft targets (N, V, C), or itself.
 
     To these come its features, (N, V, ...), if the way says so.
+
+    Soft targets that float16 does not hold come online instead, in float32, if ``teacher.targets``
+    is "auto". That follows from the teacher, its views and the planned way, so it is the same each
+    time, and for all students of the teacher in a stack.
 
     Args:
         setting: the data and the device.
         config: of the teacher.
         every: how many minutes are between checkpoints.
-        own: the way its soft targets come.
+        own: the way its soft targets are planned to come.
+
+    Returns:
+        The teacher, what students learn of it, and the way that its soft targets come.
 
     Raises:
         ConfigError: as `soft_targets`.
-        RunError: as `find_teacher`.
+        RunError: as `find_teacher`; or float16 does not hold what was to be cached.
     """
     teacher = find_teacher(setting, config, every)
     if isinstance(teacher, Teacher) and own.online:
-        return teacher, _online(teacher, own)
-    soft = soft_targets(setting, config, every, own)
+        return teacher, _online(teacher, own), own
+    try:
+        soft = soft_targets(setting, config, every, own)
+    except TooLargeError as error:
+        assert isinstance(teacher, Teacher)
+        if config.targets != "auto":
+            raise RunError(f"{error}; set teacher.targets=online") from error
+        log.warning("%s: it answers online instead, in each batch and in float32", error)
+        return teacher, _online(teacher, own), replace(own, online=True)
     if not own.features:
-        return teacher, soft
+        return teacher, soft, own
     parts = torch.split(soft, [read(setting.data).classes, *map(math.prod, own.features)], -1)
     features = zip(parts[1:], own.features, strict=True)
-    return teacher, (parts[0], *(part.view(*part.shape[:2], *shape) for part, shape in features))
+    shaped = (part.view(*part.shape[:2], *shape) for part, shape in features)
+    return teacher, (parts[0], *shaped), own
 
 
 def centre_targets(setting: Setting, config: TeacherConfig, every: float) -> Tensor:
     """The logits (N, C) of the same for the training inputs themselves, as they are."""
-    plain = replace(setting, data=setting.data.model_copy(update={"jitter": 0, "flip": False}))
-    return soft_targets(plain, config, every, way(plain, config, 1))[:, 0]
+    data = setting.data.model_copy(update={"jitter": 0, "flip": False})
+    plain = replace(setting, data=data, views=None)
+    kept = way(plain, config, 1)
+    try:
+        return soft_targets(plain, config, every, kept)[:, 0]
+    except TooLargeError:
+        return soft_targets(plain, config, every, replace(kept, dtype=torch.float32))[:, 0]

@@ -73,7 +73,7 @@ def check_targets(data: Data, teacher: TeacherConfig, views: int) -> int:
     """
     train, _ = _read(data, teacher)
     if train.ndim == 3 and train.shape[1] != views:
-        key = "data.jitter and data.flip" if views > 1 else "this data"
+        key = "data.jitter, data.flip and views" if views > 1 else "this data"
         raise ConfigError(
             f"teacher.path={teacher.path}: it has soft targets of {train.shape[1]} views, and "
             f"{key} make{'s' * (views == 1)} {views}; give those, or (N, C) for all views alike"

@@ -30,6 +30,17 @@ SHARE = 4  # the part of the memory, one in so many, that soft targets may take
 LARGEST = 64.0  # of the logits that float16 holds to 1 / 64
 
 
+class TooLargeError(ValueError):
+    """Logits that are to be kept in float16, which does not hold the ``largest``."""
+
+    def __init__(self, largest: float) -> None:
+        super().__init__(
+            f"the teacher's logits reach {largest:.3g}, which float16 does not hold to "
+            f"1 / {LARGEST:g}"
+        )
+        self.largest = largest
+
+
 @dataclass(frozen=True)
 class Way:
     """How the soft targets of a run come: ``online``, or kept in ``dtype`` for V ``views``.
@@ -38,6 +49,7 @@ class Way:
     Those of a ``file`` are all that is known of their teacher.
     With them come the teacher's ``features`` of these shapes, of modules of these ``names``, if a
     loss asks for any.
+    Of views that a list makes, ``listed`` is the digest of all that decides it.
     """
 
     online: bool
@@ -47,6 +59,7 @@ class Way:
     file: bool = False
     features: tuple[Shape, ...] = ()
     names: tuple[str, ...] | None = None
+    listed: str = ""
 
     @property
     def name(self) -> str:
@@ -103,6 +116,8 @@ def way(
     """
     data = read(setting.data)
     views = 1 if data.features else count(setting.data.jitter, setting.data.flip)
+    if setting.views is not None:
+        views *= setting.views.count
     if augmented and (teacher.targets == "cached" or teacher.kind != "weights"):
         cached = teacher.kind == "weights"
         key = "targets=cached" if cached else f"kind={teacher.kind}"
@@ -134,7 +149,8 @@ def way(
         one = parameters(teacher.model, setting.data, "teacher.model")
         found = Way(True, views, teacher.count * one * torch.float32.itemsize)
     else:
-        found = Way(False, views, numbers * fits.itemsize, fits)
+        listed = setting.views.digest if setting.views is not None else ""
+        found = Way(False, views, numbers * fits.itemsize, fits, listed=listed)
     if not features:
         return found
     assert teacher.model is not None
@@ -164,7 +180,8 @@ def made_once(
 ) -> Tensor:
     """The soft targets (N, V, C) in ``folder``, which are made first if they are not there.
 
-    Views are written as they are made, so that what an interrupted process had made is kept.
+    Views are written as they are made, so that what an interrupted process had made is kept. That
+    float16 does not hold them is kept, too, so that they are made once to find out.
 
     Args:
         folder: named by the digest of all that decides them.
@@ -173,7 +190,7 @@ def made_once(
         make: the logits (N, C), float32, of the view of a number.
 
     Raises:
-        ValueError: float16 does not hold the logits.
+        TooLargeError: float16 does not hold the logits.
         OSError: the folder cannot be written.
     """
     examples, views, classes = shape
@@ -181,11 +198,17 @@ def made_once(
     part = folder.with_name(f"{folder.name}.part")
 
     def build(scratch: Path) -> dict[str, Any]:
-        _fill(part, header, views, examples * classes * dtype.itemsize, dtype, make)
+        try:
+            _fill(part, header, views, examples * classes * dtype.itemsize, dtype, make)
+        except TooLargeError as error:
+            part.unlink()
+            return {"views": views, "too_large": error.largest}
         part.replace(scratch / FILE)
         return {"views": views}
 
-    store.get(folder, build)
+    facts = store.get(folder, build)
+    if "too_large" in facts:
+        raise TooLargeError(facts["too_large"])
     with safe_open(folder / FILE, "pt") as file:
         # A copy: nothing that befalls the file later matters.
         whole = cast(Tensor, file.get_tensor("logits")).clone()
@@ -226,10 +249,7 @@ def _bytes(logits: Tensor, dtype: torch.dtype) -> memoryview:
     """The bytes of logits in ``dtype``."""
     largest = float(logits.abs().max())
     if dtype == torch.float16 and not largest <= LARGEST:
-        raise ValueError(
-            f"the teacher's logits reach {largest:.3g}, which float16 does not hold to "
-            f"1 / {LARGEST:g}; set teacher.targets=online"
-        )
+        raise TooLargeError(largest)
     return logits.to("cpu", dtype).contiguous().numpy().data
 
 

@@ -6,7 +6,7 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor, nn
 
-from distill.config import Component, ConfigError, Data, Model
+from distill.config import Component, ConfigError, Data, Model, Views
 from distill.data.dataset import Dataset
 from distill.seeds import seeded
 from distill.system import machine
@@ -15,10 +15,11 @@ from distill.training.contracts import (
     fault_of_loss,
     fault_of_one_image,
     fault_of_parts,
+    fault_of_views,
     maps,
 )
 from distill.training.features import Shape, shapes
-from distill.training.inputs import read
+from distill.training.inputs import listed, normalised, read
 from distill.training.objective import EXAMPLES, UNSEEN, Objective, Seen, few
 from distill.training.stack import Stack
 
@@ -35,6 +36,22 @@ def build(model: Component, data: Dataset, key: str) -> nn.Module:
         kind = "features" if data.features else "images"
         raise ConfigError(f"{key}={model.name}: {error} ({kind} are {data.shape})") from error
     return module
+
+
+def check_views(views: Views, data: Data, key: str) -> None:
+    """See that soft targets can be exact for each of a list of views.
+
+    Raises:
+        ConfigError: they cannot; ``key`` is what to name.
+    """
+    if (fault := _fault_of_views(views, data)) is not None:
+        raise ConfigError(f"{key}={views.name}: {fault}")
+
+
+@lru_cache(maxsize=64)
+def _fault_of_views(views: Views, data: Data) -> str | None:
+    some = normalised(data, read(data).train_inputs[:4])
+    return fault_of_views(listed(views), some.pick(torch.arange(len(some)), 0))
 
 
 def check_loss(

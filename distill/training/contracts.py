@@ -3,13 +3,14 @@
 Each function returns what is wrong, in words, or None. Letters: K members, B examples, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from distill.data.views import Change
 from distill.seeds import seeded
 from distill.training.mapping import mappable
 from distill.training.objective import EXAMPLES, PROGRESS, UNSEEN, Objective, Seen, tried
@@ -17,6 +18,41 @@ from distill.training.stack import Stack, called
 
 CPU = torch.device("cpu")
 FIXED = ("labels", "class_counts", "index", "teacher_logits", "teacher_features")
+
+
+def fault_of_views(changes: Sequence[Change], inputs: Tensor) -> str | None:
+    """Whether each of a list of views keeps to `distill.views`, for a few ``inputs``."""
+    for number, change in enumerate(changes):
+        try:
+            fault = _fault_of_view(change, inputs)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return f"its view {number} fails on inputs {tuple(inputs.shape)}: {reason}"
+        if fault is not None:
+            return f"its view {number} {fault}"
+    return None
+
+
+def _fault_of_view(change: Change, inputs: Tensor) -> str | None:
+    found: list[Tensor] = []
+    for seed, some in enumerate((inputs, inputs, inputs[:1], inputs[1:])):
+        with seeded(seed, CPU):
+            made: object = change(inputs=some.clone())
+        if not isinstance(made, Tensor) or (made.dtype, made.shape) != (some.dtype, some.shape):
+            what = type(made).__name__
+            if isinstance(made, Tensor):
+                what = f"{made.dtype} {tuple(made.shape)}"
+            return f"is {what} for {some.dtype} {tuple(some.shape)}; it must keep that"
+        if not made.isfinite().all():
+            return "is not finite"
+        found.append(made)
+    whole, again, *parts = found
+    if not torch.equal(whole, again):
+        return "is random; of a finite list each view is always the same (augment=NAME may differ)"
+    # Features may be rounded otherwise in a product of another size.
+    close = 1e-4 if whole.is_floating_point() else 0.0
+    alike = torch.allclose(whole.double(), torch.cat(parts).double(), rtol=close, atol=close)
+    return None if alike else "of an example depends on the other examples of its batch"
 
 
 def fault_of_loss(

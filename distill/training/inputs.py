@@ -3,29 +3,34 @@
 Letters: N training examples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from distill.config import ConfigError, Data, Run
+from distill.config import ConfigError, Data, Run, Views
 from distill.config.sections import GIVEN
 from distill.data.dataset import Dataset, load
-from distill.data.views import Inputs, Numbers
+from distill.data.views import Change, Inputs, Numbers
 from distill.seeds import generator
 from distill.system import machine
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What teacher and students of a run share: the data, the device, the type of products."""
+    """What teacher and students of a run share: the data, the device, the type of products.
+
+    The ``views`` are the students' list of them, if there is one.
+    """
 
     data: Data
     device: torch.device
     dtype: torch.dtype
+    views: Views | None = None
 
 
 def device_of(run: Run) -> torch.device:
@@ -104,16 +109,31 @@ def normalisation(data: Data) -> tuple[Numbers, Numbers]:
     return (own[0] if mean is None else mean), (own[1] if std is None else std)
 
 
-def normalised(data: Data, inputs: Tensor, jitter: int = 0, flip: bool = False) -> Inputs:
-    """The ``inputs`` of a data set, normalised as it says, with the views of jitter and flip."""
+def listed(views: Views | None) -> tuple[Change, ...]:
+    """What makes each view of a list of them, in their order."""
+    if views is None:
+        return ()
+    return tuple(partial(views, view=n, count=views.count) for n in range(views.count))
+
+
+def normalised(
+    data: Data,
+    inputs: Tensor,
+    jitter: int = 0,
+    flip: bool = False,
+    changes: Sequence[Change] = (),
+) -> Inputs:
+    """The ``inputs`` of a data set, normalised as it says, with the views that these make."""
     mean, std = normalisation(data)
     if inputs.is_floating_point():  # which have but one view
         jitter, flip = 0, False
-    return Inputs(inputs, jitter=jitter, flip=flip, mean=mean, std=std)
+    return Inputs(inputs, jitter=jitter, flip=flip, mean=mean, std=std, changes=changes)
 
 
 @lru_cache(maxsize=4)
-def training_inputs(setting: Setting, jitter: int, flip: bool) -> Inputs:
-    """All training inputs, on the device, with the views of ``jitter`` and ``flip``."""
+def training_inputs(
+    setting: Setting, jitter: int, flip: bool, views: Views | None = None
+) -> Inputs:
+    """All training inputs, on the device, with the views of ``jitter``, ``flip`` and a list."""
     inputs = read(setting.data).train_inputs.to(setting.device)
-    return normalised(setting.data, inputs, jitter, flip)
+    return normalised(setting.data, inputs, jitter, flip, listed(views))

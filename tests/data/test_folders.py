@@ -1,6 +1,9 @@
 """Folders of pictures."""
 
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,8 @@ from distill.data import (
     image_folder,
 )
 from distill.data.dataset import load
-from distill.data.pictures import pixels
+from distill.system import machine
+from distill.system.pictures import pixels, several
 
 
 def pictures(root: str = "d", classes: str = "ab", **keys: Any) -> None:
@@ -114,21 +118,74 @@ def test_pictures_are_decoded_again_only_when_they_changed(
         decoded.append(path)
         return pixels(path, *rest)
 
-    monkeypatch.setattr(folders, "pixels", counted)
+    monkeypatch.setattr("distill.system.pictures.pixels", counted)
     first = load(image_folder, root="d")
-    assert len(decoded) == 8 + 1  # of the first, the shape
-    assert load(image_folder, root="d").digest == first.digest and len(decoded) == 9
+    assert len(decoded) == 8
+    assert load(image_folder, root="d").digest == first.digest and len(decoded) == 8
     picture("d/train/a/1.png", 33)
     changed = load(image_folder, root="d")
     assert np.array_equal(changed.train_inputs[1].numpy(), PIXELS[33].transpose(2, 0, 1))
     [kept] = home.glob("d-*")
     content = bytearray(kept.read_bytes())
-    for damage in (bytes(content[:-1] + b"?"), bytes(content[:-9]), b"", b"noise" * 99):
+    named = content.replace(changed.digest.encode(), b"0" * 64)  # by which runs are named
+    assert named != content
+    for damage in (bytes(content[:-1] + b"?"), named, bytes(content[:-9]), b"", b"noise" * 99):
         kept.write_bytes(damage)
         assert load(image_folder, root="d").digest == changed.digest
         assert "made anew" in caplog.records[-1].message
         count = len(decoded)
         assert load(image_folder, root="d").digest == changed.digest and len(decoded) == count
+
+
+def test_what_is_kept_has_the_digest_of_what_was_decoded(home: Path) -> None:
+    pictures()
+    picture("d/val/a/v.png", 9)
+    first = load(image_folder, root="d")
+    [kept] = home.glob("d-*")
+    again = load(image_folder, root="d")
+    assert "digest" in vars(again)  # it was read, not computed
+    assert again.digest == replace(again).digest == first.digest
+    before = kept.read_bytes()
+    Path("d/val/a/v.png").rename("d/val/b.png")
+    Path("d/val/b").mkdir()
+    Path("d/val/b.png").rename("d/val/b/v.png")  # the same picture, but of another class
+    other = load(image_folder, root="d")
+    assert other.digest == replace(other).digest != first.digest
+    assert kept.read_bytes() != before
+
+
+def loud(folder: Path, names: Sequence[str], *_: Any, **keys: Any) -> Any:
+    """What decodes where the tests are run, and elsewhere is killed."""
+    if os.getpid() != int(os.environ["HERE"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return several(folder, names, **keys)
+
+
+@pytest.mark.slow
+def test_many_are_decoded_in_processes_to_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures()
+    first = load(image_folder, root="d")
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    for name, value in {"MANY": 1, "CHUNK": 2}.items():
+        monkeypatch.setattr(folders, name, value)
+    [kept] = home.glob("d-*")
+    kept.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.system.pictures.pixels", None)  # here nothing is decoded
+        patch.setattr(folders, "pixels", lambda *_: PIXELS[0])  # of the first, the shape
+        assert load(image_folder, root="d").digest == first.digest
+    change("d/test/b/x.png", 90)
+    with pytest.raises(ValueError, match=r"d/test/b/x.png: it is damaged \("):
+        load(image_folder, root="d")
+    picture("d/test/b/x.png", 7, size=(7, 6))
+    with pytest.raises(ValueError, match=r"d/test/b/x.png: it is 7 x 6 pixels, and train/a/0.png"):
+        load(image_folder, root="d")
+    picture("d/test/b/x.png", 7)
+    monkeypatch.setenv("HERE", str(os.getpid()))
+    monkeypatch.setattr(folders, "several", loud)
+    assert load(image_folder, root="d").digest == first.digest  # by threads
 
 
 def test_where_no_file_can_be_written_the_images_are_kept_elsewhere(

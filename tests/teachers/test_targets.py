@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Cli, make_job
+from conftest import SMALL, Cli, composed, forget, make_job
+from safetensors.torch import save_file
 from torch import Tensor
 
-from distill.config import ConfigError
+from distill.config import ConfigError, parse
 from distill.runs.execute import execute
+from distill.runs.job import Job
 from distill.runs.results import read_summary
 from distill.system import interrupt, machine
 from distill.teachers import find, targets
-from distill.teachers.targets import Way, made_once, way
+from distill.teachers.targets import TooLargeError, Way, made_once, way
+from distill.training.fit import RunError
 
 MIRRORED = ("data.jitter=1", "data.flip=true", "train.epochs=9", "precision=fp32")
 
@@ -96,11 +99,74 @@ def test_their_time_is_counted_until_they_are_made(home: Path) -> None:
 
 
 def test_float16_that_would_lose_too_much_is_refused(home: Path) -> None:
-    def make(_: int) -> Tensor:
-        return torch.full((5, 2), 65.0)
+    made: list[int] = []
 
-    with pytest.raises(ValueError, match=r"logits reach 65.*set teacher.targets=online"):
-        made_once(home / "soft", (5, 1, 2), torch.float16, make)
+    def make(view: int) -> Tensor:
+        made.append(view)
+        return torch.full((5, 2), 64.0 + view)
+
+    for _ in range(2):  # the second time it is known
+        with pytest.raises(TooLargeError, match="logits reach 65, which float16 does not hold"):
+            made_once(home / "soft", (5, 3, 2), torch.float16, make)
+    assert made == [0, 1]
+    assert [path.name for path in sorted(home.glob("soft*"))] == ["soft", "soft.lock"]
+    assert made_once(home / "whole", (5, 3, 2), torch.float32, make)[0, 2].tolist() == [66, 66]
+
+
+LOUD = ("teacher=checkpoint", "teacher.path=loud.safetensors", "teacher.model.width=16")
+
+
+def loud(*overrides: str) -> Job:
+    """A job whose teacher's logits are a hundred times those of another, without dropout."""
+    return Job(parse(composed(*SMALL[:2], *MIRRORED, *LOUD, "train.batch_size=64", *overrides)))
+
+
+@pytest.fixture
+def small_memory(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory in which there is room for soft targets in float16 alone, and loud weights."""
+    model = make_job("teacher.model.width=16").run.teacher.model
+    assert model is not None
+    torch.manual_seed(0)
+    state = model(inputs=(1, 12, 12), classes=4).state_dict()
+    last = [*state][-2:]
+    save_file({n: 1e3 * v if n in last else v for n, v in state.items()}, home / LOUD[1][13:])
+    monkeypatch.setattr(machine, "memory", lambda: 8 * NUMBERS)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_logits_too_large_for_float16_come_online_by_themselves(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = {}
+    for kind in ("auto", "auto again", "online"):
+        forget()
+        (home / kind).mkdir()
+        job = loud(f"teacher.targets={kind.split()[0]}")
+        assert job.way is not None
+        assert job.way.name == ("online" if kind == "online" else "cached fp16")
+        caplog.clear()
+        [found[kind]] = execute([job], [home / kind])
+        told = [r.message for r in caplog.records if "answers online instead" in r.message]
+        assert len(told) == (0 if kind == "online" else 1)
+        assert found[kind]["soft_targets"] == "online"
+        shown = next((home / kind).glob("digits-*.json")).read_text()
+        assert shown == next((home / "auto").glob("digits-*.json")).read_text()
+    for name in ("train_loss", "test_loss", "test_errors"):
+        assert found["auto"][name] == found["online"][name] == found["auto again"][name]
+    with pytest.raises(RunError, match=r"does not hold to 1 / 64; set teacher.targets=online"):
+        execute([loud("teacher.targets=cached")], [home])
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_of_two_teachers_of_a_stack_one_may_be_too_loud(home: Path) -> None:
+    quiet = (*SMALL[:2], *MIRRORED, "train.batch_size=64", *SMALL[2:5])
+    jobs = [loud(), Job(parse(composed(*quiet))), loud("loss.temperature=3")]
+    for n in (0, 1, 2, "alone"):
+        (home / str(n)).mkdir()
+    results = execute(jobs, [home / str(n) for n in range(3)])
+    assert [r["soft_targets"] for r in results] == ["online", "cached fp16", "online"]
+    [alone] = execute(jobs[2:], [home / "alone"])
+    assert results[2]["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-4)
 
 
 def test_the_plan_says_how_they_come(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

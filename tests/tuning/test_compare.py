@@ -11,6 +11,7 @@ import pytest
 from conftest import SMALL, Cli, composed, options
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import OmegaConf
 from scipy import stats
 
@@ -155,8 +156,11 @@ def test_every_loss_of_logits_is_a_candidate_with_all_of_its_keys() -> None:
         keys = {key: value for key, value in own.items() if key not in ("loss", "overrides")}
         space = [f"loss.{key}={value}" for key, value in keys.items()]
         parsed = OverridesParser.create().parse_overrides(space)
-        assert all(override.is_interval_sweep() for override in parsed), name
-        ends = [f"{o.key_or_group}={o.value().start}" for o in parsed]
+        ends = []
+        for override in parsed:
+            value = override.value()
+            assert isinstance(value, IntervalSweep), name
+            ends.append(f"{override.key_or_group}={value.start}")
         loss = parse(composed("data=synthetic", f"loss={own['loss']}", *ends)).loss
         compared.add(own["loss"])
         if own["loss"] not in ("hard", "label_smoothing"):

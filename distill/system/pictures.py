@@ -3,6 +3,7 @@
 Letters: H and W a picture's size.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def pixels(path: Path, channels: int | None = None, size: tuple[int, int] | None
     if frames > 1:
         raise ValueError(f"{path}: it holds {frames} pictures; wanted is one a file")
     raise ValueError(f"{path}: its pixels have more than 8 bits ({mode}); wanted is 8")
+
+
+def several(
+    folder: Path, names: Sequence[str], channels: int | None, size: tuple[int, int] | None
+) -> list[Pixels]:
+    """The `pixels` of each of some files below a folder."""
+    return [pixels(folder / name, channels, size) for name in names]
 
 
 def _array(picture: Image.Image, channels: int | None, size: tuple[int, int] | None) -> Pixels:
