@@ -320,11 +320,11 @@ def test_mixed_examples_are_seen_by_the_teacher_as_by_the_student(home: Path) ->
 
 def test_a_sweep_of_losses_of_features(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    small: Sequence[str] = (*SMALL, "precision=fp32", "hydra.sweep.dir=sweep", "seed=0,1")
+    small: Sequence[str] = (*SMALL, "precision=fp32", "hydra.sweep.dir=sweep")
     seen = "model.features=[layers.0]"
-    done = cli("-m", *small, "loss=kd,rkd,pkt,ctkd", "optim.lr=0.001,0.01", seen)
+    done = cli("-m", *small, "loss=kd,rkd,ctkd", "optim.lr=0.001,0.01", seen)
     text = done.out + done.err
-    assert "16 jobs in 8 stacks of 2" in text
+    assert "6 jobs in 3 stacks of 2" in text
     for what in (
         "soft targets cached, 1 view in fp32, 4.1 kB",
         "and features cached, 1 view in fp32",
@@ -332,7 +332,7 @@ def test_a_sweep_of_losses_of_features(cli: Cli, monkeypatch: pytest.MonkeyPatch
         assert what in text
     runs = read_summary("sweep")
     assert (runs.status == "complete").all()
-    columns = {"rkd": "train_distance", "pkt": "train_soft", "ctkd": "train_temperature"}
+    columns = {"rkd": "train_distance", "kd": "train_soft", "ctkd": "train_temperature"}
     for loss, column in columns.items():
         assert runs[runs.loss == loss][column].notna().all()
     # A student of features is a teacher, of features, too.
