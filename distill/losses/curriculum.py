@@ -48,8 +48,9 @@ def ctkd(
     Li et al. (2023), "Curriculum Temperature for Knowledge Distillation", arXiv 2211.16231, with
     one temperature for all examples: ``T = start + span sigmoid(w)``. Its w gets the gradient of
     the loss times -lambda, where ``lambda = reversal (1 - cos(pi min(1, t / warmup))) / 2`` of the
-    share t of the training that is done. The authors take 10 of 240 epochs for that, and w = 1 at
-    first, so T = 15.6; w is trained by the optimizer of the student, its weight decay included.
+    share t of the training that is done. The authors take 10 of 240 epochs for that, epoch by
+    epoch, and w = 1 at first, so T = 15.6; w is trained by the optimizer of the student, its weight
+    decay included.
 
     Args:
         student_logits: (B, C).

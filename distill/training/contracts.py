@@ -13,7 +13,15 @@ from torch.nn.parameter import UninitializedParameter
 from distill.data.views import Change
 from distill.seeds import seeded
 from distill.training.mapping import mappable
-from distill.training.objective import EXAMPLES, PROGRESS, UNSEEN, Objective, Seen, tried
+from distill.training.objective import (
+    EXAMPLES,
+    PROGRESS,
+    TAUGHT,
+    UNSEEN,
+    Objective,
+    Seen,
+    tried,
+)
 from distill.training.stack import Stack, called
 
 CPU = torch.device("cpu")
@@ -73,7 +81,8 @@ def fault_of_loss(
     names: set[frozenset[str]] = set()
     fixed = [v for name in FIXED for v in _listed(given[name])]
     before = [value.clone() for value in fixed]
-    lacking = "" if "teacher_logits" in objective.takes else " (it asks for no teacher_logits)"
+    asked = not objective.takes.isdisjoint(TAUGHT)
+    lacking = "" if asked else " (it asks for no teacher_logits)"
     if "student_logits" not in objective.takes:
         return "it has no parameter student_logits, by which it could be differentiated"
     if objective.learned is not None and (fault := fault_of_parts(objective.learned.module)):

@@ -177,10 +177,13 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
         ("loss=rkd", "model.features=[]"),
         r"model.features=\[\]: List should have at least 1 item after validation, not 0",
     ),
-    "vectors": (("loss=at",), r"loss=at: it fails on random logits and features .*wanted are maps"),
+    "vectors": (
+        ("loss=at",),
+        r"loss=at: it fails on random logits and features: .*wanted are maps",
+    ),
     "shapes": (
         ("loss=fitnets", *CNNS[:7], "model.features=[convolutions.0]"),
-        r"loss=fitnets: it fails on random logits and features .*cannot be compared; name others",
+        r"loss=fitnets: it fails on random logits and features: .*cannot be compared; name others",
     ),
     "crd": (
         (
@@ -320,11 +323,11 @@ def test_mixed_examples_are_seen_by_the_teacher_as_by_the_student(home: Path) ->
 
 def test_a_sweep_of_losses_of_features(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    small: Sequence[str] = (*SMALL, "precision=fp32", "hydra.sweep.dir=sweep", "seed=0,1")
+    small: Sequence[str] = (*SMALL, "precision=fp32", "hydra.sweep.dir=sweep")
     seen = "model.features=[layers.0]"
-    done = cli("-m", *small, "loss=kd,rkd,pkt,ctkd", "optim.lr=0.001,0.01", seen)
+    done = cli("-m", *small, "loss=kd,rkd,ctkd", "optim.lr=0.001,0.01", seen)
     text = done.out + done.err
-    assert "16 jobs in 8 stacks of 2" in text
+    assert "6 jobs in 3 stacks of 2" in text
     for what in (
         "soft targets cached, 1 view in fp32, 4.1 kB",
         "and features cached, 1 view in fp32",
@@ -332,7 +335,7 @@ def test_a_sweep_of_losses_of_features(cli: Cli, monkeypatch: pytest.MonkeyPatch
         assert what in text
     runs = read_summary("sweep")
     assert (runs.status == "complete").all()
-    columns = {"rkd": "train_distance", "pkt": "train_soft", "ctkd": "train_temperature"}
+    columns = {"rkd": "train_distance", "kd": "train_soft", "ctkd": "train_temperature"}
     for loss, column in columns.items():
         assert runs[runs.loss == loss][column].notna().all()
     # A student of features is a teacher, of features, too.

@@ -21,6 +21,7 @@ from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.runs.results import KEPT
 from distill.runs.students import students
+from distill.training.evaluator import evaluator
 from distill.training.loop import History, Training
 from distill.training.stack import Stack
 
@@ -235,6 +236,22 @@ def test_clipping_is_of_all_that_is_trained() -> None:
     norm = torch.stack([m.square().sum() for m in moved]).sum().sqrt()
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
     assert "student.weight" in before and "layers.0.weight" in before
+
+
+def test_what_a_stopped_student_learned_goes_with_it() -> None:
+    common = ("loss=ctkd", *FP32, "data.validation=0.25", "halving.rungs=1", "halving.factor=2")
+    jobs = [make_job(*common, f"loss.start={start}") for start in (1, 2, 4)]
+    training = taught(jobs)
+    history = training.run(evaluator(jobs[0].setting, True))
+    assert len(history.stopped) == 1 and len(history.members) == 2
+    assert [v.shape for v in learned(training).parameters.values()] == [(2,)]
+    for place, number in enumerate(history.members):
+        alone = taught([jobs[number]])
+        alone.plan = replace(alone.plan, rungs=())
+        alone.run(evaluator(jobs[0].setting, True))
+        for key, value in tensors(alone).items():
+            own = tensors(training, place)[key]
+            torch.testing.assert_close(own, value, atol=2e-5, rtol=1e-3)
 
 
 class Slope(nn.Module):
