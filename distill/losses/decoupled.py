@@ -122,10 +122,11 @@ def nkd(
     _, nckd = softened(decoupled, student_logits, teacher_logits, labels, temperature)
     among = entropy(others(teacher_logits, labels), temperature)
     p_t = teacher_logits.softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    target = p_t * cross_entropy(student_logits, labels)
     labelled = cross_entropy(
         student_logits, labels, class_counts, smoothing=smoothing, class_weights=class_weights
     )
+    plain = smoothing is None and class_weights is None
+    target = p_t * (labelled if plain else cross_entropy(student_logits, labels))
     rest = nckd + temperature * (temperature * among)
     total = target + weighed(gamma, rest) + weighed(hard, labelled)
     return total, {"target": target, "others": rest, "hard": labelled}

@@ -79,7 +79,7 @@ def test_a_run_that_diverges_is_an_error() -> None:
     ("override", "line"),
     [
         ("loss.temperature=0", "loss.temperature=0: Input should be greater than 0"),
-        ("loss=nope", "loss=nope: there is no such option; allowed are hard, kd, logits"),
+        ("loss=nope", "loss=nope: there is no such option; allowed are at, crd, "),
         ("lodd=3", "lodd=3: there is no such key; allowed are checkpoint, data"),
         ("seed=0,1", "seed=0,1: several values are a sweep, which distill.sweep runs"),
         ("experiment=quickstart", "experiment=quickstart: it is a sweep, which distill.sweep runs"),
