@@ -87,6 +87,7 @@ def test_values_and_gradients_are_those_of_the_paper(
         assert_close(found[term], exact, at)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "own"),
     [case for case in CASES if case[1].get("temperature", 4.0) in (4.0, 1e6)],
