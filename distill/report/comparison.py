@@ -6,7 +6,6 @@ Candidates are compared within seeds, which share teacher, initialisation and or
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,20 @@ from typing import Any
 import pandas as pd
 
 from distill.report.contents import Candidate, Compared, Difference
-from distill.report.numbers import Plot, amount, text
+from distill.report.numbers import Plot, amount
 from distill.report.statistics import SIGNIFICANT, differ, holm, interval
+from distill.report.trials import chosen
 from distill.runs.columns import Status
 
 STEM = "comparison"
 FILE = f"{STEM}.json"
 BETTER, WORSE, UNDECIDED = "better", "worse", "not decided"
+FEWEST = 5  # seeds that decide anything
 RULE = (
     "A candidate is better or worse than a reference where the differences of their test errors, "
     "within seeds, have a mean that is not 0: by a two-sided paired t test, adjusted by Holm over "
-    "all candidates that are compared with it, p < 0.05. Else it is not decided."
+    "all candidates that are compared with it, p < 0.05. Else it is not decided, nor with fewer "
+    "than 5 seeds, nor where a final run of either is lacking."
 )
 
 
@@ -73,13 +75,14 @@ def _row(compared: Compared, candidate: Candidate) -> list[object]:
     for reference in compared.references:
         found = candidate.differences.get(reference)
         row += [None] * 3 if found is None else [found.found, found.p, found.verdict]
-    chosen = ", ".join(f"{key} {_short(v)}" for key, v in candidate.chosen.items())
     ended = ", ".join(f"{n} {state}" for state, n in candidate.trials.items())
-    return [*row, candidate.best_epoch, candidate.val_errors, ended, chosen or candidate.reason]
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else text(value)
+    return [
+        *row,
+        candidate.best_epoch,
+        candidate.val_errors,
+        ended,
+        chosen(candidate.chosen) or candidate.reason,
+    ]
 
 
 def flattered(compared: Compared) -> float | None:
@@ -97,15 +100,14 @@ def led(compared: Compared) -> list[str]:
     seeds = ", ".join(map(str, compared.seeds))
     lines = [
         f"Each candidate had {compared.trials} trials with seed {compared.seed}, which chose on "
-        f"the validation split. What they chose was trained on all data with the seeds {seeds}, "
-        "and tested after the last epoch.",
+        f"the validation split. What they chose was trained on all data (but a validation split of "
+        f"the data's own) with the seeds {seeds}, and tested after the last epoch.",
         RULE,
     ]
     lines += [f"{c.name}: {c.reason}." for c in compared.candidates if c.reason]
-    lines += [
-        f"{name} lacks {count} of its {len(compared.seeds)} final runs."
-        for name, count in compared.lacking.items()
-    ]
+    lines += lacking(compared)
+    if len(compared.kinds) > 1:
+        lines.append(f"Final runs are of several kinds: {', '.join(compared.kinds)}.")
     gain = flattered(compared)
     if gain is not None:
         lines.append(
@@ -115,34 +117,59 @@ def led(compared: Compared) -> list[str]:
     return lines
 
 
+def lacking(compared: Compared) -> list[str]:
+    """A line for each candidate of which final runs are lacking."""
+    return [
+        f"{name} lacks {count} of its {len(compared.seeds)} final runs: nothing is decided of it."
+        for name, count in compared.lacking.items()
+    ]
+
+
 def read(folder: Path, runs: pd.DataFrame, name: str = f"{STEM}*.json") -> list[Compared]:
     """The comparisons in the ``folder`` of a sweep, whose complete ``runs`` these are.
 
-    Those that cannot be read are left out. ``name`` is that of one of their files, or a pattern.
+    ``name`` is that of one of their files, or a pattern.
+
+    Raises:
+        ValueError: one cannot be read.
     """
     found = []
     for path in sorted(folder.glob(name)):
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        try:
             found.append(_compared(json.loads(path.read_text(encoding="utf-8")), runs))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            again = "the command that made it makes it again"
+            raise ValueError(f"{path.name} cannot be read ({reason}); {again}") from error
     return found
 
 
 def _compared(content: Mapping[str, Any], runs: pd.DataFrame) -> Compared:
     found = [_candidate(name, own, runs) for name, own in content["candidates"].items()]
-    compared = _differences(found, content["references"])
+    compared = _differences(found, content["references"], len(content["seeds"]))
     compared.sort(key=lambda c: c.errors.mean() if len(c.errors) else math.inf)
+    finals = [run for own in content["candidates"].values() for run in own.get("runs", ())]
     return Compared(
         tuple(compared),
         tuple(content["references"]),
         content["trials"],
         content["seed"],
         tuple(content["seeds"]),
+        _kinds(runs[runs["run"].isin(finals)]),
     )
+
+
+def _kinds(runs: pd.DataFrame) -> tuple[str, ...]:
+    """In what precision and on what devices runs were trained."""
+    if not {"precision", "device"} <= {*runs}:
+        return ()
+    pairs = runs[["precision", "device"]].dropna().drop_duplicates().to_numpy().tolist()
+    return tuple(f"{precision} on {device}" for precision, device in pairs)
 
 
 def _candidate(name: str, told: Mapping[str, Any], runs: pd.DataFrame) -> Candidate:
     complete = runs["status"].eq(Status.COMPLETE).fillna(value=False)
-    own = runs[runs["run"].isin(told.get("runs", [])) & complete]
+    own = runs[runs["run"].isin(told.get("runs", [])) & complete].drop_duplicates("run")
     errors = own.set_index("seed")["test_errors"].astype(float).sort_index()
     column = "best_epoch_test_errors"
     known = own[column].dropna() if column in own else own["test_errors"].iloc[:0]
@@ -160,7 +187,9 @@ def _candidate(name: str, told: Mapping[str, Any], runs: pd.DataFrame) -> Candid
     )
 
 
-def _differences(found: Sequence[Candidate], references: Sequence[str]) -> list[Candidate]:
+def _differences(
+    found: Sequence[Candidate], references: Sequence[str], seeds: int
+) -> list[Candidate]:
     """The candidates with their differences to each of the references but themselves."""
     errors = {candidate.name: candidate.errors for candidate in found}
     differences: dict[str, dict[str, Difference]] = {name: {} for name in errors}
@@ -173,7 +202,7 @@ def _differences(found: Sequence[Candidate], references: Sequence[str]) -> list[
         for (name, values), p in zip(pairs.items(), adjusted, strict=True):
             mean = interval(values)
             verdict = UNDECIDED
-            if p < SIGNIFICANT:
+            if p < SIGNIFICANT and len(values) == seeds >= FEWEST:
                 verdict = BETTER if mean.mean < 0 else WORSE
             differences[name][reference] = Difference(mean, p, verdict)
     return [replace(candidate, differences=differences[candidate.name]) for candidate in found]

@@ -81,7 +81,8 @@ class Study:
     """A study: its trials by their numbers, and what follows from them.
 
     ``keys`` are those searched, and on which scale; ``best`` is the best trial, or those of
-    the Pareto front; ``missing`` says what could not be read.
+    the Pareto front; ``missing`` says what could not be read. What the best of one that is
+    ``compared`` with others came to, the comparison says.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Study:
     importances: tuple[Importance, ...] = ()
     gain: Gain | None = None
     missing: tuple[str, ...] = ()
+    compared: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Compared:
     """A whole comparison; the best candidates come first.
 
     ``seeds`` are those of the final runs, ``seed`` that of the trials, of which each candidate had
-    as many as ``trials`` says.
+    as many as ``trials`` says; ``kinds`` are the precisions and devices of the final runs.
     """
 
     candidates: tuple[Candidate, ...]
@@ -139,6 +141,7 @@ class Compared:
     trials: int
     seed: int
     seeds: tuple[int, ...]
+    kinds: tuple[str, ...] = ()
 
     @property
     def lacking(self) -> dict[str, int]:

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class _Drawn:
 
 @dataclass(frozen=True)
 class _Searched:
-    """A study as the page shows it."""
+    """A study as the page shows it, and the candidates of a comparison that it was for."""
 
     study: Study
     anchor: str
@@ -49,6 +49,7 @@ class _Searched:
     about: str
     header: tuple[str, ...]
     rows: tuple[tuple[_Cell, ...], ...]
+    candidate: str
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,11 @@ def _part(sweep: Sweep, slug: str, folder: Path) -> _Part:
     rows = tuple(_row(values, interval) for values, interval in found)
     drawn = tuple(_figures(list(plots.every(sweep)), slug, folder))
     slugs = _apart(f"{slug}-{study.name}" for study in sweep.studies)
-    searched = tuple(_searched(s, n, folder) for s, n in zip(sweep.studies, slugs, strict=True))
+    candidates = _candidates(sweep)
+    searched = tuple(
+        _searched(study, name, folder, ", ".join(candidates.get(study.name, ())))
+        for study, name in zip(sweep.studies, slugs, strict=True)
+    )
     slugs = _apart(f"{slug}-comparison" for _ in sweep.comparisons)
     pairs = zip(sweep.comparisons, slugs, strict=True)
     compared = tuple(_compared(found, name, folder) for found, name in pairs)
@@ -151,11 +156,22 @@ def _figure(value: object) -> _Cell:
     return _measured(value) if isinstance(value, float) else _cell(value)
 
 
-def _searched(study: Study, slug: str, folder: Path) -> _Searched:
+def _candidates(sweep: Sweep) -> dict[str, list[str]]:
+    """The candidates of each study's name, in the comparisons of a sweep."""
+    names: dict[str, list[str]] = {}
+    for candidate in (c for found in sweep.comparisons for c in found.candidates):
+        own = names.setdefault(candidate.study, [])
+        own += [candidate.name] * (candidate.name not in own)
+    return names
+
+
+def _searched(study: Study, slug: str, folder: Path, candidate: str) -> _Searched:
+    if candidate:
+        study = replace(study, compared=True, gain=None)
     drawn = tuple(_figures(list(trials.every(study)), slug, folder))
     about, header, found = trials.table(study)
     rows = tuple(tuple(map(_tried, row)) for row in found)
-    return _Searched(study, f"study-{slug}", drawn, about, tuple(header), rows)
+    return _Searched(study, f"study-{slug}", drawn, about, tuple(header), rows, candidate)
 
 
 def _tried(value: object) -> _Cell:
@@ -189,7 +205,6 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
     html = environment.get_template("report.html.j2").render(
         findings=findings, parts=parts, anchors={p.sweep.folder: p.anchor for p in parts},
         colours=COLOURS, marks=MARKS, span=span, strips=_strips, trials=trials,
-        candidates={c.study: c.name for s in sweeps for f in s.comparisons for c in f.candidates},
         counts=Counter(f.verdict for f in findings),
         versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),
     )  # fmt: skip

@@ -39,6 +39,10 @@ def sweep(folder: Path) -> Sweep:
         raise ReportError(f"DIR={folder}: {SUMMARY} cannot be read ({reason})") from error
     if runs.empty:
         raise ReportError(f"DIR={folder}: none of the {len(frame)} runs in {SUMMARY} is complete")
+    try:
+        compared = tuple(comparison.read(folder, runs))
+    except ValueError as error:
+        raise ReportError(f"DIR={folder}: {error}") from error
     return Sweep(
         folder.resolve().name,
         folder,
@@ -46,7 +50,7 @@ def sweep(folder: Path) -> Sweep:
         _commands(folder),
         _curves(folder, runs),
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
-        comparisons=tuple(comparison.read(folder, runs)),
+        comparisons=compared,
     )
 
 

@@ -233,19 +233,20 @@ def table(study: Study) -> tuple[str, list[str], list[list[object]]]:
     several = len(study.objectives) > 1
     trials = front(study) if several else complete(study)[:SHOWN]
     tested = {best.number: best.test_errors for best in study.best}
-    header = ["trial", *map(named, study.objectives), "test errors", *study.keys]
+    own = [] if study.compared else ["test errors"]
+    header = ["trial", *map(named, study.objectives), *own, *study.keys]
     rows: list[list[object]] = [
         [
             t.number,
             *map(_whole, t.values),
-            tested.get(t.number),
+            *(tested.get(t.number) for _ in own),
             *(t.params.get(key) for key in study.keys),
         ]
         for t in trials
     ]
     what = "the Pareto front" if several else f"the best {len(rows)} of {counted(study)}"
-    about = "Test errors are of the same settings trained on all data"
-    return f"{what[:1].upper()}{what[1:]}. {about}.", header, rows
+    about = "" if study.compared else " Test errors are of the same settings trained on all data."
+    return f"{what[:1].upper()}{what[1:]}.{about}", header, rows
 
 
 def _whole(given: float) -> float:
@@ -275,6 +276,8 @@ def led(study: Study) -> list[str]:
 
 
 def _tested(study: Study) -> str:
+    if study.compared:
+        return "What it came to stands in the comparison."
     found = [best.test_errors for best in study.best]
     known = [errors for errors in found if errors is not None]
     if not known:

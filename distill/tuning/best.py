@@ -26,18 +26,19 @@ WHOLE = {
 }
 
 
-def of(study: optuna.Study) -> list[FrozenTrial]:
-    """The best trial, or those of the Pareto front from small to large.
+def of(study: optuna.Study, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
+    """The best trial, of all or of some ``trials``, or those of the Pareto front, by size.
 
     Raises:
         RunError: no trial completed.
     """
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    some = study.get_trials(deepcopy=False) if trials is None else trials
+    complete = [trial for trial in some if trial.state == TrialState.COMPLETE]
     if not complete:
         # With torch, which whoever reads a study does without.
         from distill.training.fit import RunError
 
-        reasons = [str(t.user_attrs.get("reason")) for t in study.get_trials(deepcopy=False)]
+        reasons = [str(trial.user_attrs.get("reason")) for trial in some]
         raise RunError(f"none of {len(reasons)} trials completed; the first {reasons[0]}")
     if len(study.directions) == 1:
         return [min(complete, key=_rank)]
@@ -77,11 +78,9 @@ def write(
             f"{value:g} {objective}"
             for value, objective in zip(trial.values, objectives, strict=True)
         )
-        own = result["config"]["data"]["validation"] == GIVEN  # which is never trained on
-        data = "data but its own validation split" if own else "data"
         about = (
             f"trial {trial.number}{_mark(study.study_name)}{values}; "
-            f"trained on all {data} {result['test_errors']} test errors"
+            f"trained on {trained_on(result)} {result['test_errors']} test errors"
         )
         line = command("--config-dir", str(folder), f"experiment={name}")
         text = experiment(returned, line, about)
@@ -123,6 +122,12 @@ def _mark(study: str) -> str:
 
 def _holds(path: Path, mark: str) -> bool:
     return mark in path.read_text(encoding="utf-8", errors="replace")
+
+
+def trained_on(result: dict[str, Any]) -> str:
+    """What a run of the best was trained on, in words."""
+    own = result["config"]["data"]["validation"] == GIVEN  # which is never trained on
+    return "all data but its own validation split" if own else "all data"
 
 
 def experiment(returned: JobReturn, command: str, about: str) -> str:

@@ -1,12 +1,13 @@
 """Comparing losses fairly: each tuned with as many trials, then trained anew with fresh seeds.
 
 Trials choose on the validation split, with one seed. What they chose is trained on all data with
-other seeds, each with its own teacher, and tested after the last epoch: so nothing is chosen on
-the test set, and no loss is given more care than another.
+other seeds, each with its own teacher (``teacher.seed=${seed}``), and tested after the last epoch:
+so nothing is chosen on the test set, and no loss is given more care than another.
 """
 
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +32,7 @@ from distill.runs import results
 from distill.runs.columns import Status
 from distill.sweeps.compose import command
 from distill.system import store
+from distill.system.conf import CONF
 from distill.training.fit import RunError
 from distill.tuning import EXPERIMENT, best
 from distill.tuning.study import Tuner
@@ -51,9 +53,14 @@ class Comparison:
         self.config, self.launcher = config, launcher
         self.folder = Path(config.hydra.sweep.dir)
         candidates = {str(name): _plain(own) for name, own in (options["candidates"] or {}).items()}
+        if not candidates:
+            raise ConfigError(
+                "hydra.sweeper.candidates={}: name at least two, as {kd: {loss: kd}}; "
+                "experiment=compare_losses has some"
+            )
         names = options["only"] if options["only"] is not None else list(candidates)
         if not names or set(names) - set(candidates):
-            given, allowed = ",".join(map(str, names)), ", ".join(candidates) or "none"
+            given, allowed = ",".join(map(str, names)), ", ".join(candidates)
             raise ConfigError(f"hydra.sweeper.only=[{given}]: allowed are {allowed}")
         self.candidates = {name: candidates[name] for name in dict.fromkeys(names)}
         self.references = [str(n) for n in options["references"] if n in self.candidates]
@@ -66,6 +73,8 @@ class Comparison:
             )
         self.seeds = [int(seed) for seed in options["seeds"]]
         self._check(options)
+        for name in self.candidates:
+            _check_name(name)
         self.trials = int(options["n_trials"])
         self.tuners = {
             name: Tuner(config, {**options, "objectives": ["val_errors"]}, loader, launcher)
@@ -102,16 +111,30 @@ class Comparison:
             RunError: trials or final runs failed, other than by diverging.
         """
         for argument in arguments:
-            if argument.lstrip("+~").partition("=")[0] == "loss":
+            key = argument.lstrip("+~").partition("=")[0]
+            if key == "loss":
                 raise ConfigError(
                     f"{argument}: each candidate has its own loss; name the candidates to compare "
                     f"with hydra.sweeper.only=[...], of {', '.join(self.candidates)}"
+                )
+            if key.startswith("loss."):
+                own = key.removeprefix("loss.")
+                raise ConfigError(
+                    f"{argument}: each candidate has its own loss; set it for one of them, as "
+                    f"hydra.sweeper.candidates.NAME.{own}={argument.partition('=')[2]}"
                 )
         for name, tuner in self.tuners.items():
             try:
                 tuner.prepare([*arguments, *_overrides(self.candidates[name])])
             except ConfigError as error:
                 raise ConfigError(f"hydra.sweeper.candidates.{name}: {error}") from error
+            keys = {*tuner.space, *(o.partition("=")[0] for o in _overrides(self.candidates[name]))}
+            if "seed" in keys:
+                raise ConfigError(
+                    f"hydra.sweeper.candidates.{name}: its trials have several seeds, or one of "
+                    "their own; all trials have that of the command, and seeds are those of the "
+                    "final runs"
+                )
         studies = {name: tuner.identity for name, tuner in self.tuners.items()}
         self.identity = store.digest([studies, self.trials, self.seeds, self.references])
         failed: list[str] = []
@@ -124,11 +147,11 @@ class Comparison:
 
     def _choose(self, name: str, study: optuna.Study) -> None:
         """Keep the best trial of a candidate; of one whose trials all diverged there is none."""
-        trials = study.get_trials(deepcopy=False)
-        counts = Counter(trial.state.name.lower() for trial in trials)
+        counted = self.tuners[name].counted(study)[: self.trials]  # of more, the same as the others
+        counts = Counter(map(_ended, counted))
         self.told[name] = {"study": study.study_name, "trials": dict(counts)}
         try:
-            [trial] = best.of(study)
+            [trial] = best.of(study, counted)
         except RunError as error:
             log.warning("%s: %s", name, error)
             self.told[name]["reason"] = str(error)
@@ -166,12 +189,16 @@ class Comparison:
         for name, returned in zip(names, returns, strict=True):
             assert returned.hydra_cfg is not None
             directory = Path(returned.hydra_cfg.hydra.runtime.output_dir)
-            result = results.read(directory / results.RESULT)
+            try:
+                result = results.read(directory / results.RESULT)
+            except (OSError, ValueError) as error:
+                failed.append(str(error))
+                continue
             if result["status"] == Status.FAILED:
                 failed.append(str(result["reason"]))
             runs = self.told[name].setdefault("runs", [])
             if not runs:
-                self._write_experiment(name, f"{name}{end}", returned)
+                self._write_experiment(name, f"{name}{end}", returned, best.trained_on(result))
             runs.append(result["run"])
         body = {
             "identity": self.identity,
@@ -184,6 +211,8 @@ class Comparison:
         store.write_text(path, json.dumps(body, indent=1) + "\n")
         [found] = comparison.read(self.folder, results.read_summary(self.folder), path.name)
         Console(force_jupyter=False).print(_table(found))
+        for line in comparison.lacking(found):
+            log.warning(line)
         return failed
 
     def _place(self) -> tuple[Path, str]:
@@ -196,17 +225,18 @@ class Comparison:
             own = json.loads(path.read_text(encoding="utf-8"))["identity"] == self.identity
         except (OSError, ValueError, KeyError, TypeError):
             own = True  # none, or what nobody can read
-        end = "" if own else f"-{self.identity[:8]}"
-        return path.with_stem(f"{path.stem}{end}"), end
+        end = f"-{self.identity[:8]}"
+        other = path.with_stem(f"{path.stem}{end}")
+        return (path, "") if own and not other.exists() else (other, end)
 
-    def _write_experiment(self, name: str, stem: str, returned: JobReturn) -> None:
+    def _write_experiment(self, name: str, stem: str, returned: JobReturn, data: str) -> None:
         path = self.folder / EXPERIMENT / f"{stem}.yaml"
         path.parent.mkdir(exist_ok=True)
         line = command("--config-dir", str(self.folder), f"experiment={stem}")
         told = self.told[name]
         about = (
             f"{name}: trial {told['trial']} of {told['study']}, {told['val_errors']} validation "
-            "errors; trained on all data"
+            f"errors; trained on {data}"
         )
         store.write_text(path, best.experiment(returned, line, about))
         told["command"] = line
@@ -214,9 +244,10 @@ class Comparison:
 
 def _table(compared: Compared) -> Table:
     """The candidates, the best first, with their differences to each reference."""
-    title = f"test errors, mean over {len(compared.seeds)} seeds, and differences within seeds"
+    title = "test errors, means over seeds, and differences within seeds"
     table = Table(title=title, min_width=len(title) + 2)
     table.add_column("candidate")
+    table.add_column("n", justify="right")
     table.add_column("test errors", justify="right")
     for reference in compared.references:
         table.add_column(f"less those of {reference}", justify="right")
@@ -224,8 +255,41 @@ def _table(compared: Compared) -> Table:
         errors = span(interval(candidate.errors)) if len(candidate.errors) else "none completed"
         differences = (candidate.differences.get(name) for name in compared.references)
         cells = ("" if d is None else f"{span(d.found)}, {d.verdict}" for d in differences)
-        table.add_row(candidate.name, errors, *cells)
+        table.add_row(candidate.name, str(len(candidate.errors)), errors, *cells)
     return table
+
+
+def _check_name(name: str) -> None:
+    """See that an experiment can have the name of a candidate.
+
+    Raises:
+        ConfigError: it is no plain word, or another experiment's.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name, re.ASCII):
+        raise ConfigError(
+            f"hydra.sweeper.candidates.{name}: it names an experiment, too; use letters, digits, "
+            "_, - and ."
+        )
+    if name.startswith("best") or (CONF / EXPERIMENT / f"{name}.yaml").exists():
+        raise ConfigError(
+            f"hydra.sweeper.candidates.{name}: it names an experiment, too, and there is another "
+            "of that name; choose another"
+        )
+
+
+def _ended(trial: FrozenTrial) -> str:
+    """How a trial ended, in the words of results."""
+    if trial.state == TrialState.FAIL:
+        return str(trial.user_attrs.get("reason", Status.FAILED)).partition(":")[0]
+    words = {TrialState.COMPLETE: Status.COMPLETE, TrialState.PRUNED: Status.STOPPED}
+    return str(words.get(trial.state, Status.RUNNING))
+
+
+def _text(value: object) -> str:
+    """A value as an override gives it."""
+    return (
+        str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    )
 
 
 def _plain(candidate: Any) -> dict[str, Any]:
@@ -245,4 +309,4 @@ def _overrides(candidate: Mapping[str, Any]) -> list[str]:
         raise ConfigError("it names no loss; give it one, as in {loss: kd, temperature: 4}")
     loss, others = own.pop("loss"), own.pop("overrides", None) or {}
     keys = {f"loss.{name}": value for name, value in own.items()}
-    return [f"loss={loss}", *(f"{key}={value}" for key, value in {**keys, **others}.items())]
+    return [f"loss={loss}", *(f"{k}={_text(value)}" for k, value in {**keys, **others}.items())]

@@ -190,6 +190,8 @@ def _jobs(folder: Path) -> Iterator[Job]:
             overrides = tuple(map(str, hydra["overrides"]["task"]))
             if hydra["sweeper"]["_target_"] != SWEEPER or whole <= {*overrides}:
                 continue
+            if hydra["sweeper"].get("candidates"):  # of several studies, which nothing tells apart
+                continue
             number, cwd = int(hydra["job"]["num"]), str(hydra["runtime"]["cwd"])
             objectives = tuple(map(str, hydra["sweeper"]["objectives"]))
         except (OSError, *results.DAMAGED, yaml.YAMLError):

@@ -270,12 +270,12 @@ class Tuner:
 
     def _state(self, study: optuna.Study) -> str:
         """How many trials ended, and how."""
-        trials = self._counted(study)
+        trials = self.counted(study)
         counts = {s: sum(t.state == s for t in trials) for s in TrialState}
         texts = [f"{n} {s.name.lower()}" for s, n in counts.items() if n]
         return f"{len(trials)} of {self.trials} trials: {', '.join(texts) or 'none yet'}"
 
-    def _counted(self, study: optuna.Study) -> list[FrozenTrial]:
+    def counted(self, study: optuna.Study) -> list[FrozenTrial]:
         """The trials but for those that were one too many."""
         return [t for t in study.get_trials(deepcopy=False) if SURPLUS not in t.user_attrs]
 
@@ -296,14 +296,14 @@ class Tuner:
     def _asked(self, study: optuna.Study) -> Trial | None:
         """A new trial; None if there are all that there are to be, whoever asked for them."""
         with storage.turn(self.url):
-            known = self._counted(study)
+            known = self.counted(study)
             if len(known) >= self.trials:
                 return None
             study.sampler = search.sampler(self.sampler, len(known))
             trial = study.ask()
             self.holder.hold(trial)
         # On a server, or for other programs, there are no turns.
-        if sum(t.number < trial.number for t in self._counted(study)) < self.trials:
+        if sum(t.number < trial.number for t in self.counted(study)) < self.trials:
             return trial
         trial.set_user_attr(SURPLUS, f"one more than the {self.trials} trials; not run")
         study.tell(trial, state=TrialState.FAIL)

@@ -17,7 +17,7 @@ from scipy import stats
 
 from distill.config import parse
 from distill.report import page
-from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, read
+from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, led, read
 from distill.report.contents import Sweep
 from distill.runs import results
 from distill.system.conf import CONF
@@ -56,7 +56,7 @@ def test_candidates_are_tuned_alike_and_compared_with_fresh_seeds(
     assert taught["teacher.seed"].tolist() == [1, 2]
     assert taught["teacher_digest"].nunique() == 2
     for name, own in written.items():
-        assert own["trials"] == {"complete": 1, "pruned": 2}
+        assert own["trials"] == {"complete": 1, "stopped": 2}
         rows = final.loc[own["runs"]]
         assert rows["lr"].eq(own["chosen"]["optim.lr"]).all()
         assert rows["epochs"].eq(9 if name == "labels_longer" else 3).all()
@@ -81,6 +81,19 @@ def test_candidates_are_tuned_alike_and_compared_with_fresh_seeds(
     assert trained == before
     assert cli("--config-dir", "c", "experiment=kd", "seed=2").code == 0
     assert trained[len(before) :] == [written["kd"]["runs"][1]]
+
+
+@pytest.mark.slow
+def test_as_many_trials_count_as_there_are_to_be(cli: Cli) -> None:
+    kd = ("hydra.sweeper.only=[kd]", "hydra.sweeper.references=[kd]", "halving.rungs=0")
+    few = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    assert cli(*COMPARE, *kd, *few).code == 0
+    first = json.loads((Path("c") / FILE).read_text())
+    assert cli(*COMPARE, *kd, "hydra.sweeper.n_trials=8").code == 0
+    assert cli(*COMPARE, *kd, *few).code == 0
+    again = json.loads((Path("c") / FILE).read_text())
+    assert again == first
+    assert again["candidates"]["kd"]["trials"] == {"complete": 2}
 
 
 @pytest.mark.slow
@@ -129,6 +142,23 @@ def test_a_candidate_that_always_diverges_is_told_and_the_others_compared(cli: C
         (["hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: it must be at least 1"),
         (["+hydra.sweeper.candidates.kd.x=1"], "loss.x=1: there is no such key; did you"),
         (
+            ["loss.alpha=0.5"],
+            "loss.alpha=0.5: each candidate has its own loss; set it for one of them, as hydra.",
+        ),
+        (
+            ["+hydra.sweeper.candidates.kd.overrides={seed:1}"],
+            "hydra.sweeper.candidates.kd: its trials have several seeds, or one of their own; all",
+        ),
+        (["seed=3,4"], "hydra.sweeper.candidates.labels: its trials have several seeds, or one of"),
+        (
+            ["+hydra.sweeper.candidates={tune:{loss:kd}}", "hydra.sweeper.only=[tune,kd]"],
+            "hydra.sweeper.candidates.tune: it names an experiment, too, and there is another of",
+        ),
+        (
+            ["+hydra.sweeper.candidates={a/b:{loss:kd}}", "hydra.sweeper.only=[a/b,kd]"],
+            "hydra.sweeper.candidates.a/b: it names an experiment, too; use letters, digits, _, -",
+        ),
+        (
             ["+hydra.sweeper.candidates.own.x=1", "hydra.sweeper.only=[own,kd]"],
             "hydra.sweeper.candidates.own: it names no loss; give it one, as in {loss: kd, tem",
         ),
@@ -165,8 +195,12 @@ def test_every_loss_of_logits_is_a_candidate_with_all_of_its_keys() -> None:
         compared.add(own["loss"])
         if own["loss"] not in ("hard", "label_smoothing"):
             assert {*loss.options} - weights == {*keys}, name
-    of_features = {"at", "crd", "fitnets", "pkt", "rkd", "sp"}
-    assert compared == {*options("loss")} - of_features - {"sum"}
+    losses = {
+        name: parse(composed("data=synthetic", f"loss={name}")).loss
+        for name in {*options("loss")} - {"sum"}
+    }
+    of_logits = {name for name, loss in losses.items() if "student_features" not in loss.takes}
+    assert compared == of_logits
     assert candidates["labels_longer"]["overrides"]["train.epochs"] == 3 * whole.train.epochs
 
 
@@ -225,13 +259,29 @@ def test_verdicts_are_by_paired_tests_and_holm(tmp_path: Path) -> None:
     assert re.findall(r">([^<>]+)</td>", good[1])[:5] == [
         "90.2 [79.6, 100.8]", "5", "-9.8 [-10.8, -8.76]", "3.79e-05", "better",
     ]  # fmt: skip
-    assert "Better: good; worse: bad; not decided: wide, near." in html
+    assert "Better: good; worse: bad; not decided: near, wide." in html
     assert html.index(">good</td>") < html.index(">kd</td>") < html.index(">bad</td>")
     # A run that is lacking leaves its seed out of the pairs, and is said to be lacking.
     [fewer] = read(tmp_path, runs(**errors).drop(index=0))
     assert fewer.lacking == {"kd": 1}
     by_name = {c.name: c for c in fewer.candidates}
     assert by_name["good"].differences["kd"].found.n == 4
+    assert "kd lacks 1 of its 5 final runs" in "".join(led(fewer))
+    assert {d.verdict for c in fewer.candidates for d in c.differences.values()} == {UNDECIDED}
+    # A copy of a run counts once; runs of two kinds are said to be.
+    copied = pd.concat([frame, frame.iloc[:1]]).assign(device="cpu")
+    copied["precision"] = ["bf16" if n == 3 else "fp32" for n in range(len(copied))]
+    [again] = read(tmp_path, copied)
+    assert {c.name: c.differences for c in again.candidates} == {
+        c.name: c.differences for c in compared.candidates
+    }
+    assert "Final runs are of several kinds: fp32 on cpu, bf16 on cpu." in led(again)
+    # Fewer than five seeds decide nothing.
+    body["seeds"] = [1, 2]
+    (tmp_path / FILE).write_text(json.dumps(body))
+    [two] = read(tmp_path, runs(**{name: own[:2] for name, own in errors.items()}))
+    assert {d.verdict for c in two.candidates for d in c.differences.values()} == {UNDECIDED}
     for damage in ("{", "[]", '{"candidates": {"kd": 3}}'):
         (tmp_path / FILE).write_text(damage)
-        assert read(tmp_path, runs(**errors)) == []
+        with pytest.raises(ValueError, match=r"comparison.json cannot be read \(.*\); the command"):
+            read(tmp_path, frame)
