@@ -207,6 +207,11 @@ def _asked(learned: Callable[..., Any], own: frozenset[str], target: str) -> fro
     parameters = inspect.signature(learned).parameters.values()
     named = [p for p in parameters if p.kind not in variable]
     known = {*LEARNS, *own}
+    if both := sorted({p.name for p in named} & {*LEARNS} & own):
+        raise ConfigError(
+            f"{target}: its key {both[0]} has the name of what its {learned.__name__} is given; "
+            "rename it"
+        )
     for parameter in named:
         if parameter.name not in known and parameter.default is parameter.empty:
             raise ConfigError(

@@ -39,7 +39,7 @@ class Learned(nn.Module):
 def sum(  # noqa: A001 (as a config says it)
     parts: Mapping[str, Part], student_logits: Tensor, **given: Any
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The sum of losses times their weights, of which one of weight 0 spoils nothing.
+    """The sum of losses times their weights, of which one of weight 0 counts as 0.
 
     Where a loss couples the examples of a batch, the others' values are averaged, and the sum has
     one value.

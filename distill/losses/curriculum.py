@@ -35,8 +35,8 @@ def ctkd(
     progress: float,
     class_counts: Tensor | None = None,
     *,
-    start: Annotated[float, Field(ge=0.1, le=1e6)] = 1.0,
-    span: Annotated[float, Field(gt=0, le=1e6)] = 20.0,
+    start: Annotated[float, Field(ge=0.1, le=100)] = 1.0,
+    span: Annotated[float, Field(gt=0, le=100)] = 20.0,
     reversal: NonNegativeFloat = 1.0,
     warmup: PositiveFloat = 10 / 240,
     alpha: Weight = 0.9,
@@ -58,8 +58,8 @@ def ctkd(
         labels: (B,), whole numbers from 0 to C - 1.
         learned: makes w.
         progress: t.
-        start: the least T.
-        span: how much larger it may become.
+        start: the least T, up to 100: the gradient by T of larger ones is lost in rounding.
+        span: how much larger it may become, up to 100.
         reversal: lambda at its largest; 0 leaves T to the weight decay alone.
         warmup: the share of the training in which lambda rises.
         alpha: the weight of the soft term, from 0 to 1.

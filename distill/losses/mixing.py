@@ -44,6 +44,7 @@ def weighed(weight: Tensor | float, term: Tensor) -> Tensor:
     """``weight * term``, which is 0 for a weight of 0.
 
     Where the term overflows, the largest number takes its place, so that its product with 0 is 0.
+    The gradient is 0 then as far as those of the term's parts are finite.
     """
     return weight * term.nan_to_num(nan=torch.finfo(term.dtype).max)
 

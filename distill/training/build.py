@@ -107,9 +107,10 @@ def feature_shapes(model: Model, data: Data, key: str) -> tuple[Shape, ...]:
     """
     dataset = read(data)
     with seeded(0, torch.device("cpu")), torch.no_grad():
-        module = build(model, dataset, key).eval()
+        module, x = build(model, dataset, key), torch.rand(2, *dataset.shape)
         try:
-            return shapes(module, model.features, torch.rand(2, *dataset.shape))
+            shapes(module.train(), model.features, x)
+            return shapes(module.eval(), model.features, x)
         except ValueError as error:
             named = "null" if model.features is None else f"[{','.join(model.features)}]"
             raise ConfigError(f"{key}.features={named}: of {model.name}, {error}") from error

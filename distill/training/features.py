@@ -41,13 +41,13 @@ def observed(
         raise ValueError(f"it has no module {unknown[0]}; allowed are {_listed(list(parts))}")
     seen: list[list[Any]] = [[] for _ in places]
 
-    def enters(_: nn.Module, given: tuple[Any, ...]) -> None:
-        seen[0].append(_kept(given[0]))
+    def enters(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        seen[0].append(_kept(given[0] if given else named.get("input")))
 
     hooks = []
     for place, calls in zip(places, seen, strict=True):
         if names is None:
-            hooks.append(parts[place].register_forward_pre_hook(enters))
+            hooks.append(parts[place].register_forward_pre_hook(enters, with_kwargs=True))
         else:
             hooks.append(parts[place].register_forward_hook(_leaves(calls)))
     try:

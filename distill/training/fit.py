@@ -36,7 +36,9 @@ class RunError(Exception):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was too short."""
+    """Whether an error, or what it came from, says that memory was too short."""
+    if error.__cause__ is not None and out_of_memory(error.__cause__):
+        return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     # On the CPU torch has no class of its own for it.

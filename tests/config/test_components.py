@@ -10,10 +10,11 @@ import torch
 from conftest import SMALL, Cli, Offer, composed, make_job, shell
 from omegaconf import OmegaConf
 from pydantic import create_model
-from torch import Tensor
+from torch import Tensor, nn
 
 import distill.models
 from distill.config import ConfigError, Run, components, parse, targets
+from distill.config.components import schema
 from distill.config.strict import said
 from distill.models import MLP
 from distill.runs.job import Job
@@ -330,3 +331,20 @@ def test_a_new_key_with_a_default_changes_no_name(monkeypatch: pytest.MonkeyPatc
         monkeypatch.undo()
         targets.cache_clear()
         components.schema.cache_clear()
+
+
+def test_a_key_with_the_name_of_what_a_loss_is_given_to_learn_by_is_refused() -> None:
+    class Head(nn.Module):
+        def __init__(self, classes: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(classes, classes)
+
+    def mine(student_logits: Tensor, learned: Head, *, classes: int = 5) -> Tensor:
+        made: Tensor = learned(student_logits)
+        return made.sum(-1) * classes
+
+    mine.__annotations__["learned"] = Head
+    mine.__annotations__["student_logits"] = mine.__annotations__["return"] = Tensor
+    mine.__annotations__["classes"] = int
+    with pytest.raises(ConfigError, match="its key classes has the name of what its Head is given"):
+        schema("loss", mine, "mine.mine")

@@ -11,6 +11,7 @@ from torch import Tensor
 from distill import losses
 from distill.config import ConfigError, parse
 from distill.runs.results import read_summary
+from distill.training.fit import out_of_memory
 from distill.training.objective import Objective
 
 B, C = 6, 4
@@ -171,3 +172,12 @@ def test_a_yaml_of_ones_own_with_a_loss_of_ones_own(cli: Cli, home: Path) -> Non
     total = 0.9 * frame["train_soft"] + 0.1 * frame["train_mine"]
     assert frame["train_loss"].tolist() == pytest.approx(total.tolist(), rel=1e-5)
     assert frame["train_soft_soft"].tolist() == pytest.approx(frame["train_soft"].tolist())
+
+
+def test_a_term_that_is_short_of_memory_is_told_as_such() -> None:
+    def greedy(student_logits: Tensor) -> Tensor:
+        return student_logits.new_empty(2**60).sum()
+
+    with pytest.raises(ValueError, match="^terms[.]a") as caught:
+        losses.sum({"a": (greedy, frozenset())}, torch.zeros(1, 2), **{"terms.a.weight": 1.0})
+    assert out_of_memory(caught.value)
