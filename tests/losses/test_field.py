@@ -69,6 +69,7 @@ def assert_close(found: tuple[Tensor, Tensor], expected: tuple[Any, Any], at: An
     assert ((gradient[:, at] - slopes).abs() <= 1e-3 * sizes + 1e-9).all()
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize(("name", "own"), CASES)
 def test_values_and_gradients_are_those_of_the_paper(
