@@ -58,7 +58,7 @@ TUNE = (
 )
 
 
-THIRD = 3  # of the cases of a table, which the default run tries
+THIRD = 3  # of the cases of a table, or of brothers, each of these is tried at first
 
 # Folders that may hold the full data sets: the user's, and one beside the checkout.
 PLACES = [
@@ -88,12 +88,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = {"slow": config.getoption("--full") or endurance, "endurance": endurance}
     left = {name for name, given in asked.items() if not given}
     out = [item for item in items if left & {mark.name for mark in item.iter_markers()}]
-    if "slow" in left:
-        tables: dict[str, list[pytest.Item]] = {}
-        for item in items:
-            if item.get_closest_marker("table"):
-                tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        out += [item for own in tables.values() for n, item in enumerate(own) if n % THIRD]
+    for mark, tier in (("table", "slow"), ("brothers", "endurance")):
+        cases: dict[str, list[pytest.Item]] = {}
+        for item in items if tier in left else ():
+            if item.get_closest_marker(mark):
+                cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        out += [item for own in cases.values() for n, item in enumerate(own) if n % THIRD]
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
 

@@ -111,6 +111,7 @@ def test_hydra_full_error_shows_the_traceback() -> None:
     assert "Traceback" in shell(*command, HYDRA_FULL_ERROR="1").err
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_runs_in_a_reduced_form(name: str, cli: Cli, home: Path) -> None:

@@ -370,6 +370,7 @@ main()
 """
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_goes_on_without_epochs_that_stand_twice(name: str, home: Path) -> None:
@@ -436,6 +437,7 @@ watch.FIRST, watch.EVERY, watch.SHARE = 0.0, 0.0, 1e6
 """
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("every", ["1e-9", "5"])
 def test_a_run_that_was_killed_is_not_taken_for_one_that_runs_or_ended(

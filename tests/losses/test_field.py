@@ -89,6 +89,7 @@ def test_values_and_gradients_are_those_of_the_paper(
 
 
 @pytest.mark.slow
+@pytest.mark.brothers
 @pytest.mark.parametrize(
     ("name", "own"),
     [case for case in CASES if case[1].get("temperature", 4.0) in (4.0, 1e6)],

@@ -392,6 +392,7 @@ def test_a_study_is_read_where_it_is_kept(copied: Path, home: Path) -> None:
         assert studies(copied, str(journal)) == (whole,)
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_a_gain_is_over_a_run_of_the_defaults_alone(copied: Path, home: Path) -> None:
     [study] = studies(copied)

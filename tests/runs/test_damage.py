@@ -41,6 +41,7 @@ def damage(path: Path, fault: str) -> None:
     path.write_bytes(FAULTS[fault](path.read_bytes()))
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", KINDS)
 def test_a_damaged_file_is_named_or_made_again_and_no_figure_is_wrong(

@@ -194,6 +194,7 @@ def disk(place: Place) -> Iterator[Path]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sweep", pytest.param("single", marks=pytest.mark.endurance)])
 def test_a_disk_with_more_and_more_room(
@@ -233,6 +234,7 @@ def test_a_disk_with_more_and_more_room(
         clean(disk)
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "what"),
@@ -266,6 +268,7 @@ def test_a_folder_that_is_closed_from_the_start(
     clean(disk)
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "workers", "reason"),

@@ -38,6 +38,7 @@ def weights() -> dict[str, Any]:
     return {path.parent.name: load(path.read_bytes()) for path in found if path.exists()}
 
 
+@pytest.mark.brothers
 @pytest.mark.parametrize("launcher", ["stack", pytest.param("basic", marks=pytest.mark.slow)])
 def test_the_same_command_again_keeps_what_is_finished(
     launcher: str, cli: Cli, trained: list[str]
@@ -70,6 +71,7 @@ def test_a_failed_run_is_tried_again(
     assert len(trained) == 4
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("single", [True, False])
 def test_without_resume_all_is_trained_again_and_the_old_put_aside(
@@ -88,6 +90,7 @@ def test_without_resume_all_is_trained_again_and_the_old_put_aside(
     assert "resume" not in results.summary(folder).columns
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("file", [results.RESULT, results.HISTORY, WEIGHTS])
 @pytest.mark.parametrize("fault", ["truncated", "empty", "noise", "gone"])
@@ -128,6 +131,7 @@ def signals(monkeypatch: pytest.MonkeyPatch, step: int, *numbers: int) -> None:
     monkeypatch.setattr(Training, "step", counted)
 
 
+@pytest.mark.brothers
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
 )
@@ -211,6 +215,7 @@ LONG = (
 COMMAND = [sys.executable, "-m", "distill", *LONG]
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
     cli(*LONG)
@@ -240,6 +245,7 @@ def test_a_killed_sweep_goes_on_where_it_was(cli: Cli, home: Path) -> None:
     assert same(weights(), students)
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [pytest.param(True, marks=pytest.mark.endurance), False])
 def test_workers_write_checkpoints_when_a_signal_comes(group: bool, cli: Cli) -> None:
@@ -327,6 +333,7 @@ def test_a_signal_after_the_last_check_is_not_lost() -> None:
     assert not interrupt.asked()
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [None, "stack", "basic"])
 def test_the_result_of_another_run_is_refused_or_put_aside(

@@ -323,6 +323,7 @@ def test_a_stack_stopped_between_its_results_goes_on(
     assert not list(home.rglob(FILE))
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("same", [True, False])
 def test_many_commands_at_once_share_the_work(same: bool, home: Path, full: bool) -> None:

@@ -129,6 +129,7 @@ def test_workers_give_the_same_results(cli: Cli) -> None:
     pd.testing.assert_frame_equal(one.drop(columns=TIMES), two.drop(columns=TIMES), rtol=1e-4)
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_another_packages_launcher_gives_the_same_results(cli: Cli) -> None:
     ours, _ = sweep(cli, "loss.temperature=1,4", "model.width=4,8")

@@ -66,6 +66,7 @@ def test_a_stopped_run_is_kept_by_the_same_halving_alone(cli: Cli, trained: list
     assert set(summary("halved")["status"]) == {"complete"}
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("results_written", [0, 1, 7, 12])
 def test_a_stack_killed_while_its_results_are_written_stops_the_same(

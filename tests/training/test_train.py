@@ -106,6 +106,7 @@ def test_leaves_in_bf16_stay_equal_to_the_parameters(max_norm: str, home: Any) -
         assert not torch.equal(leaf, start[name][:2].bfloat16())
 
 
+@pytest.mark.brothers
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("model", ["cnn", "mlp", "resnet8"])

@@ -96,6 +96,7 @@ def test_as_many_trials_count_as_there_are_to_be(cli: Cli) -> None:
     assert again["candidates"]["kd"]["trials"] == {"complete": 2}
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_another_comparison_in_the_same_folder_leaves_the_first_alone(cli: Cli) -> None:
     assert cli(*COMPARE).code == 0
@@ -107,6 +108,7 @@ def test_another_comparison_in_the_same_folder_leaves_the_first_alone(cli: Cli) 
     assert len(list((Path("c") / "experiment").iterdir())) == 6
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_a_candidate_that_always_diverges_is_told_and_the_others_compared(cli: Cli) -> None:
     options = "hydra.sweeper.candidates.labels.overrides={optim.lr: 1e30, optim.weight_decay: 0}"

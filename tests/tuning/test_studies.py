@@ -212,6 +212,7 @@ def test_a_best_belongs_to_its_study(cli: Cli) -> None:
     assert len(list((folder / "experiment").iterdir())) == 2
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_folders_of_other_names_share_a_study_up_to_its_total(cli: Cli) -> None:
     shared = f"hydra.sweeper.storage=sqlite:///{Path.cwd()}/study.db"
@@ -243,6 +244,7 @@ def test_one_too_many_is_not_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> N
     assert [t.state for t in trials] == [TrialState.RUNNING, TrialState.FAIL]
 
 
+@pytest.mark.endurance
 @pytest.mark.slow
 def test_a_moved_study_that_was_stopped_goes_on(cli: Cli, trained: list[str]) -> None:
     assert cli(*TUNE, "hydra.sweep.dir=one").code == 0
