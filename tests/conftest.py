@@ -10,6 +10,7 @@ from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # of which there is one a core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,8 +73,12 @@ needs_mnist = pytest.mark.skipif(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--full`: slow tests too; `--endurance`: those of endurance in the sizes they speak for."""
+    """`--full`: slow tests too; `--endurance`: those of endurance in the sizes they speak for.
+
+    With `--share=K/N`, of the slow ones only a share, the same for all whose names are the same.
+    """
     parser.addoption("--full", action="store_true", help="slow tests, too")
+    parser.addoption("--share", default="", metavar="K/N", help="of slow tests the Kth of N shares")
     parser.addoption("--endurance", action="store_true", help="endurance in full size: --full, too")
 
 
@@ -85,17 +90,26 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave slow tests out, which pytest then tells of, unless they are asked for."""
     endurance = config.getoption("--endurance")
-    asked = {"slow": config.getoption("--full") or endurance, "endurance": endurance}
-    left = {name for name, given in asked.items() if not given}
-    out = [item for item in items if left & {mark.name for mark in item.iter_markers()}]
+    out = _left_out(items, full=config.getoption("--full") or endurance, endurance=endurance)
+    if share := config.getoption("--share"):
+        part, parts = map(int, share.split("/"))
+        slow = _left_out(items, full=False, endurance=False)
+        out |= {item for item in slow if crc32(item.nodeid.encode()) % parts != part}
+    config.hook.pytest_deselected(items=[item for item in items if item in out])
+    items[:] = [item for item in items if item not in out]
+
+
+def _left_out(items: Sequence[pytest.Item], *, full: bool, endurance: bool) -> set[pytest.Item]:
+    """The tests that are not asked for."""
+    left = {name for name, asked in {"slow": full, "endurance": endurance}.items() if not asked}
+    out = {item for item in items if left & {mark.name for mark in item.iter_markers()}}
     for mark, tier in (("table", "slow"), ("brothers", "endurance")):
         cases: dict[str, list[pytest.Item]] = {}
         for item in items if tier in left else ():
             if item.get_closest_marker(mark):
                 cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-        out += [item for own in cases.values() for n, item in enumerate(own) if n % THIRD]
-    config.hook.pytest_deselected(items=out)
-    items[:] = [item for item in items if item not in out]
+        out |= {item for own in cases.values() for n, item in enumerate(own) if n % THIRD}
+    return out
 
 
 def forget() -> None:
