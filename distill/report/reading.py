@@ -15,6 +15,9 @@ from distill.report.contents import Digit, Sweep
 from distill.runs.columns import Status
 from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
 
+# The losses that weigh the labels by 1 - alpha, so that an alpha of 0 is labels alone.
+MIXED = ("kd", "logits", "mse", "reverse_kl", "jsd", "ctkd")
+
 
 class ReportError(Exception):
     """A report that cannot be made; its text is one line that says why."""
@@ -39,6 +42,7 @@ def sweep(folder: Path) -> Sweep:
         raise ReportError(f"DIR={folder}: {SUMMARY} cannot be read ({reason})") from error
     if runs.empty:
         raise ReportError(f"DIR={folder}: none of the {len(frame)} runs in {SUMMARY} is complete")
+    runs = _weighed(runs)
     try:
         compared = tuple(comparison.read(folder, runs))
     except ValueError as error:
@@ -52,6 +56,17 @@ def sweep(folder: Path) -> Sweep:
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
         comparisons=compared,
     )
+
+
+def _weighed(runs: pd.DataFrame) -> pd.DataFrame:
+    """An alpha that does not weigh the labels by 1 - alpha is a setting of another name."""
+    if not {"loss", "alpha"} <= {*runs}:
+        return runs
+    other = ~runs["loss"].isin(MIXED) & runs["alpha"].notna()
+    if not other.any():
+        return runs
+    own = runs["alpha"].where(other)
+    return runs.assign(**{"alpha": runs["alpha"].mask(other), "loss.alpha": own})
 
 
 def _once(runs: pd.DataFrame) -> pd.DataFrame:

@@ -82,11 +82,7 @@ def write(
             f"trial {trial.number}{_mark(study.study_name)}{values}; "
             f"trained on {trained_on(result)} {result['test_errors']} test errors"
         )
-        line = command("--config-dir", str(folder), f"experiment={name}")
-        text = experiment(returned, line, about)
-        path = folder / EXPERIMENT / f"{name}.yaml"
-        path.parent.mkdir(exist_ok=True)
-        store.write_text(path, text)
+        path, line = write_experiment(folder, name, returned, about)
         written.add(path)
         lines.append(f"{about}\n  {line}")
     for path in set((folder / EXPERIMENT).glob(f"{stem}*.yaml")) - written:
@@ -130,7 +126,20 @@ def trained_on(result: dict[str, Any]) -> str:
     return "all data but its own validation split" if own else "all data"
 
 
-def experiment(returned: JobReturn, command: str, about: str) -> str:
+def write_experiment(folder: Path, name: str, returned: JobReturn, about: str) -> tuple[Path, str]:
+    """Write what composes the config of a job as an experiment of a sweep's ``folder``.
+
+    Returns:
+        Where it is, and the command that trains it.
+    """
+    path = folder / EXPERIMENT / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    line = command("--config-dir", str(folder), f"experiment={name}")
+    store.write_text(path, _experiment(returned, line, about))
+    return path, line
+
+
+def _experiment(returned: JobReturn, command: str, about: str) -> str:
     """The yaml of an experiment that composes the config of a job, and what it says of itself."""
     hydra, config = returned.hydra_cfg, returned.cfg
     assert hydra is not None

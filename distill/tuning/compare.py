@@ -30,7 +30,6 @@ from distill.report.numbers import span
 from distill.report.statistics import interval
 from distill.runs import results
 from distill.runs.columns import Status
-from distill.sweeps.compose import command
 from distill.system import store
 from distill.system.conf import CONF
 from distill.training.fit import RunError
@@ -118,18 +117,18 @@ class Comparison:
                     f"with hydra.sweeper.only=[...], of {', '.join(self.candidates)}"
                 )
             if key.startswith("loss."):
-                own = key.removeprefix("loss.")
+                given = argument.lstrip("+~").removeprefix("loss.")
                 raise ConfigError(
                     f"{argument}: each candidate has its own loss; set it for one of them, as "
-                    f"hydra.sweeper.candidates.NAME.{own}={argument.partition('=')[2]}"
+                    f"hydra.sweeper.candidates.NAME.{given}"
                 )
         for name, tuner in self.tuners.items():
             try:
-                tuner.prepare([*arguments, *_overrides(self.candidates[name])])
+                own = _overrides(self.candidates[name])
+                tuner.prepare([*arguments, *own])
             except ConfigError as error:
                 raise ConfigError(f"hydra.sweeper.candidates.{name}: {error}") from error
-            keys = {*tuner.space, *(o.partition("=")[0] for o in _overrides(self.candidates[name]))}
-            if "seed" in keys:
+            if "seed" in {*tuner.space, *(text.partition("=")[0] for text in own)}:
                 raise ConfigError(
                     f"hydra.sweeper.candidates.{name}: its trials have several seeds, or one of "
                     "their own; all trials have that of the command, and seeds are those of the "
@@ -198,7 +197,14 @@ class Comparison:
                 failed.append(str(result["reason"]))
             runs = self.told[name].setdefault("runs", [])
             if not runs:
-                self._write_experiment(name, f"{name}{end}", returned, best.trained_on(result))
+                told = self.told[name]
+                about = (
+                    f"{name}: trial {told['trial']} of {told['study']}, {told['val_errors']} "
+                    f"validation errors; trained on {best.trained_on(result)}"
+                )
+                _, told["command"] = best.write_experiment(
+                    self.folder, f"{name}{end}", returned, about
+                )
             runs.append(result["run"])
         body = {
             "identity": self.identity,
@@ -228,18 +234,6 @@ class Comparison:
         end = f"-{self.identity[:8]}"
         other = path.with_stem(f"{path.stem}{end}")
         return (path, "") if own and not other.exists() else (other, end)
-
-    def _write_experiment(self, name: str, stem: str, returned: JobReturn, data: str) -> None:
-        path = self.folder / EXPERIMENT / f"{stem}.yaml"
-        path.parent.mkdir(exist_ok=True)
-        line = command("--config-dir", str(self.folder), f"experiment={stem}")
-        told = self.told[name]
-        about = (
-            f"{name}: trial {told['trial']} of {told['study']}, {told['val_errors']} validation "
-            f"errors; trained on {data}"
-        )
-        store.write_text(path, best.experiment(returned, line, about))
-        told["command"] = line
 
 
 def _table(compared: Compared) -> Table:
@@ -287,9 +281,9 @@ def _ended(trial: FrozenTrial) -> str:
 
 def _text(value: object) -> str:
     """A value as an override gives it."""
-    return (
-        str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-    )
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _plain(candidate: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from distill.findings.claims import CLAIMS, Claim, findings
 from distill.report import reading
 from distill.report.check import closest, compare
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
-from distill.report.numbers import text
+from distill.report.numbers import label, text
 from distill.report.statistics import apart, equivalent, greater, holm, interval
 
 Rows = list[dict[str, Any]]
@@ -524,3 +524,19 @@ def test_the_identities_are_reported_and_checked_like_a_sweep(
     assert out.count("reproduced") == 2
     assert "3 settings compared, 0 differ; 3 of 3 runs" in out
     assert "C12" in (home / "identities" / "report.html").read_text()
+
+
+def test_an_alpha_of_0_is_labels_alone_where_it_weighs_them_by_the_rest(tmp_path: Path) -> None:
+    rows = [
+        {"run": f"{loss}-{alpha}", "status": "complete", "loss": loss, "alpha": alpha,
+         "seed": 0, "test_errors": 9, "version": "1"}
+        for loss in ("kd", "dkd") for alpha in (0.0, 1.0)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "summary.csv", index=False)
+    runs = reading.sweep(tmp_path).runs.set_index("run")
+    assert runs["alpha"].dropna().to_dict() == {"kd-0.0": 0, "kd-1.0": 1}
+    assert runs["loss.alpha"].dropna().to_dict() == {"dkd-0.0": 0, "dkd-1.0": 1}
+    keys = ["loss", "alpha", "loss.alpha"]
+    named = {run: label(keys, [row[key] for key in keys]) for run, row in runs.iterrows()}
+    assert named["kd-0.0"] == "soft targets, labels alone"
+    assert named["dkd-0.0"] == "loss dkd, loss.alpha 0"
