@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -69,10 +70,14 @@ def name(path: Path) -> str:
 MODULES = {name(path): path for path in PACKAGE.rglob("*.py")}
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def imports(path: Path, inner: bool = True) -> Iterator[str]:
     """The modules that a file imports; without ``inner``, those at its top alone."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if inner else tree.body:
+    for node in ast.walk(_tree(path)) if inner else _tree(path).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:

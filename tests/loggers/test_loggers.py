@@ -123,6 +123,7 @@ def test_a_logger_of_ones_own_gets_every_epoch_of_a_single_run_once(own: Path, c
     assert [what for what, _ in lines] == ["start", "epoch", "epoch", "end"]
 
 
+@pytest.mark.slow
 def test_a_logger_decides_nothing(own: Path, cli: Cli) -> None:
     plain, logged = make_job(), make_job("logger=tensorboard")
     assert (logged.name, logged.run.shared) == (plain.name, plain.run.shared)
@@ -137,6 +138,7 @@ def test_a_logger_decides_nothing(own: Path, cli: Cli) -> None:
     assert "logger" not in (before / results.SUMMARY).read_text().partition("\n")[0]
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_is_one_warning_and_ends_no_run(own: Path, cli: Cli) -> None:
     done = cli(*SWEEP, "loss.temperature=1,2", "logger=lines", "logger.lines.fails=2")
     assert done.code == 0
@@ -147,6 +149,7 @@ def test_a_logger_that_fails_is_one_warning_and_ends_no_run(own: Path, cli: Cli)
     assert [len(rows) for rows in histories(Path("sweep")).values()] == [2, 2]
 
 
+@pytest.mark.slow
 def test_members_that_leave_a_stack_end_with_their_status(own: Path, cli: Cli) -> None:
     rates = "optim.lr=1e-3,1e-2,1e30"
     halving = ("data.validation=0.2", "halving.rungs=1", "halving.factor=3", "train.epochs=3")
@@ -221,6 +224,7 @@ def test_every_logger_has_a_yaml_that_says_all_of_its_keys() -> None:
     assert parse(composed("logger=none")).logger.each == {}
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("name", TRACKERS)
 @pytest.mark.parametrize("several", [False, True])
 def test_a_missing_package_is_refused_before_anything_trains(

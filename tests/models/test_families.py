@@ -42,6 +42,7 @@ QUICK = {"cnn", "mlp", "resnet8"}
 SHORT = ("train.epochs=1", "data.examples=128", "train.batch_size=64")
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_and_names_are_those_of_the_literature(name: str) -> None:
     section = parse(composed(*SMALL[:1], f"model={name}")).model
@@ -159,6 +160,7 @@ CASES = [
     ("name", "loss"),
     [case if case[0] in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
 )
+@pytest.mark.table
 @pytest.mark.parametrize(
     "precision", ["fp32", pytest.param("bf16", marks=[pytest.mark.slow, pytest.mark.brothers])]
 )

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, reference, shell
+from conftest import SMALL, ran, reference
 
-import distill
 from distill.cli.report import main
 from distill.findings.claims import CLAIMS, Claim, findings
 from distill.report import reading
@@ -249,6 +248,7 @@ def test_every_claim_is_tried_both_ways() -> None:
     assert tried == {(claim.id, way) for claim in CLAIMS for way in (True, False)}
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
 def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> None:
     whole = reference()[claim.sweep]
@@ -367,10 +367,7 @@ def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep of a few real students, as the command leaves it."""
     home = tmp_path_factory.mktemp("real")
-    command = (sys.executable, "-m", "distill", "-m", *SMALL, "loss.temperature=1,4", "seed=0,1")
-    place = {"DISTILL_DATA": str(home), "PYTHONPATH": str(Path(distill.__file__).parents[1])}
-    done = shell("env", "-C", str(home), *command, "hydra.sweep.dir=sweep", **place)
-    assert done.code == 0, done.err
+    ran(home, "-m", *SMALL, "loss.temperature=1,4", "seed=0,1", "hydra.sweep.dir=sweep")
     return home / "sweep"
 
 

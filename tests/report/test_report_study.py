@@ -15,13 +15,12 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from conftest import shell
+from conftest import ran, shell
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
-import distill
 from distill.cli.report import main
 from distill.report import page, reading, trials
 from distill.report.contents import Best, Gain, Study, Trial
@@ -35,21 +34,13 @@ SMALL = (
 KEYS = {"loss.temperature": "temperature", "loss.alpha": "alpha", "optim.lr": "lr"}
 
 
-def run(home: Path, *arguments: str) -> None:
-    """A command in a process of its own, at work in ``home``."""
-    place = {"DISTILL_DATA": str(home), "PYTHONPATH": str(Path(distill.__file__).parents[1])}
-    command = ("env", "-C", str(home), sys.executable, "-m", "distill", *arguments)
-    done = shell(*command, **place)
-    assert done.code == 0, done.err
-
-
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of eight trials, half of which were stopped."""
     home = tmp_path_factory.mktemp("tuned")
     halved = ("train.batch_size=64", "halving.rungs=1", "halving.factor=2")
     size = ("hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=4", "hydra.sweep.dir=tune")
-    run(home, *SMALL, *halved, *size)
+    ran(home, *SMALL, *halved, *size)
     return home / "tune"
 
 
@@ -60,7 +51,7 @@ def pareto(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space = ("model.width=2,8", "optim.lr=0.01,1e30", "~hydra.sweeper.params.loss\\.alpha")
     size = ("hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=6", "hydra.sweep.dir=front")
     aims = ("hydra.sweeper.objectives=[val_errors,parameters]", "halving.rungs=0")
-    run(home, *SMALL, "train.batch_size=8", *space, *size, *aims)
+    ran(home, *SMALL, "train.batch_size=8", *space, *size, *aims)
     return home / "front"
 
 
@@ -184,6 +175,7 @@ def searched(n: int, errors: Any, *, log: bool = True) -> optuna.Study:
     return study
 
 
+@pytest.mark.slow
 def test_importances_are_shares_on_the_scale_of_the_search(home: Path) -> None:
     # Both keys do the same on their own scale: half of what varies is each one's.
     both = searched(144, lambda rate, share: 100 * (1 + math.log10(rate) / 4) + 100 * share)
@@ -406,16 +398,16 @@ def test_a_gain_is_over_a_run_of_the_defaults_alone(copied: Path, home: Path) ->
         f"{best.command} loss.temperature=4.0 loss.alpha=0.7 optim.lr=0.001 "
         f"hydra.run.dir={copied}/defaults"
     )
-    run(home, *line.split()[1:-1], f"hydra.run.dir={copied}/other", "train.epochs=1")
+    ran(home, *line.split()[1:-1], f"hydra.run.dir={copied}/other", "train.epochs=1")
     assert studies(copied) == (study,)  # that is no run of the defaults
-    run(home, *line.split()[1:])
+    ran(home, *line.split()[1:])
     result = json.loads((copied / "defaults" / "result.json").read_text())
     [study] = studies(copied)
     assert study.gain is not None
     assert study.gain.pairs == ((best.test_errors, result["test_errors"]),)
     two = [command.split()[1:] for command in study.gain.commands]
     for command in two:
-        run(home, *(word.replace("seed=0,1,2,3,4", "seed=0,1") for word in command))
+        ran(home, *(word.replace("seed=0,1,2,3,4", "seed=0,1") for word in command))
     found = {
         (float(row["lr"]) == 0.001, row["seed"]): float(row["test_errors"])
         for row in rows(copied / "seeds")
@@ -432,7 +424,7 @@ def test_each_study_of_a_folder_has_its_part(
     copied: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2", f"hydra.sweep.dir={copied}")
-    run(home, *SMALL, "train.batch_size=64", "model.width=4", "halving.rungs=0", *size)
+    ran(home, *SMALL, "train.batch_size=64", "model.width=4", "halving.rungs=0", *size)
     first, second = studies(copied)
     assert (len(first.trials), len(second.trials)) == (8, 2)
     [other] = (copied / EXPERIMENT).glob("best-*")

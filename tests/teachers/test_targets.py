@@ -169,6 +169,7 @@ def test_of_two_teachers_of_a_stack_one_may_be_too_loud(home: Path) -> None:
     assert results[2]["train_loss"] == pytest.approx(alone["train_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_plan_says_how_they_come(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     command: Any = ("-m", "data=synthetic", *MIRRORED, "model.width=8", "loss.temperature=1,2")
     small = ("teacher.model.width=16", "teacher.train.epochs=1", "hydra.sweep.dir=sweep")

@@ -67,6 +67,7 @@ def job_of(setting: str, *overrides: str) -> Job:
     return make_job(f"loss={setting.partition(' ')[0]}", *FP32, *SETTINGS[setting], *overrides)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     "setting",
     [
@@ -100,6 +101,7 @@ def test_members_of_a_stack_are_those_that_train_alone(setting: str) -> None:
                 )
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("setting", ["pkt", "fitnets of maps"])
 def test_a_loss_of_features_changes_them(setting: str) -> None:
     """What the loss pulls at falls, with nearly nothing of the labels."""
@@ -200,6 +202,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("name", WRONG)
 def test_what_no_loss_can_see_is_refused(name: str) -> None:
     overrides, text = WRONG[name]
@@ -321,6 +324,7 @@ def test_mixed_examples_are_seen_by_the_teacher_as_by_the_student(home: Path) ->
     assert (result["status"], result["soft_targets"]) == ("complete", "online")
 
 
+@pytest.mark.slow
 def test_a_sweep_of_losses_of_features(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     small: Sequence[str] = (*SMALL, "precision=fp32", "hydra.sweep.dir=sweep")

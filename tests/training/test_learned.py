@@ -128,6 +128,7 @@ def test_a_sum_gives_each_loss_what_it_learns() -> None:
     torch.testing.assert_close(found["train_loss"], found["train_hint"] + found["train_soft"])
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("name", MEMBERS)
 def test_what_a_loss_learns_in_a_stack_is_what_it_learns_alone(

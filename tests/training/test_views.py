@@ -188,6 +188,7 @@ def test_a_file_has_soft_targets_for_each(home: Path) -> None:
         Job(parse(composed(*small, "views=turns", "data.flip=true")))
 
 
+@pytest.mark.slow
 def test_the_plan_counts_them_and_a_command_names_them(cli: Cli) -> None:
     Path("conf/views").mkdir(parents=True)
     Path("conf/views/darker.yaml").write_text("_target_: mine.darker\ncount: 3\nsteps: 2\n")
