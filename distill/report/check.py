@@ -18,9 +18,9 @@ MACHINE = ("precision", "device")  # that of another is what a reference is comp
 class Comparison:
     """How a fresh sweep stands against its reference.
 
-    ``same`` of the ``runs`` that both hold have the same test errors; ``differ`` says of which of
-    the ``settings`` that both hold the means differ; ``verdicts`` of which claims those do;
-    ``notes`` in what all runs of one are unlike all of the other.
+    ``same`` of the ``runs`` that both hold, and that were measured, have the same test errors;
+    ``differ`` says of which of the ``settings`` that both hold the means differ; ``verdicts`` of
+    which claims those do; ``notes`` in what all runs of one are unlike all of the other.
     """
 
     name: str
@@ -42,6 +42,7 @@ def compare(fresh: Sweep, reference: Sweep, judge: Judge) -> Comparison:
     column = _measured(reference.runs)
     known = fresh.runs if column in fresh.runs else fresh.runs.assign(**{column: math.nan})
     both = known.merge(reference.runs, on="run", suffixes=("", "_reference"))
+    both = both.dropna(subset=[column, f"{column}_reference"], how="all")  # trials are not tested
     same = (both[column] == both[f"{column}_reference"]).sum()
     compared, p_values, texts = [], [], []
     for what, ours, theirs in _settings(fresh.runs, reference.runs, column):

@@ -14,6 +14,7 @@ from distill.report import comparison
 from distill.report.contents import Digit, Sweep
 from distill.runs.columns import Status
 from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
+from distill.system.terminal import public
 
 # The losses that weigh the labels by 1 - alpha, so that an alpha of 0 is labels alone.
 MIXED = ("kd", "logits", "mse", "reverse_kl", "jsd", "ctkd")
@@ -86,7 +87,7 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
 def _commands(folder: Path) -> tuple[str, ...]:
     try:
         content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-        return tuple(map(str, content["commands"]))
+        return tuple(public(str(command)) for command in content["commands"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ()
 

@@ -1,6 +1,7 @@
 """Where a command's output goes, and how the command ends, whatever becomes of who reads it."""
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,16 @@ from typing import Any, TextIO, cast
 PLAIN = str.maketrans("░▒▓█…", ".:*#~")
 # Hydra's, before an error of a job that `explain` tells in one line.
 UNSAID = "Error executing job with overrides: "
+
+
+def public(text: str) -> str:
+    """What ``text`` says to whoever may read it: without the passwords in its URLs.
+
+    Example:
+        >>> public("hydra.sweeper.storage=mysql://me:secret@host/studies")
+        'hydra.sweeper.storage=mysql://me:***@host/studies'
+    """
+    return re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
 
 
 class Outlet:

@@ -29,13 +29,12 @@ from optuna.distributions import (
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from distill.report import contents
 from distill.runs import results
 from distill.runs.columns import Status
 from distill.system.store import told
+from distill.system.terminal import public
 from distill.tuning import MARK, STUDY, best, searched, storage, telling
 
 WAITED = 10.0  # seconds for a file that another process has locked
@@ -83,7 +82,7 @@ def studies(folder: Path, url: str | None = None) -> tuple[contents.Study, ...]:
         if not lost and not searched(folder):
             return ()
         missing = [
-            f"{shown(place)}{lost or ' holds no study of this folder.'}",
+            f"{public(place)}{lost or ' holds no study of this folder.'}",
             "What is shown is from the files of the runs in this folder: trials without any are "
             "not counted. `distill-report --storage URL` reads a storage that lies elsewhere.",
         ]
@@ -103,16 +102,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         optuna.logging.set_verbosity(before)
-
-
-def shown(url: str) -> str:
-    """A storage without its password."""
-    if "://" not in url:
-        return url
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return f"{url.partition('://')[0]}://..."
 
 
 def _place(folder: Path, jobs: Sequence[Job]) -> str | None:

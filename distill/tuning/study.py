@@ -31,6 +31,7 @@ from distill.runs.columns import Status
 from distill.runs.job import Job
 from distill.sweeps.compose import task_config
 from distill.system import store
+from distill.system.terminal import public
 from distill.training.fit import RunError
 from distill.tuning import STUDY, best, search, storage
 from distill.tuning.holders import Holder
@@ -105,7 +106,7 @@ class Tuner:
         """Run the trials that are missing, then ``finish``; returns why trials failed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         own = self.folder / STUDY if self.storage is None else None
-        key = f"hydra.sweeper.storage={self.url}"
+        key = f"hydra.sweeper.storage={public(self.url)}"
         with (
             _silent(optuna.logging.WARNING),
             store.locked(self.folder),
@@ -196,7 +197,7 @@ class Tuner:
         except (storage.DamagedError, *storage.ERRORS):
             raise
         except Exception as error:  # of any of the databases that Optuna can use
-            key = f"hydra.sweeper.storage={self.url}"
+            key = f"hydra.sweeper.storage={public(self.url)}"
             raise ConfigError(f"{key}: it cannot be used ({storage.line(error)})") from error
         known = study.user_attrs.get("identity", identity)
         if known != identity or len(study.directions) != len(self.objectives):
@@ -206,7 +207,7 @@ class Tuner:
             )
         study.set_user_attr("identity", identity)
         study.set_metric_names(self.objectives)
-        log.info("study %s in %s", name, self.url)
+        log.info("study %s in %s", name, public(self.url))
         log.info(self._state(study))
         return study
 

@@ -20,6 +20,7 @@ from distill.report.check import closest, compare
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
 from distill.report.numbers import label, text
 from distill.report.statistics import apart, equivalent, greater, holm, interval
+from distill.runs.results import SWEEP
 
 Rows = list[dict[str, Any]]
 
@@ -384,10 +385,15 @@ def report(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
 
 @pytest.mark.slow
 def test_a_sweep_is_read_with_its_commands_curves_and_digits(real: Path) -> None:
+    said = (real / SWEEP).read_text()
+    secret = said.replace("loss.temperature=1,4", "hydra.sweeper.storage=mysql://me:it@there/x")
+    (real / SWEEP).write_text(secret)
     found = reading.sweep(real)
+    (real / SWEEP).write_text(said)
     assert (found.name, len(found.runs)) == ("sweep", 4)
     [command] = found.commands
     assert command.startswith("distill -m data=synthetic")
+    assert "hydra.sweeper.storage=mysql://me:***@there/x" in command
     assert found.curves is not None
     assert (found.curves.groupby("run")["epoch"].max() == 2).all()
     assert set(found.curves["run"]) == set(found.runs["run"])
@@ -498,6 +504,11 @@ def test_a_check_compares_what_is_alike_in_all_settings() -> None:
     assert found.notes == ("epochs is 90, in the reference 60",)
     other = replace(made, runs=made.runs.assign(precision="fp32"))  # of another machine
     assert compare(other, made, findings).agrees
+    # Trials of a study are not tested, so they have no figures that could be the same.
+    untested = made.runs.assign(run=made.runs["run"] + "-trial", test_errors=math.nan)
+    study = replace(made, runs=pd.concat([made.runs, untested], ignore_index=True))
+    found = compare(study, study, findings)
+    assert found.same == found.runs == len(made.runs)
     assert compare(other, made, findings).notes == ("precision is fp32, in the reference bf16",)
     assert closest(longer, [made, replace(longer, name="mine too")]) == replace(
         longer, name="mine too"
