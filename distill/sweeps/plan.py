@@ -28,7 +28,8 @@ from distill.training import checkpoint
 from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.inputs import Setting
-from distill.training.loop import Source, Training
+from distill.training.loop import Training
+from distill.training.transfer_set import Source
 
 log = logging.getLogger(__name__)
 

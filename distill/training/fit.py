@@ -14,9 +14,10 @@ from distill.system.progress import progress
 from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import Evaluator
 from distill.training.inputs import Setting
-from distill.training.loop import History, Plan, Training, TransferSet, Values
+from distill.training.loop import History, Plan, Training, Values
 from distill.training.objective import Objective
 from distill.training.stack import Stack
+from distill.training.transfer_set import TransferSet
 
 log = logging.getLogger(__name__)
 

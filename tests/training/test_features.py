@@ -24,7 +24,7 @@ from distill.teachers.find import find_teacher
 from distill.teachers.targets import way
 from distill.training.build import build
 from distill.training.features import observed
-from distill.training.loop import Source
+from distill.training.transfer_set import Source
 
 FP32 = ("precision=fp32", "train.epochs=3")
 TRAINED = ("teacher=trained", "teacher.train.epochs=2", "data.jitter=0", "model@teacher.model=cnn")
