@@ -14,7 +14,7 @@ from torch import Tensor
 from distill.config import parse
 from distill.runs.job import Job
 from distill.runs.students import students
-from distill.sweeps.plan import member_memory
+from distill.sweeps.costs import member_memory
 from distill.system.conf import CONF
 from distill.training.inputs import training_inputs
 from distill.training.transfer_set import Said, Source

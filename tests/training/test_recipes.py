@@ -20,7 +20,7 @@ from distill.cli import rescore
 from distill.runs import results
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.sweeps.plan import member_memory
+from distill.sweeps.costs import member_memory
 from distill.training.loop import History
 
 SPLIT = ("precision=fp32", "data.validation=0.25")
