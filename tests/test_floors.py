@@ -38,7 +38,8 @@ READS = {"runs.results", "runs.columns", "system.store", "system.terminal"}
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
     *("", "__main__", "runs.columns", "runs.results", "config", "teachers.misfits"),
-    *("sweeps.launcher", "sweeps.names", "sweeps.summary", "sweeps.compose", "sweeps.tables"),
+    *("sweeps.launcher", "sweeps.members", "sweeps.names", "sweeps.summary", "sweeps.compose"),
+    "sweeps.tables",
     *(
         "tuning",
         "tuning.sweeper",

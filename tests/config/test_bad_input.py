@@ -322,7 +322,7 @@ TARGETS = (
     "distill.sweeps.names.store.write_text",
     "distill.sweeps.names.Path",
     "distill.sweeps.names.sweep_name",
-    "distill.sweeps.launcher.os.system",
+    "distill.sweeps.members.os.system",
     "distill.sweeps.launcher.stackable",
 )
 
