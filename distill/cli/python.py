@@ -148,7 +148,7 @@ def sweep(
         >>> frame[["seed", "status"]].values.tolist()
         [[0, 'complete'], [1, 'complete']]
     """
-    from distill.runs.results import read_summary
+    from distill.runs.summaries import read_summary
     from distill.training.fit import RunError
 
     places: list[Path] = []

@@ -14,8 +14,9 @@ from distill.config import parse
 from distill.losses import hard
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import HISTORY, RESULT, read, read_summary
+from distill.runs.results import HISTORY, RESULT, read
 from distill.runs.students import students
+from distill.runs.summaries import read_summary
 from distill.sweeps import costs, plan
 from distill.sweeps.workers import Task, teach
 from distill.system import machine

@@ -15,8 +15,8 @@ from distill.config import ConfigError, parse
 from distill.losses import hard
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import read_summary
 from distill.runs.students import students
+from distill.runs.summaries import read_summary
 from distill.runs.teaching import taught_by
 from distill.sweeps import plan
 from distill.system import machine
