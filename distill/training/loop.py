@@ -96,6 +96,11 @@ class Training:
         return {"": self.stack} | ({} if learned is None else {"loss.": learned})
 
     @property
+    def _steps(self) -> int:
+        """How many steps an epoch has."""
+        return ceil(len(self.transfer.index) / self.plan.batch_size)
+
+    @property
     def _leaves(self) -> list[Tensor]:
         return [leaf for stack in self.trained.values() for leaf in stack.leaves.values()]
 
@@ -127,36 +132,17 @@ class Training:
         plan, stack = self.plan, self.stack
         if history is None:
             history = History([[] for _ in range(stack.members)], list(range(stack.members)))
-        examples = len(self.transfer.index)
-        per_epoch = -(-examples // plan.batch_size)
-        steps = plan.epochs * per_epoch
         while history.members and history.epoch < plan.epochs:
-            step, epoch = history.epoch * per_epoch, history.epoch + 1
-            device = self.transfer.index.device
-            noise = generator(self.seed, "dropout", epoch, on=device)
-            for trained in self.trained.values():
-                trained.train(noise)
-            if self.transfer.augmentation is not None:
-                self.transfer.augmentation.begin(self.seed, epoch, device)
-            sums: Values = {}
-            # What a model draws from torch's global generators follows from the seed, too.
-            with seeded(derive(self.seed, "torch", epoch), device):
-                for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
-                    scale = factor(
-                        step, steps, plan.schedule, plan.warmup, plan.milestones, plan.gamma
-                    )
-                    for name, value in self.step(index, view, scale, step / steps).items():
-                        sums[name] = sums.get(name, 0) + value
-                    step += 1
-            stack.eval()
-            values = {name: value / examples for name, value in sums.items()} | evaluate(stack)
+            epoch = history.epoch + 1
+            values, scale = self._epoch(epoch)
+            values |= evaluate(stack)
             if self.average:
                 found = evaluate(self.stacks["ema"])
                 values |= {f"ema_{name}": value for name, value in found.items()}
             self._record(history, epoch, values, scale)
             if self.best:
                 self._choose(history)
-            finite = torch.ones(stack.members, dtype=torch.bool, device=device)
+            finite = torch.ones_like(values["train_loss"], dtype=torch.bool)
             for what, whole in self._finite(values).items():
                 reason = f"{what} not finite in epoch {epoch}"
                 self._part(history.members, whole[finite], history.diverged, reason)
@@ -169,6 +155,30 @@ class Training:
             history.epoch = epoch
             on_epoch(history, values)
         return history
+
+    def _epoch(self, epoch: int) -> tuple[Values, float]:
+        """Train for one epoch.
+
+        Returns:
+            The means (K,) of the loss and its terms, and the last factor of the learning rates.
+        """
+        plan, device = self.plan, self.transfer.index.device
+        noise = generator(self.seed, "dropout", epoch, on=device)
+        for trained in self.trained.values():
+            trained.train(noise)
+        if self.transfer.augmentation is not None:
+            self.transfer.augmentation.begin(self.seed, epoch, device)
+        batches = self.transfer.batches(self.seed, epoch, plan.batch_size)
+        first, steps = (epoch - 1) * self._steps, plan.epochs * self._steps
+        sums: Values = {}
+        # What a model draws from torch's global generators follows from the seed, too.
+        with seeded(derive(self.seed, "torch", epoch), device):
+            for step, (index, view) in enumerate(batches, first):
+                scale = factor(step, steps, plan.schedule, plan.warmup, plan.milestones, plan.gamma)
+                for name, value in self.step(index, view, scale, step / steps).items():
+                    sums[name] = sums.get(name, 0) + value
+        self.stack.eval()
+        return {name: value / len(self.transfer.index) for name, value in sums.items()}, scale
 
     def _finite(self, values: Values) -> Values:
         """Masks (K,) of the members with finite losses, and parameters after the last step.
@@ -216,7 +226,7 @@ class Training:
                 value.copy_(state[name])
         for stack in self.trained.values():
             stack.refresh()
-        steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
+        steps = history.epoch * self._steps
         # One of an earlier version does not hold them, nor one of no member that goes on.
         known = state[STEPS][:1].flatten().tolist() if STEPS in state else []
         self.optimizer.at(known or [float(steps)] * len(self.optimizer.steps))
