@@ -34,8 +34,8 @@ class Data(Component):
     """A data set and how its inputs are read.
 
     A share, ``validation``, of each class is held out, or the data set's own split if it is
-    "given". ``mean`` and ``std`` are of pixels from 0 to 1, or of features: one number, or one a
-    channel or feature; those that are not given are those of the training inputs. In training,
+    "given". ``mean`` and ``std`` are of pixels from 0 to 1, or of features: one number, or one for
+    each channel or feature; those that are not given are those of the training inputs. In training,
     images are translated by up to ``jitter`` pixels, and mirrored or not if ``flip``.
     """
 
