@@ -14,10 +14,10 @@ from torch import Tensor
 from distill.config import parse
 from distill.runs.job import Job
 from distill.runs.students import students
-from distill.sweeps.plan import member_memory
+from distill.sweeps.costs import member_memory
 from distill.system.conf import CONF
 from distill.training.inputs import training_inputs
-from distill.training.loop import Said, Source
+from distill.training.transfer_set import Said, Source
 
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 

@@ -67,7 +67,9 @@ def __dir__() -> list[str]:
 
 
 def summary(path: str | Path) -> "pd.DataFrame":
-    """The summary of a sweep: a row a run, whole numbers, numbers, text and truths as such.
+    """The summary of a sweep, with one row for each run.
+
+    Columns of whole numbers, numbers, text and truths have these types.
 
     Args:
         path: a sweep's folder, whose results are read as they are now; or a summary.csv.
@@ -76,7 +78,6 @@ def summary(path: str | Path) -> "pd.DataFrame":
         OSError: there is none, or it cannot be read.
         ValueError: it is not a CSV.
     """
-    frame: pd.DataFrame = import_module("distill.runs.results").read_summary(
-        path
-    )  # it needs pandas
+    summaries = import_module("distill.runs.summaries")  # late: it needs pandas
+    frame: pd.DataFrame = summaries.read_summary(path)
     return frame

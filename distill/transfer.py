@@ -32,7 +32,7 @@ def omit(labels: Tensor, *, classes: Classes) -> Tensor:
 
 
 def fraction(labels: Tensor, generator: Generator, *, fraction: Share) -> Tensor:
-    """A random ``fraction`` of each class, at least one example a class (the paper, section 5)."""
+    """A random ``fraction`` of each class, at least one of each (the paper, section 5)."""
     order = torch.randperm(len(labels), generator=generator).to(labels.device)
     keep = torch.zeros_like(labels, dtype=torch.bool)
     for label in range(int(labels.max()) + 1):

@@ -34,11 +34,13 @@ FLOORS = [
 HYDRA = {"config", "sweeps", "tuning", "cli"}
 # What reads files stands beside the rest: it imports of it only this, and never torch.
 READERS = {"report", "findings"}
-READS = {"runs.results", "runs.columns", "system.store", "system.terminal"}
+READS = {"runs.results", "runs.summaries", "runs.columns", "system.store", "system.terminal"}
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
-    *("", "__main__", "runs.columns", "runs.results", "config", "teachers.misfits"),
-    *("sweeps.launcher", "sweeps.names", "sweeps.summary", "sweeps.compose", "sweeps.tables"),
+    *("", "__main__", "runs.columns", "runs.results", "runs.summaries", "config"),
+    "teachers.misfits",
+    *("sweeps.launcher", "sweeps.members", "sweeps.names", "sweeps.summary", "sweeps.compose"),
+    "sweeps.tables",
     *(
         "tuning",
         "tuning.sweeper",

@@ -110,7 +110,7 @@ def summary() -> None:
 
     from rich.console import Console
 
-    from distill.runs import results
+    from distill.runs import results, summaries
     from distill.sweeps import tables
 
     if not results.paths(folder) and not results.running(folder):
@@ -120,11 +120,11 @@ def summary() -> None:
         )
     unwritten = ""
     try:
-        frame = results.write_summary(folder)
+        frame = summaries.write_summary(folder)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             sys.exit(told(error) or str(error))
         # What one may only read is summarised all the same.
-        frame = results.summary(folder)
+        frame = summaries.summary(folder)
         unwritten = f"{results.SUMMARY} could not be written ({told(error)})"
     tables.show(frame, folder, Console(), unwritten)

@@ -1,4 +1,4 @@
-"""The user's own code: which modules and configs a command is told of."""
+"""The user's own code: which modules and configs a command may use."""
 
 import argparse
 import os

@@ -66,7 +66,7 @@ class Result(Mapping[str, Any]):
 
     @property
     def history(self) -> "pd.DataFrame":
-        """Losses, errors and the learning rate: a row an epoch, which is the index."""
+        """Losses, errors and the learning rate: one row for each epoch, which is the index."""
         import pandas as pd
 
         from distill.runs.results import HISTORY
@@ -133,9 +133,9 @@ def sweep(
         show: print what the command prints: the plan, how far it is, and the tables.
 
     Returns:
-        The summary of the sweep's folder, as `distill.summary` gives it: a row a run. Its folder is
-        ``frame.attrs["directory"]``. Runs that failed or diverged are rows, too: their ``status``
-        is not ``complete``, and a warning counts them.
+        The summary of the sweep's folder, as `distill.summary` gives it: one row for each run. Its
+        folder is ``frame.attrs["directory"]``. Runs that failed or diverged are rows, too: their
+        ``status`` is not ``complete``, and a warning counts them.
 
     Raises:
         ConfigError: a config is wrong; no job was started.
@@ -148,7 +148,7 @@ def sweep(
         >>> frame[["seed", "status"]].values.tolist()
         [[0, 'complete'], [1, 'complete']]
     """
-    from distill.runs.results import read_summary
+    from distill.runs.summaries import read_summary
     from distill.training.fit import RunError
 
     places: list[Path] = []

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from distill.config.components import GROUPS, SUM, find, schema, summed, targets, term
 from distill.config.errors import ConfigError, shown, unknown
+from distill.config.run import Run
 from distill.config.sections import (
     Data,
     Halving,
     Loggers,
     Model,
     Optim,
-    Run,
     Teacher,
     Train,
     Views,

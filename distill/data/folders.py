@@ -1,4 +1,4 @@
-"""Folders of pictures, a folder a class, decoded once and kept as one file.
+"""Folders of pictures, one folder for each class, decoded once and kept as one file.
 
 Letters: N images, H and W an image's size.
 """

@@ -206,7 +206,7 @@ def _words(column: "pd.Series[Any]", kind: str) -> "pd.Series[Any]":
 
 
 def _categories(frame: "pd.DataFrame") -> dict[str, str]:
-    """The columns of text or truths, as pandas is told of them.
+    """The types, for pandas, of the columns of text or truths.
 
     Raises:
         ValueError: a column holds neither numbers nor such.

@@ -42,7 +42,7 @@ class Inputs:
         raw: images, uint8 (N, channels, H, W), or features, floats (N, D).
         jitter: j, in pixels.
         flip: whether there are mirrored views.
-        mean: of pixels from 0 to 1, or of features; one number, or one a channel or feature.
+        mean: of pixels from 0 to 1, or of features; one number, or one for each channel or feature.
         std: of the same.
         changes: a finite list of views (`distill.views`): of uint8 images (B, channels, H, W), or
             of normalised features (B, D).

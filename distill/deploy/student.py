@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from distill.config import ConfigError, Run, check
 from distill.data.views import Numbers, spread
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.columns import Status
 from distill.seeds import seeded
 from distill.system.store import file_digest, told
@@ -39,7 +39,7 @@ class Student(nn.Module):
         model: from normalised images (B, channels, H, W), or features (B, D), to logits (B, C).
         shape: (channels, H, W) of an image, whose pixels are from 0 to 255, or (D,) of features.
         classes: C.
-        mean: of pixels scaled to [0, 1], or of features; one number, or one a channel or feature.
+        mean: of pixels scaled to [0, 1], or of features; one number, or one for each channel or feature.
         std: of the same.
         name: what it is called.
         names: of the classes, if they have any.
@@ -234,7 +234,7 @@ def _best(folder: Path, best: str | None) -> Path:
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: there is no such folder; give that of a run or a sweep")
-    frame = results.summary(folder)
+    frame = summaries.summary(folder)
     done = frame[frame["status"].eq(Status.COMPLETE)] if len(frame) else frame
     if done.empty:
         raise ConfigError(f"{folder}: no complete run lies there; give the folder of one, or more")

@@ -41,7 +41,7 @@ class Claim:
     the ``parts``; they have all values of ``covers``, and differ in nothing but their seeds and
     what is ``compared``, of the settings that begin with one ``of`` these; fewer than ``seeds``
     decide nothing. ``evidence`` is the column of what counts once. ``sweep`` is the experiment's
-    name, by which a sweep that cannot decide the claim is still told of.
+    name: a sweep of that name is reported even where it cannot decide the claim.
     """
 
     id: str

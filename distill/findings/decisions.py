@@ -83,7 +83,7 @@ def _of(runs: pd.DataFrame, setting: str) -> "dict[float, pd.Series[float]]":
 
 
 def _mean(parts: "Iterable[pd.Series[float]]") -> "pd.Series[float]":
-    """The mean of several settings, one value a seed that all of them have."""
+    """The mean of several settings, one value for each seed that all of them have."""
     return pd.concat([*parts], axis=1, join="inner").mean(axis=1)
 
 
@@ -176,7 +176,7 @@ def best_temperatures(runs: pd.DataFrame) -> Decision:
 
 
 def _of_class(runs: pd.DataFrame, column: str, label: int) -> "pd.Series[float]":
-    """Errors among the test images of one class, one value a seed."""
+    """Errors among the test images of one class, one value for each seed."""
     classes = runs.assign(one=[int(text.split()[label]) for text in runs[column]])
     return by_seed(classes, "one")
 

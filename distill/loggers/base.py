@@ -1,4 +1,4 @@
-"""What a logger is told of a run."""
+"""A logger, and what it is given: a run, its epochs and how it ended."""
 
 import importlib.util
 import json

@@ -19,9 +19,9 @@ given as a tensor without axes, since a stack of K students maps the function ov
 (or as a plain number, where torch cannot map the function, which is then called K times). Students
 whose other hyperparameters differ are not trained together.
 
-It returns a value an example, (B,); or one for the batch, (), where it couples the examples; or one
-of both and a dictionary of named terms of that shape, which are recorded as ``train_NAME``. The
-values are averaged over the batch, and the gradient is that of the average.
+It returns one value for each example, (B,); or one for the batch, (), where it couples the
+examples; or either of these and a dictionary of named terms of that shape, which are recorded as
+``train_NAME``. The values are averaged over the batch, and the gradient is that of the average.
 
 What is ``learned`` is a subclass of ``torch.nn.Module``. It is made once for each student, as the
 seed decides, of what its constructor asks for by name: ``student_features`` and

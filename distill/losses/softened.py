@@ -168,7 +168,7 @@ def _near(logits: Tensor) -> Tensor:
 
 
 def _at(logits: Tensor, classes: Tensor) -> Tensor:
-    """Of logits (..., C, B) those of one class an example (..., 1, B)."""
+    """Of logits (..., C, B) those of one class for each example (..., 1, B)."""
     many = max(logits.shape[:-2], classes.shape[:-2], key=len)
     place = classes.expand(*many, *classes.shape[-2:])
     return logits.expand(*many, *logits.shape[-2:]).gather(-2, place)

@@ -275,7 +275,7 @@ def _key(figure: Figure) -> None:
 
 
 def _draw_gallery(plot: Gallery) -> Drawing:
-    """A row a digit: its picture, and a bar a class for each temperature."""
+    """One row for each digit: its picture, and for each temperature one bar for each class."""
     rows, columns = len(plot.digits), len(plot.temperatures)
     figure = Figure(figsize=(WIDTH, 0.6 + 0.85 * rows), layout="constrained")
     figure.suptitle(_capital(plot.title), x=0.02, ha="left", fontsize=12.5, fontweight="bold")

@@ -142,17 +142,17 @@ def _ends(lines: Sequence[Line], x: str) -> str:
 
 
 def temperature(sweep: Sweep) -> tuple[Lines, ...]:
-    """Errors by temperature, a line a width."""
+    """Errors by temperature, one line for each width."""
     return _over(sweep.runs, "temperature", "temperature", ["width"])
 
 
 def learning_rate(sweep: Sweep) -> tuple[Lines, ...]:
-    """Errors by learning rate, a line a loss."""
+    """Errors by learning rate, one line for each loss."""
     return _over(sweep.runs, "learning-rate", "lr", ["loss", "temperature", "alpha"])
 
 
 def data(sweep: Sweep) -> tuple[Lines, ...]:
-    """Errors by the number of training examples that a share of the data leaves, a line a loss."""
+    """Errors by the number of training examples in a share of the data, one line for each loss."""
     runs = sweep.runs
     if "transfer" not in runs or not runs["transfer"].eq("fraction").any():
         return ()

@@ -13,7 +13,8 @@ import yaml
 from distill.report import comparison
 from distill.report.contents import Digit, Sweep
 from distill.runs.columns import Status
-from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP, read_summary
+from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP
+from distill.runs.summaries import read_summary
 from distill.system.terminal import public
 
 # The losses that weigh the labels by 1 - alpha, so that an alpha of 0 is labels alone.

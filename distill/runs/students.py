@@ -11,8 +11,9 @@ from distill.training.augmentation import augmentation
 from distill.training.build import fresh
 from distill.training.fit import assemble
 from distill.training.inputs import training_inputs
-from distill.training.loop import Source, Training, TransferSet
+from distill.training.loop import Training
 from distill.training.objective import Objective
+from distill.training.transfer_set import Source, TransferSet
 
 
 def students(

@@ -21,7 +21,7 @@ from distill.teachers.gallery import gallery
 from distill.teachers.given import Targets
 from distill.training.fit import RunError, out_of_memory
 from distill.training.inputs import training_inputs
-from distill.training.loop import Source
+from distill.training.transfer_set import Source
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,7 @@
 """The launcher that trains the jobs of a sweep as stacks."""
 
 import logging
-import os
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import (
     JobReturn,
-    JobRuntime,
     JobStatus,
     configure_log,
     run_job,
@@ -23,15 +18,14 @@ from hydra.core.utils import (
 )
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from distill.runs.columns import Status
-from distill.sweeps import names
 from distill.sweeps.compose import Composer
+from distill.sweeps.members import Member, check, current, failed, resolved
 from distill.system import machine, store
 
 if TYPE_CHECKING:
-    from distill.runs.job import Job
     from distill.sweeps.plan import Schedule, Stack
     from distill.sweeps.workers import Results, Task
 
@@ -56,17 +50,6 @@ class StackConf:
 
 
 ConfigStore.instance().store("stack", StackConf, group="hydra/launcher", provider="distill")
-
-
-@dataclass
-class _Member:
-    """A job of a sweep: its config, whole and checked, its directory and environment."""
-
-    config: DictConfig
-    task: DictConfig
-    job: "Job"
-    directory: Path
-    environment: dict[str, str]
 
 
 class StackLauncher(Launcher):
@@ -113,8 +96,8 @@ class StackLauncher(Launcher):
         numbered = enumerate(job_overrides, initial_job_idx)
         if not getattr(self.task_function, "stackable", False):
             return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
-        members = [self._member(*self._compose(overrides, n)) for n, overrides in numbered]
-        self._check(members)
+        members = [Member.of(*self._compose(overrides, n)) for n, overrides in numbered]
+        check(members, self.config)
         with store.locked(Path(self.config.hydra.sweep.dir)):
             return self._train(members)
 
@@ -145,66 +128,7 @@ class StackLauncher(Launcher):
         self._log_as_sweep()
         return done
 
-    def _member(self, config: DictConfig, task: DictConfig) -> _Member:
-        from distill.config import ConfigError, parse
-        from distill.runs.job import Job
-
-        with _current(config):
-            names.check_names(config)
-            job = Job(parse(task))
-            token = names.named.set(job)
-            try:
-                subdir = str(OmegaConf.select(config, "hydra.sweep.subdir"))
-            finally:
-                names.named.reset(token)
-            environment = _plain(config.hydra.job.env_set)
-        sweep = Path(os.path.abspath(config.hydra.sweep.dir))  # noqa: PTH100
-        directory = Path(os.path.normpath(sweep / subdir))
-        if not directory.is_relative_to(sweep):
-            raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
-        with open_dict(config):
-            config.hydra.sweep.subdir = subdir
-            config.hydra.runtime.output_dir = str(directory)
-        return _Member(config, task, job, directory, environment)
-
-    def _check(self, members: Sequence[_Member]) -> None:
-        """Refuse what cannot be had for jobs that train together.
-
-        Raises:
-            ConfigError: jobs that differ have the same directory, or want one to work in; equal
-                ones differ in their loggers; or a sweeper would choose on the test set.
-        """
-        from distill.config import ConfigError
-
-        if self.config.hydra.job.chdir:
-            raise ConfigError(
-                "hydra.job.chdir=true: jobs that train together have one working directory; "
-                "choose hydra/launcher=basic"
-            )
-        names: dict[Path, str] = {}
-        loggers: dict[Path, object] = {}
-        chooses = "optuna" in str(self.config.hydra.sweeper._target_)
-        for member in members:
-            if chooses and not member.job.run.data.validation:
-                raise ConfigError(
-                    "data.validation=0.0: Optuna chooses on a validation split; set it above 0"
-                )
-            name = member.job.name
-            if (other := names.setdefault(member.directory, name)) != name:
-                raise ConfigError(
-                    f"hydra.sweep.subdir={member.config.hydra.sweep.subdir}: "
-                    f"{other} and {name} would both be written there"
-                )
-            own = member.job.run.logger
-            if loggers.setdefault(member.directory, own) != own:
-                task = member.config.hydra.overrides.task
-                given = " ".join(o for o in task if o.lstrip("+~").startswith("logger"))
-                raise ConfigError(
-                    f"{given}: {name} would be trained twice, with other loggers; several at once "
-                    "are a list, 'logger=[tensorboard,mlflow]'"
-                )
-
-    def _train(self, members: list[_Member]) -> list[JobReturn]:
+    def _train(self, members: list[Member]) -> list[JobReturn]:
         from distill.runs.results import RESULT
 
         same: dict[Path, list[int]] = {}  # equal jobs are trained once
@@ -214,9 +138,9 @@ class StackLauncher(Launcher):
         distinct = [members[numbers[0]] for place, numbers in same.items() if place not in results]
         returns: dict[int, JobReturn] = {}
         for directory, result in results.items():
-            returns |= {n: self._done(members[n], result) for n in same[directory]}
+            returns |= {n: members[n].returned(result) for n in same[directory]}
 
-        def ended(member: _Member, result: dict[str, Any], error: Exception | None) -> None:
+        def ended(member: Member, result: dict[str, Any], error: Exception | None) -> None:
             for n in same[member.directory]:
                 returns[n] = self._return(members[n], result, error)
 
@@ -231,10 +155,10 @@ class StackLauncher(Launcher):
                     "status": Status.FAILED,
                     "reason": f"{path} is gone",
                 }
-                returns[n] = self._done(member, gone)
+                returns[n] = member.returned(gone)
         return [returns[n] for n in range(len(members))]
 
-    def _kept(self, members: Sequence[_Member]) -> dict[Path, dict[str, Any]]:
+    def _kept(self, members: Sequence[Member]) -> dict[Path, dict[str, Any]]:
         """The results, by their directories, of those jobs that were finished before."""
         from distill.runs.execute import kept, unlike
 
@@ -246,7 +170,7 @@ class StackLauncher(Launcher):
             log.warning(line)
         return {member.directory: result for member, result in before}
 
-    def _schedule(self, members: Sequence[_Member]) -> "Schedule":
+    def _schedule(self, members: Sequence[Member]) -> "Schedule":
         """The stacks that jobs become, told before anything is timed, and where they train."""
         from distill.sweeps import plan
 
@@ -263,8 +187,8 @@ class StackLauncher(Launcher):
 
     def _train_stacks(
         self,
-        members: Sequence[_Member],
-        ended: Callable[[_Member, dict[str, Any], Exception | None], None],
+        members: Sequence[Member],
+        ended: Callable[[Member, dict[str, Any], Exception | None], None],
     ) -> None:
         """Tell of each job as it ends: its result, and the error that ended its stack, if any."""
         from distill.runs.results import RESULT, counted
@@ -272,14 +196,14 @@ class StackLauncher(Launcher):
 
         schedule = self._schedule(members)
         finished: Results = []
-        self._started: dict[Stack, list[_Member]] = {}
+        self._started: dict[Stack, list[Member]] = {}
         with progress() as bars:
             bar = bars.add_task("sweep", total=len(members))
             try:
                 for stack, outcome in self._outcomes(members, schedule):
                     own = self._started.pop(stack, [members[n] for n in stack.jobs])
                     error = outcome if isinstance(outcome, Exception) else None
-                    done = _failed(own, outcome) if isinstance(outcome, Exception) else outcome
+                    done = failed(own, outcome) if isinstance(outcome, Exception) else outcome
                     for member, result in zip(own, done, strict=True):
                         ended(member, result, error)
                     # For the count of them; their configs are most of what they hold.
@@ -288,12 +212,12 @@ class StackLauncher(Launcher):
                     log.info("%d of %d jobs: %s", len(finished), len(members), counted(finished))
             except BaseException as stop:
                 for own in self._started.values():
-                    _failed([m for m in own if not (m.directory / RESULT).exists()], stop)
+                    failed([m for m in own if not (m.directory / RESULT).exists()], stop)
                 raise
             bars.remove_task(bar)
 
     def _outcomes(
-        self, members: Sequence[_Member], schedule: "Schedule"
+        self, members: Sequence[Member], schedule: "Schedule"
     ) -> Iterator[tuple["Stack", "Results | Exception"]]:
         from distill.sweeps.workers import in_turn, side_by_side, teach
 
@@ -318,39 +242,25 @@ class StackLauncher(Launcher):
                 self._log_as_sweep()
             yield from side_by_side(schedule.stacks, start, schedule.workers)
 
-    def _start(self, members: Sequence[_Member], plain: bool) -> "Task":
+    def _start(self, members: Sequence[Member], plain: bool) -> "Task":
         """Make the directories of a stack's jobs, with the configs in them.
 
         With ``plain``, the task holds the configs too, for another process.
         """
-        from distill.runs.results import clear
         from distill.sweeps.workers import Task
 
         configs = []
         for member in members:
-            hydra = member.config.hydra
-            member.directory.mkdir(parents=True, exist_ok=True)
-            keep = not member.job.run.resume
-            clear(member.directory, keep=keep, config=hydra.output_subdir)
-            with _current(member.config):
-                if hydra.output_subdir is not None:
-                    folder = member.directory / hydra.output_subdir
-                    folder.mkdir(exist_ok=True)
-                    texts = {
-                        "config": OmegaConf.to_yaml(member.task),
-                        "hydra": "hydra:\n" + textwrap.indent(OmegaConf.to_yaml(hydra), "  "),
-                        "overrides": OmegaConf.to_yaml(hydra.overrides.task),
-                    }
-                    for name, text in texts.items():
-                        store.write_text(folder / f"{name}.yaml", text, sync=False)
+            member.prepare()
+            with current(member.config):
                 if plain:
-                    configs.append(_plain(member.task))
+                    configs.append(resolved(member.task))
                 self.hydra_context.callbacks.on_job_start(
                     config=member.config, task_function=self.task_function
                 )
         first = members[0].config.hydra
-        with _current(members[0].config):
-            logs = _plain(first.job_logging) if first.job_logging is not None else None
+        with current(members[0].config):
+            logs = resolved(first.job_logging) if first.job_logging is not None else None
         return Task(
             directories=[member.directory for member in members],
             log=logs,
@@ -361,51 +271,9 @@ class StackLauncher(Launcher):
             names=[member.job.name for member in members] if plain else (),
         )
 
-    def _return(
-        self, member: _Member, result: dict[str, Any], cause: Exception | None
-    ) -> JobReturn:
-        """What Hydra wants to know of a job that ended, which the callbacks are told of."""
-        done = self._done(member, result, cause)
-        with _current(member.config):
+    def _return(self, member: Member, result: dict[str, Any], cause: Exception | None) -> JobReturn:
+        """What Hydra wants to know of a job that ended; its callbacks get it, too."""
+        done = member.returned(result, cause)
+        with current(member.config):
             self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
         return done
-
-    def _done(
-        self, member: _Member, result: dict[str, Any], cause: Exception | None = None
-    ) -> JobReturn:
-        """What Hydra wants to know of a job, by its result and the error that ended it."""
-        from distill.runs.execute import failure
-
-        done = JobReturn()
-        done.cfg, done.hydra_cfg = member.task, member.config
-        done.overrides = list(member.config.hydra.overrides.task)
-        done.working_dir = os.getcwd()  # noqa: PTH109
-        done.task_name = JobRuntime.instance().get("name")
-        error = failure(result)
-        if error is not None:
-            error.__cause__ = cause
-        done.return_value = result.get("val_errors") if error is None else error
-        done.status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
-        return done
-
-
-def _failed(members: Sequence[_Member], error: BaseException) -> "Results":
-    """The results, written, of jobs that an error ended."""
-    from distill.runs.execute import fail
-
-    return fail([member.job for member in members], [m.directory for m in members], error)
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-
-
-@contextmanager
-def _current(config: DictConfig) -> Iterator[None]:
-    """Let ``${hydra:...}`` mean this config's."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = config  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before

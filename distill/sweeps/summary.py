@@ -52,7 +52,7 @@ class Summary(Callback):
         from rich.console import Console
 
         from distill.config import ConfigError
-        from distill.runs import results
+        from distill.runs import results, summaries
         from distill.sweeps import tables
 
         folder, ended = Path(config.hydra.sweep.dir), sys.exception()
@@ -60,7 +60,7 @@ class Summary(Callback):
         try:
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
-                frame = results.write_summary(folder)
+                frame = summaries.write_summary(folder)
                 tell(folder)
                 if not isinstance(ended, REFUSED | ConfigError):
                     _record(config, folder)

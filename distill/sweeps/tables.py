@@ -201,7 +201,7 @@ def _table(group: pd.DataFrame, title: str, axes: Sequence[str]) -> Table:
 
 
 def _teachers(frame: pd.DataFrame) -> Iterator[str]:
-    """A line a teacher, with the settings in which it differs from others of its name."""
+    """One line for each teacher, with the settings in which it differs from others of its name."""
     taught = frame[frame["teacher_test_errors"].notna()].drop_duplicates("teacher_digest")
     taught = taught.reindex(columns=[*dict.fromkeys([*taught.columns, "data.validation"])])
     names = [*map(str, taught.columns)]

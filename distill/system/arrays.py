@@ -61,7 +61,7 @@ def read(path: Path, columns: Sequence[str] = ()) -> dict[str, Tensor]:
     """The arrays in a file, float32, by their names; that of a file which holds one has none, "".
 
     Args:
-        path: of a kind in `KINDS`, by its suffix; of CSV and Parquet a row an example.
+        path: of a kind in `KINDS`, by its suffix; in CSV and Parquet each row is one example.
         columns: in which order those of a table are wanted, if they have these names.
 
     Raises:

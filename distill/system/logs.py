@@ -20,7 +20,7 @@ class LogFile(logging.FileHandler):
             super().handleError(record)
 
     def flush(self) -> None:
-        """Write what waits; Hydra and logging flush outside of what `handleError` is told of."""
+        """Write what waits; for what a flush raises, nobody else calls `handleError`."""
         try:
             super().flush()
         except OSError as error:

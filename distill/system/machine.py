@@ -18,7 +18,7 @@ MEMORY = (
 def _groups(controller: str) -> Iterator[Path]:
     """The folders of this process's control groups, from its own up to the root of each.
 
-    In a container the path that a process is told of may not exist: what is mounted is its own.
+    In a container the path that a process reads here may not exist: what is mounted is its own.
     """
     mounts = ROOT / "sys/fs/cgroup"
     lines = _text(ROOT / "proc/self/cgroup").splitlines()

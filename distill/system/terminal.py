@@ -99,7 +99,7 @@ def _nowhere() -> TextIO:
 def command(main: Callable[[], None]) -> Callable[[], None]:
     """A program that does ``main`` and ends in an exit code, and at most a line on stderr.
 
-    A reader who left (``| head``) changes nothing; what is lost to a full disk is told of, with
+    A reader who left (``| head``) changes nothing; a line says what is lost to a full disk, with
     exit code 1 at the end. A signal to stop is 128 and its number.
     """
 

@@ -35,9 +35,9 @@ from distill.training.evaluate import FEWEST
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, assemble, fit
 from distill.training.inputs import Setting, held_out, read, root, training_inputs
-from distill.training.loop import Said, Source, TransferSet
 from distill.training.objective import Objective
 from distill.training.stack import Stack
+from distill.training.transfer_set import Said, Source, TransferSet
 
 log = logging.getLogger(__name__)
 

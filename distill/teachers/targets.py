@@ -114,18 +114,9 @@ def way(
         ConfigError: they are to be cached, or from a file, and an augmentation changes each batch;
             or they are to be cached, and the memory is too small.
     """
-    data = read(setting.data)
-    views = 1 if data.features else count(setting.data.jitter, setting.data.flip)
-    if setting.views is not None:
-        views *= setting.views.count
-    if augmented and (teacher.targets == "cached" or teacher.kind != "weights"):
-        cached = teacher.kind == "weights"
-        key = "targets=cached" if cached else f"kind={teacher.kind}"
-        remedy = "set teacher.targets=online, or leave augment out" if cached else "leave it out"
-        raise ConfigError(
-            f"teacher.{key}: augment changes each batch, whose soft targets are made with it; "
-            f"{remedy}"
-        )
+    if augmented:
+        _refuse_kept(teacher)
+    data, views = read(setting.data), _views(setting)
     if teacher.kind != "weights":
         return Way(False, views, 0, file=True)
     numbers = len(data.train_labels) * views * (data.classes + sum(map(math.prod, features)))
@@ -156,6 +147,27 @@ def way(
     assert teacher.model is not None
     named = teacher.model.features
     return replace(found, features=features, names=None if named is None else tuple(named))
+
+
+def _refuse_kept(teacher: TeacherConfig) -> None:
+    """Refuse soft targets that are kept, where an augmentation changes each batch.
+
+    Raises:
+        ConfigError: they are to be cached, or from a file.
+    """
+    why = "augment changes each batch, whose soft targets are made with it"
+    if teacher.kind != "weights":
+        raise ConfigError(f"teacher.kind={teacher.kind}: {why}; leave it out")
+    if teacher.targets == "cached":
+        remedy = "set teacher.targets=online, or leave augment out"
+        raise ConfigError(f"teacher.targets=cached: {why}; {remedy}")
+
+
+def _views(setting: Setting) -> int:
+    """How many views there are of each example."""
+    plain = read(setting.data).features  # which are neither translated nor mirrored
+    views = 1 if plain else count(setting.data.jitter, setting.data.flip)
+    return views if setting.views is None else views * setting.views.count
 
 
 def room_for(device: torch.device, ways: Sequence[Way]) -> bool:

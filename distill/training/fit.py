@@ -14,15 +14,16 @@ from distill.system.progress import progress
 from distill.training.checkpoint import Checkpoint
 from distill.training.evaluator import Evaluator
 from distill.training.inputs import Setting
-from distill.training.loop import History, Plan, Training, TransferSet, Values
+from distill.training.loop import History, Plan, Training, Values
 from distill.training.objective import Objective
 from distill.training.stack import Stack
+from distill.training.transfer_set import TransferSet
 
 log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
-    """Who is told of the epochs of a stack."""
+    """What follows the training of a stack: it is called when that begins, and after each epoch."""
 
     def begin(self, history: History | None) -> None:
         """Training begins, or goes on after the ``history`` of a checkpoint."""
@@ -91,12 +92,12 @@ def fit(
     saved: Checkpoint,
     watcher: Watcher | None = None,
 ) -> History:
-    """Train a stack; a log line and a tick of the progress an epoch.
+    """Train a stack, with a line in the log and a tick of the progress bar for each epoch.
 
     It goes on from the checkpoint ``saved``, and writes it when it is due, and when a signal came,
     by which it then ends; for several members also at the end, since a process that is killed
-    between their results leaves only some of them. The ``watcher`` is told of each epoch before the
-    checkpoint holds it.
+    between their results leaves only some of them. The ``watcher`` is called for each epoch
+    before the checkpoint holds it.
     """
     epochs = training.plan.epochs
     with progress() as bars:

@@ -1,84 +1,26 @@
 """The only training loop: a stack of K students, or a teacher, which is a stack of one.
 
-Letters: K members, B examples in a batch, N examples in the data set, M of them in the transfer
-set, V views of each, C classes.
+Letters: K members, B examples in a batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill.data.views import Inputs
 from distill.optim import Optimizer, Schedule, factor
 from distill.seeds import derive, generator, seeded
 from distill.system.memory import kept
-from distill.training.augmentation import Augmentation
 from distill.training.objective import Objective
 from distill.training.stack import Stack
+from distill.training.transfer_set import TransferSet
 
 Values = dict[str, Tensor]
-# What a teacher says: its logits, or these and its features.
-Said = Tensor | tuple[Tensor, ...]
-# A teacher as students hear it: what it says of all views, (N, V, ...), or what makes that of a
-# batch, (B, ...).
-Source = Said | Callable[[Tensor], Said]
 
 STEPS = "optimizer.steps"  # in a state: of each tensor of parameters (K, tensors)
-
-
-@dataclass(frozen=True)
-class TransferSet:
-    """What a student learns from: images, labels (N,), and the indices (M,) of those it sees.
-
-    These rise. ``teachers`` are one, of whom all learn, or several; none for hard labels alone.
-    """
-
-    images: Inputs
-    labels: Tensor
-    index: Tensor
-    teachers: Sequence[Source] = ()
-    augmentation: Augmentation | None = None
-
-    @cached_property
-    def class_counts(self) -> Tensor:
-        """How many examples of each class (C,) it sees."""
-        return self.labels[self.index].bincount(minlength=int(self.labels.max()) + 1)
-
-    def taught(self, own: Sequence[int], index: Tensor, view: Tensor, x: Tensor) -> dict[str, Any]:
-        """What the members' ``own`` teachers, by their numbers, say of a batch, under its names.
-
-        Each is asked once: of several the logits are (K, B, C), those of a single one (B, C); and
-        features, of those that are asked for them, are so, too.
-        """
-        said = {n: self._said(self.teachers[n], index, view, x) for n in dict.fromkeys(own or [0])}
-        if len(said) > 1:
-            logits, *features = map(torch.stack, zip(*(said[n] for n in own), strict=True))
-        else:
-            [[logits, *features]] = said.values()
-        return {"teacher_logits": logits, "teacher_features": features}
-
-    def _said(self, teacher: Source, index: Tensor, view: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """What one teacher says of a batch: its logits, and perhaps features."""
-        if isinstance(teacher, Tensor):
-            teacher = (teacher,)
-        if isinstance(teacher, tuple):
-            return tuple(part[index, view].float() for part in teacher)
-        said = teacher(x)
-        return said if isinstance(said, tuple) else (said,)
-
-    def batches(self, seed: int, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices and views (B,) of each batch: every example once, in a new order and view."""
-        order = torch.randperm(len(self.index), generator=generator(seed, "order", epoch))
-        jitter = generator(seed, "jitter", epoch)
-        views = torch.randint(self.images.views, order.shape, generator=jitter)
-        device = self.index.device
-        index = torch.split(self.index[order.to(device)], size)
-        return zip(index, torch.split(views.to(device), size), strict=True)
 
 
 @dataclass(frozen=True)
@@ -105,7 +47,7 @@ class Plan:
 
 @dataclass
 class History:
-    """What happened: a row an epoch for each member, and why a member left, if it did.
+    """What happened: one row for each epoch, for each member, and why a member left, if it did.
 
     ``members`` are the numbers of those still in the stack, in its order; ``epoch`` is the last
     that was trained; ``seconds`` is how long it took, by whoever measures.
@@ -154,6 +96,11 @@ class Training:
         return {"": self.stack} | ({} if learned is None else {"loss.": learned})
 
     @property
+    def _steps(self) -> int:
+        """How many steps an epoch has."""
+        return ceil(len(self.transfer.index) / self.plan.batch_size)
+
+    @property
     def _leaves(self) -> list[Tensor]:
         return [leaf for stack in self.trained.values() for leaf in stack.leaves.values()]
 
@@ -185,36 +132,17 @@ class Training:
         plan, stack = self.plan, self.stack
         if history is None:
             history = History([[] for _ in range(stack.members)], list(range(stack.members)))
-        examples = len(self.transfer.index)
-        per_epoch = -(-examples // plan.batch_size)
-        steps = plan.epochs * per_epoch
         while history.members and history.epoch < plan.epochs:
-            step, epoch = history.epoch * per_epoch, history.epoch + 1
-            device = self.transfer.index.device
-            noise = generator(self.seed, "dropout", epoch, on=device)
-            for trained in self.trained.values():
-                trained.train(noise)
-            if self.transfer.augmentation is not None:
-                self.transfer.augmentation.begin(self.seed, epoch, device)
-            sums: Values = {}
-            # What a model draws from torch's global generators follows from the seed, too.
-            with seeded(derive(self.seed, "torch", epoch), device):
-                for index, view in self.transfer.batches(self.seed, epoch, plan.batch_size):
-                    scale = factor(
-                        step, steps, plan.schedule, plan.warmup, plan.milestones, plan.gamma
-                    )
-                    for name, value in self.step(index, view, scale, step / steps).items():
-                        sums[name] = sums.get(name, 0) + value
-                    step += 1
-            stack.eval()
-            values = {name: value / examples for name, value in sums.items()} | evaluate(stack)
+            epoch = history.epoch + 1
+            values, scale = self._epoch(epoch)
+            values |= evaluate(stack)
             if self.average:
                 found = evaluate(self.stacks["ema"])
                 values |= {f"ema_{name}": value for name, value in found.items()}
             self._record(history, epoch, values, scale)
             if self.best:
                 self._choose(history)
-            finite = torch.ones(stack.members, dtype=torch.bool, device=device)
+            finite = torch.ones_like(values["train_loss"], dtype=torch.bool)
             for what, whole in self._finite(values).items():
                 reason = f"{what} not finite in epoch {epoch}"
                 self._part(history.members, whole[finite], history.diverged, reason)
@@ -227,6 +155,30 @@ class Training:
             history.epoch = epoch
             on_epoch(history, values)
         return history
+
+    def _epoch(self, epoch: int) -> tuple[Values, float]:
+        """Train for one epoch.
+
+        Returns:
+            The means (K,) of the loss and its terms, and the last factor of the learning rates.
+        """
+        plan, device = self.plan, self.transfer.index.device
+        noise = generator(self.seed, "dropout", epoch, on=device)
+        for trained in self.trained.values():
+            trained.train(noise)
+        if self.transfer.augmentation is not None:
+            self.transfer.augmentation.begin(self.seed, epoch, device)
+        batches = self.transfer.batches(self.seed, epoch, plan.batch_size)
+        first, steps = (epoch - 1) * self._steps, plan.epochs * self._steps
+        sums: Values = {}
+        # What a model draws from torch's global generators follows from the seed, too.
+        with seeded(derive(self.seed, "torch", epoch), device):
+            for step, (index, view) in enumerate(batches, first):
+                scale = factor(step, steps, plan.schedule, plan.warmup, plan.milestones, plan.gamma)
+                for name, value in self.step(index, view, scale, step / steps).items():
+                    sums[name] = sums.get(name, 0) + value
+        self.stack.eval()
+        return {name: value / len(self.transfer.index) for name, value in sums.items()}, scale
 
     def _finite(self, values: Values) -> Values:
         """Masks (K,) of the members with finite losses, and parameters after the last step.
@@ -274,7 +226,7 @@ class Training:
                 value.copy_(state[name])
         for stack in self.trained.values():
             stack.refresh()
-        steps = history.epoch * -(-len(self.transfer.index) // self.plan.batch_size)
+        steps = history.epoch * self._steps
         # One of an earlier version does not hold them, nor one of no member that goes on.
         known = state[STEPS][:1].flatten().tolist() if STEPS in state else []
         self.optimizer.at(known or [float(steps)] * len(self.optimizer.steps))

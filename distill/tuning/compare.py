@@ -28,7 +28,7 @@ from distill.report import comparison
 from distill.report.contents import Compared
 from distill.report.numbers import span
 from distill.report.statistics import interval
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.columns import Status
 from distill.system import store
 from distill.system.conf import CONF
@@ -215,7 +215,7 @@ class Comparison:
             "candidates": self.told,
         }
         store.write_text(path, json.dumps(body, indent=1) + "\n")
-        [found] = comparison.read(self.folder, results.read_summary(self.folder), path.name)
+        [found] = comparison.read(self.folder, summaries.read_summary(self.folder), path.name)
         Console(force_jupyter=False).print(_table(found))
         for line in comparison.lacking(found):
             log.warning(line)

@@ -6,8 +6,6 @@ stopped goes on as if it had not been, and one that was lost is made again from 
 """
 
 import logging
-import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +15,6 @@ from typing import Any
 
 import optuna
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 from optuna.distributions import distribution_to_json
@@ -26,8 +23,6 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from distill.config import ConfigError, parse
 from distill.config.sections import GIVEN
-from distill.runs import results
-from distill.runs.columns import Status
 from distill.runs.job import Job
 from distill.sweeps.compose import task_config
 from distill.system import store
@@ -35,6 +30,7 @@ from distill.system.terminal import public
 from distill.training.fit import RunError
 from distill.tuning import STUDY, best, search, storage
 from distill.tuning.holders import Holder
+from distill.tuning.outcomes import Outcomes
 from distill.tuning.search import Space
 from distill.tuning.storage import DEFAULTS, SURPLUS
 
@@ -58,6 +54,7 @@ class Tuner:
         self.config, self.loader, self.launcher = config, loader, launcher
         self.folder = Path(config.hydra.sweep.dir)
         self.objectives = [str(name) for name in options["objectives"]]
+        self.outcomes = Outcomes(self.folder, self.objectives)
         self.trials, self.batch = int(options["n_trials"]), int(options["n_jobs"])
         self.sampler, self.params = options["sampler"], options["params"]
         self.storage, self.name = options["storage"], options["study_name"]
@@ -131,7 +128,7 @@ class Tuner:
                     overrides = [search.overrides(trial.params, space, fixed) for trial in trials]
                     returns = self.launcher.launch(overrides, trials[0].number)
                 for trial, returned in zip(trials, returns, strict=True):
-                    failed += self._tell(study, trial, returned)
+                    failed += self.outcomes.tell(study, trial, returned)
                 log.info(self._state(study))
             finish(study)
         return failed
@@ -227,30 +224,8 @@ class Tuner:
         Raises:
             DamagedError: a trial's values are not those of its result.
         """
-        return [t for t in study.get_trials(deepcopy=False) if not self._agrees(t)]
-
-    def _agrees(self, trial: FrozenTrial) -> bool:
-        """Whether a trial has its result, where its run lies here; a lost one is named.
-
-        Raises:
-            DamagedError: the trial's values are not those of the result.
-        """
-        if "directory" not in trial.user_attrs or not self.holder.holds(trial):
-            return True
-        # Earlier versions wrote it whole, below the folder where the sweep lay then.
-        before = str(trial.user_attrs.get("sweep")).partition(":")[2]
-        directory = Path(trial.user_attrs["directory"])
-        if directory.is_relative_to(before):
-            directory = directory.relative_to(before)
-        try:
-            result = results.read(self.folder / directory / results.RESULT)
-        except (OSError, ValueError) as error:
-            log.warning("trial %d: %s", trial.number, error)
-            return not trial.state.is_finished()
-        both = (trial.state, result["status"]) == (TrialState.COMPLETE, Status.COMPLETE)
-        if both and trial.values != self._values(result):
-            raise storage.DamagedError(f"trial {trial.number} is not what {result['run']} came to")
-        return True
+        trials = study.get_trials(deepcopy=False)
+        return [t for t in trials if self.holder.holds(t) and not self.outcomes.agrees(t)]
 
     def _mended(self, lost: list[FrozenTrial], space: Space, fixed: list[str]) -> list[str]:
         """Train the complete ones of the ``lost`` trials again; returns what is said of others."""
@@ -264,10 +239,6 @@ class Tuner:
                 again[0].number,
             )
         return [f"trial {t.number} lost its result; its value is kept in the study" for t in rest]
-
-    def _values(self, result: dict[str, Any]) -> list[float]:
-        given = [result[name] for name in self.objectives]
-        return [math.nan if value is None else float(value) for value in given]
 
     def _state(self, study: optuna.Study) -> str:
         """How many trials ended, and how."""
@@ -324,42 +295,6 @@ class Tuner:
             for trial in trials:
                 study.tell(trial, state=TrialState.FAIL)
             raise
-
-    def _tell(self, study: optuna.Study, trial: Trial, returned: JobReturn) -> list[str]:
-        """Tell the study how a trial ended; returns the reason of one that failed."""
-        assert returned.hydra_cfg is not None
-        directory = Path(returned.hydra_cfg.hydra.runtime.output_dir)
-        try:
-            result = results.read(directory / results.RESULT)
-        except (OSError, ValueError) as error:
-            result = {"run": directory.name, "status": Status.FAILED, "reason": str(error)}
-        try:
-            return self._told(study, trial, directory, result)
-        except optuna.exceptions.UpdateFinishedTrialError:
-            log.warning("trial %d: another took it up, and was the first to end it", trial.number)
-            return []
-
-    def _told(
-        self, study: optuna.Study, trial: Trial, directory: Path, result: dict[str, Any]
-    ) -> list[str]:
-        trial.set_user_attr("run", result["run"])
-        trial.set_user_attr("directory", os.path.relpath(directory, self.folder))
-        status = result["status"]
-        if len(self.objectives) == 1 and status in (Status.COMPLETE, Status.STOPPED):
-            known = study.get_trials(deepcopy=False)[trial.number].intermediate_values
-            for epoch, value in results.rungs(directory, self.objectives[0], result):
-                if epoch not in known:
-                    trial.report(value, epoch)
-        if status == Status.COMPLETE and not all(map(math.isfinite, self._values(result))):
-            names = ", ".join(self.objectives)
-            status, result = Status.DIVERGED, {**result, "reason": f"no finite number in {names}"}
-        if status == "complete":
-            trial.set_user_attr("val_loss", result["val_loss"])
-            study.tell(trial, self._values(result))
-            return []
-        trial.set_user_attr("reason", f"{status}: {result['reason']}")
-        study.tell(trial, state=TrialState.PRUNED if status == Status.STOPPED else TrialState.FAIL)
-        return [result["reason"]] if status == Status.FAILED else []
 
     def _finish(self, study: optuna.Study) -> None:
         """Train the best configurations on all data, and write each as an experiment."""

@@ -1,4 +1,4 @@
-"""What the report is told of a study: its trials, its best, how much each key matters, the gain."""
+"""What the report shows of a study: its trials, its best, how much each key matters, the gain."""
 
 import math
 import re

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import distill
 from distill.cli import commands, rescore
 from distill.cli.main import main
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.sweeps import tables
 from distill.system.conf import CONF
 
@@ -338,7 +338,7 @@ def test_what_ends_many_runs_is_one_line(home: Path, capsys: pytest.CaptureFixtu
         body = {"run": f"run{n}", "status": "interrupted", "reason": "by SIGINT", "config": {}}
         (home / "sweep" / f"{n}").mkdir(parents=True)
         results.write(home / "sweep" / f"{n}", body, [])
-    tables.show(results.summary(home / "sweep"), home / "sweep", Console())
+    tables.show(summaries.summary(home / "sweep"), home / "sweep", Console())
     assert capsys.readouterr().out == (
         f"24 runs interrupted: by SIGINT\n24 runs (24 interrupted): {home}/sweep/summary.csv\n"
     )

@@ -16,7 +16,7 @@ import distill
 from distill.data import synthetic
 from distill.data.dataset import load
 from distill.models import ResNet
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.system.conf import CONF
 
 README = CONF.parent / "README.md"

@@ -26,7 +26,7 @@ from distill.cli import commands
 from distill.config import ConfigError, parse
 from distill.data import downloaded
 from distill.data.downloaded import FILES
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.execute import execute
 from distill.sweeps import tables
 from distill.training.inputs import root
@@ -322,7 +322,7 @@ TARGETS = (
     "distill.sweeps.names.store.write_text",
     "distill.sweeps.names.Path",
     "distill.sweeps.names.sweep_name",
-    "distill.sweeps.launcher.os.system",
+    "distill.sweeps.members.os.system",
     "distill.sweeps.launcher.stackable",
 )
 
@@ -643,7 +643,7 @@ def test_a_bad_result_is_a_row_and_the_others_are_shown(
     assert "2 runs (1 failed, 1 complete): sweep/summary.csv" in shown
     after = tree(home)
     assert after.pop(home / "sweep" / "summary.csv")
-    after.pop(home / "sweep" / results.SUMMARY_LOCK)
+    after.pop(home / "sweep" / summaries.SUMMARY_LOCK)
     assert after == before
 
 
@@ -662,7 +662,7 @@ def test_text_of_a_result_is_shown_as_it_is(kept: Path, capsys: pytest.CaptureFi
 def test_the_table_of_one_run_has_no_other_title(
     kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tables.show(results.summary(kept), kept, Console())
+    tables.show(summaries.summary(kept), kept, Console())
     assert "('',)" not in capsys.readouterr().out
 
 
@@ -682,7 +682,7 @@ def test_a_dir_without_results_is_refused(folder: str, kept: Path, home: Path) -
     name = "blocked/summary.csv" if folder == "blocked" else f"DIR={folder}"
     assert command(commands.summary, folder).startswith(f"{name}: {DIRS[folder]}")
     after = tree(home)
-    after.pop(home / folder / results.SUMMARY_LOCK, None)
+    after.pop(home / folder / summaries.SUMMARY_LOCK, None)
     assert after == before
 
 

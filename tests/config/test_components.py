@@ -18,7 +18,7 @@ from distill.config.components import schema
 from distill.config.strict import said
 from distill.models import MLP
 from distill.runs.job import Job
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.system.trust import TRUSTED
 from distill.training import build
 

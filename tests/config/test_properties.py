@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from distill.config import parse
 from distill.config.strict import in_float32
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.columns import COLUMNS, SHOWN
 from distill.runs.job import Job
 from distill.sweeps import names, plan
@@ -496,9 +496,9 @@ def test_any_results_make_a_summary_that_reads_back(
 ) -> None:
     with scratch() as folder:
         put(folder, tree)
-        frame = results.write_summary(folder)
+        frame = summaries.write_summary(folder)
         text = (folder / results.SUMMARY).read_bytes()
-        results.write_summary(folder)
+        summaries.write_summary(folder)
         assert (folder / results.SUMMARY).read_bytes() == text
         read = pd.read_csv(folder / results.SUMMARY, dtype=str, keep_default_na=False)
         for place, result in tree.items():
@@ -541,7 +541,7 @@ def test_no_damage_of_a_result_stops_a_summary_or_gives_a_number(damage: bytes |
         # A share stands for the beginning of the file, as a full disk leaves it.
         cut = damage if isinstance(damage, bytes) else content[: int(damage * len(content))]
         path.write_bytes(cut)
-        frame = results.write_summary(folder)
+        frame = summaries.write_summary(folder)
         read = pd.read_csv(folder / results.SUMMARY, dtype=str)
         assert results.finished(folder / "a", "a") is None
         assert results.finished(folder / "b", "b") is not None

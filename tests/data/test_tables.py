@@ -21,7 +21,7 @@ from distill.data.dataset import load
 from distill.deploy.export import facts
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.system.store import file_digest
 
 ROWS = {

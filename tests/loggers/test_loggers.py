@@ -18,7 +18,7 @@ from conftest import SMALL, Cli, composed, forget, make_job, options, shell
 from omegaconf import OmegaConf
 
 from distill.config import ConfigError, parse, targets
-from distill.runs import results, watch
+from distill.runs import results, summaries, watch
 from distill.runs.loggers import check_logger
 from distill.runs.watch import Watch
 from distill.training.checkpoint import FILE
@@ -408,7 +408,7 @@ def test_histories_grow_and_the_summary_shows_what_runs(
     def look(self: Watch, history: Any) -> None:
         epoch(self, history)
         paths = Path("sweep").rglob(results.HISTORY)
-        seen.append(({p: p.read_bytes() for p in paths}, results.summary(Path("sweep"))))
+        seen.append(({p: p.read_bytes() for p in paths}, summaries.summary(Path("sweep"))))
         assert not results.paths(Path("sweep"))
 
     monkeypatch.setattr(watch, "FIRST", 0.0)
@@ -417,7 +417,7 @@ def test_histories_grow_and_the_summary_shows_what_runs(
     monkeypatch.setattr(Watch, "epoch", look)
     values = ("loss.temperature=1,2,4", "train.epochs=3")
     assert cli(*SWEEP, *values).code == 0
-    done = results.summary(Path("sweep"))
+    done = summaries.summary(Path("sweep"))
     assert done["status"].tolist() == ["complete"] * 3
     whole = {p: p.read_bytes() for p in Path("sweep").rglob(results.HISTORY)}
     assert not [*Path("sweep").rglob(results.RUNNING)]
@@ -449,14 +449,14 @@ def test_a_run_that_was_killed_is_not_taken_for_one_that_runs_or_ended(
 ) -> None:
     command = (*SWEEP, "loss.temperature=1,2", "train.epochs=3", f"checkpoint.every={every}")
     assert shell(sys.executable, "-c", KILLED, *command).code == -signal.SIGKILL
-    frame = results.summary(Path("sweep"))
+    frame = summaries.summary(Path("sweep"))
     assert frame["status"].tolist() == ["interrupted"] * 2
     reason = "it was killed after epoch 2 of 3; the same command goes on"
     assert frame["reason"].tolist() == [reason] * 2
     assert bool([*Path("sweep").rglob(FILE)]) == (every == "1e-9")
     assert cli(*command).code == 0
     assert sorted(trained) == sorted(frame["run"])
-    assert results.summary(Path("sweep"))["status"].tolist() == ["complete"] * 2
+    assert summaries.summary(Path("sweep"))["status"].tolist() == ["complete"] * 2
     assert not [*Path("sweep").rglob(results.EARLIER)]
     once = {p.name: (p / results.HISTORY).read_bytes() for p in Path("sweep").glob("synth*")}
     forget()
@@ -478,5 +478,5 @@ def test_a_summary_of_what_runs_alone_is_shown(home: Path) -> None:
     done = shell(sys.executable, "-c", f"{hold}; {code}", "sweep")
     assert done.out.splitlines()[0] == "2 runs running: epoch 4 of 9, 7 to 12 test errors"
     assert "2 runs (2 running)" in done.out
-    frame = results.read_summary("sweep")
+    frame = summaries.read_summary("sweep")
     assert frame["loss.b"].tolist() == [2, 2]

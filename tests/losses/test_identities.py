@@ -203,7 +203,7 @@ def test_all_others_take_two_classes_and_shares_of_classes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dkd", "nkd"])
 def test_labels_of_several_classes_are_refused_where_one_is_needed(name: str) -> None:
-    with pytest.raises(ConfigError, match="it needs one class an example") as error:
+    with pytest.raises(ConfigError, match="it needs one class for each example") as error:
         make_job(f"loss={name}", "augment=mixup")
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(f"loss={name}: with the mixed labels")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distill import losses
 from distill.config import ConfigError, parse
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.training.fit import out_of_memory
 from distill.training.objective import Objective
 

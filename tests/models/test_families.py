@@ -13,7 +13,7 @@ from torch import nn
 
 from distill.config import ConfigError, parse
 from distill.models import CNN, MLP, VGG, WRN, MobileNetV2, ResNet, ShuffleNetV2, torchvision
-from distill.runs import results
+from distill.runs import summaries
 from distill.runs.columns import parsed, typed
 from distill.runs.job import Job
 from distill.training.build import build, multiply_adds
@@ -87,7 +87,7 @@ def test_width_multiplies_channels_and_is_told(cli: Cli) -> None:
         "hydra.sweep.dir=wide",
     )
     assert done.code == 0, done.err
-    frame = results.read_summary("wide/summary.csv")
+    frame = summaries.read_summary("wide/summary.csv")
     assert set(frame["model"]) == {"resnet8"}
     assert sorted(frame["width"]) == [0.25, 1]
     assert sorted(str(run).split("-")[1] for run in frame["run"]) == ["resnet8", "resnet8w0.25"]

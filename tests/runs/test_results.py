@@ -19,9 +19,10 @@ from rich.console import Console
 import distill
 from distill.cli import commands
 from distill.report import reading
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.columns import COLUMNS
-from distill.runs.results import leaves, summary, write, write_summary
+from distill.runs.results import leaves, write
+from distill.runs.summaries import summary, write_summary
 from distill.sweeps import tables
 
 
@@ -171,7 +172,7 @@ def test_what_was_put_aside_is_not_summarised_unless_asked_for(home: Path) -> No
     results.write(home, {"run": "a", "config": {}}, [])
     results.put_aside(home)
     assert results.paths(home) == []
-    assert len(results.summary(home / results.EARLIER)) == 1
+    assert len(summaries.summary(home / results.EARLIER)) == 1
 
 
 def test_only_a_run_of_that_name_that_ended_for_good_is_finished(home: Path) -> None:
@@ -293,7 +294,7 @@ def test_a_folder_that_one_may_only_read_is_summarised(
 ) -> None:
     put(home, "a")
     closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(home / ".summary.lock"))
-    monkeypatch.setattr(results, "write_summary", MagicMock(side_effect=closed))
+    monkeypatch.setattr(summaries, "write_summary", MagicMock(side_effect=closed))
     monkeypatch.setattr(sys, "argv", ["distill-summary", str(home)])
     commands.summary()
     out = capsys.readouterr().out

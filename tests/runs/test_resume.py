@@ -17,7 +17,7 @@ from conftest import SMALL, Cli, make_job, same
 from safetensors.torch import load
 
 from distill.runs import execute as run
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.results import WEIGHTS
 from distill.runs.students import students
 from distill.system import interrupt, machine
@@ -87,7 +87,7 @@ def test_without_resume_all_is_trained_again_and_the_old_put_aside(
     assert len(results.paths(folder)) == count
     aside = [p for p in folder.rglob(WEIGHTS) if results.EARLIER in p.parts]
     assert len(aside) == 2 * count
-    assert "resume" not in results.summary(folder).columns
+    assert "resume" not in summaries.summary(folder).columns
 
 
 @pytest.mark.brothers

@@ -14,9 +14,10 @@ from distill.config import parse
 from distill.losses import hard
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import HISTORY, RESULT, read, read_summary
+from distill.runs.results import HISTORY, RESULT, read
 from distill.runs.students import students
-from distill.sweeps import plan
+from distill.runs.summaries import read_summary
+from distill.sweeps import costs, plan
 from distill.sweeps.workers import Task, teach
 from distill.system import machine
 from distill.training.objective import Objective
@@ -216,7 +217,7 @@ def test_what_comes_in_another_way_is_another_stack() -> None:
         "soft targets of 2 teachers cached, 1 view in fp32, 8.2 kB in all",
         "soft targets online, by the teacher in each batch",
     ]
-    assert all(plan.seconds([jobs[n] for n in stack.jobs]) > 0 for stack in stacks)
+    assert all(costs.seconds([jobs[n] for n in stack.jobs]) > 0 for stack in stacks)
 
 
 def test_teachers_that_stacks_share_are_made_before_they_start(home: Path) -> None:

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load
 
 from distill.cli.main import main
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.results import HISTORY, RESULT, SUMMARY, WEIGHTS
 from distill.system.store import MANIFEST
 from distill.training.checkpoint import FILE
@@ -371,7 +371,7 @@ def test_a_long_sweep_needs_no_more_and_more(
     assert len(memory) == count
     assert {*files} == {files[0]}
     began = time.monotonic()
-    frame = results.write_summary(home / "sweep")
+    frame = summaries.write_summary(home / "sweep")
     rebuilt = time.monotonic() - began
     assert frame["status"].tolist() == ["complete"] * count
     grown = memory[-1] - memory[count // 4]

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from distill.runs import results
 from distill.runs.job import Job
 from distill.runs.students import students
-from distill.sweeps import plan
+from distill.sweeps import costs
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("stack", [])])
@@ -290,7 +290,7 @@ def break_width_9(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None
 
     monkeypatch.setattr(run, "students", broken)
     if isinstance(error, Exception):
-        monkeypatch.setattr(plan, "students", broken)
+        monkeypatch.setattr(costs, "students", broken)
 
 
 @pytest.mark.slow

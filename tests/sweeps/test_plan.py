@@ -11,7 +11,7 @@ from conftest import make_job
 from rich.filesize import decimal
 
 from distill.runs.job import Job
-from distill.sweeps import plan
+from distill.sweeps import costs, plan
 from distill.system import machine
 from distill.training.loop import Training
 
@@ -45,7 +45,7 @@ def test_the_order_of_a_sweep_does_not_decide_who_trains_together() -> None:
 
 def test_memory_bounds_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [make_job(f"loss.temperature={t}") for t in range(1, 7)]
-    room = 2 * 3 * plan.member_memory(jobs[0])
+    room = 2 * 3 * costs.member_memory(jobs[0])
     monkeypatch.setattr(plan, "free_memory", lambda *_: room)
     assert [len(s.jobs) for s in plan.stacks(jobs, 10, 1)] == [3, 3]
     monkeypatch.setattr(plan, "free_memory", lambda *_: 1)
@@ -55,7 +55,7 @@ def test_memory_bounds_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_counts_parameters_state_and_activations() -> None:
     def memory(*overrides: str) -> int:
         job = make_job("precision=fp32", "data.examples=1000", *overrides)
-        return plan.member_memory(job)
+        return costs.member_memory(job)
 
     job: Job = make_job("precision=fp32")
     parameters = sum(
@@ -76,7 +76,7 @@ def test_memory_counts_parameters_state_and_activations() -> None:
 
 def four(monkeypatch: pytest.MonkeyPatch, seconds: Callable[[list[Job]], float]) -> list[Job]:
     """Four jobs, none like another, whose stacks take so many seconds."""
-    monkeypatch.setattr(plan, "seconds", seconds)
+    monkeypatch.setattr(costs, "seconds", seconds)
     return [
         make_job("transfer=fraction", f"transfer.fraction={share}", *more)
         for share, more in ((0.25, ()), (1, ()), (1, ("seed=1",)), (1, ("model.width=9",)))
@@ -91,7 +91,7 @@ def test_the_plan_says_what_is_trained_before_anything_is_timed(
 
     jobs = four(monkeypatch, timed)
     stacks = plan.stacks(jobs, 10, 1)
-    memory = max(plan.member_memory(job) for job in jobs)
+    memory = max(costs.member_memory(job) for job in jobs)
     text = f"4 jobs in 4 stacks of 1: {decimal(memory)} of memory for the largest"
     text += "; soft targets cached, 1 view in fp32, 4.1 kB"
     assert plan.described(stacks, jobs) == text
@@ -118,11 +118,11 @@ def test_stacks_are_trained_in_turn_or_side_by_side_the_longest_first(
     # Where a thread alone is much slower than two, one after another is chosen, unless told.
     threads: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
-    monkeypatch.setattr(plan, "seconds", lambda _: 3.0 - threads[-1])
+    monkeypatch.setattr(costs, "seconds", lambda _: 3.0 - threads[-1])
     assert plan.schedule(stacks, jobs, None).workers == 1
     assert plan.schedule(stacks, jobs, 4).workers == 4
     # Nor is there a process for which there is no memory.
-    monkeypatch.setattr(plan, "seconds", lambda _: 100.0)
+    monkeypatch.setattr(costs, "seconds", lambda _: 100.0)
     assert plan.schedule(stacks, jobs, None).workers == 2
     monkeypatch.setattr(machine, "free_memory", lambda: 2**20)
     assert plan.schedule(stacks, jobs, None).workers == 1
@@ -156,7 +156,7 @@ def test_the_planned_time_is_that_of_all_steps(monkeypatch: pytest.MonkeyPatch) 
 
     def planned(members: int, *overrides: str) -> float:
         jobs = [make_job(f"loss.temperature={n + 1}", *overrides) for n in range(members)]
-        return plan.seconds(jobs)
+        return costs.seconds(jobs)
 
     # 256 examples in batches of 64 are 4 steps an epoch, of which there are 2.
     assert planned(1) == pytest.approx(8)

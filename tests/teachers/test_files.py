@@ -22,7 +22,7 @@ from distill.config import Teacher as TeacherConfig
 from distill.models import torchvision
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.system.tensors import plain
 from distill.teachers import find, weights
 from distill.teachers.cache import Teacher

@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.config import ConfigError, parse
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.system import interrupt, machine
 from distill.teachers import find, targets
 from distill.teachers.targets import TooLargeError, Way, made_once, way

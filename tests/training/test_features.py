@@ -15,8 +15,8 @@ from distill.config import ConfigError, parse
 from distill.losses import hard
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import read_summary
 from distill.runs.students import students
+from distill.runs.summaries import read_summary
 from distill.runs.teaching import taught_by
 from distill.sweeps import plan
 from distill.system import machine
@@ -24,7 +24,7 @@ from distill.teachers.find import find_teacher
 from distill.teachers.targets import way
 from distill.training.build import build
 from distill.training.features import observed
-from distill.training.loop import Source
+from distill.training.transfer_set import Source
 
 FP32 = ("precision=fp32", "train.epochs=3")
 TRAINED = ("teacher=trained", "teacher.train.epochs=2", "data.jitter=0", "model@teacher.model=cnn")

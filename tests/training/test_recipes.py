@@ -17,10 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import distill
 from distill.cli import rescore
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.sweeps.plan import member_memory
+from distill.sweeps.costs import member_memory
 from distill.training.loop import History
 
 SPLIT = ("precision=fp32", "data.validation=0.25")
@@ -212,7 +212,7 @@ def test_weights_are_kept_checked_and_loaded(home: Path, caplog: pytest.LogCaptu
     student = distill.load(directory, weights="ema")
     errors = int((student.predict(data.test_inputs) != data.test_labels).sum())
     assert errors == result["ema_test_errors"]
-    frame = results.summary(home)
+    frame = summaries.summary(home)
     assert frame["ema_test_errors"][0] == errors and frame["best_epoch"][0] == result["best_epoch"]
     with pytest.raises(distill.ConfigError, match=r"^weights=first: allowed are last, ema, best$"):
         distill.load(directory, weights="first")  # type: ignore[arg-type]

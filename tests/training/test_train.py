@@ -16,8 +16,8 @@ from distill.runs.job import Job
 from distill.runs.students import students
 from distill.training.build import build
 from distill.training.fit import RunError
-from distill.training.loop import TransferSet
 from distill.training.stack import Stack
+from distill.training.transfer_set import TransferSet
 
 # Eight members of mixed temperature, alpha, learning rate and weight decay.
 MIXED = [

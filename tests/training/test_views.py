@@ -15,7 +15,7 @@ from distill.config import ConfigError, parse
 from distill.data.views import Inputs
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.results import read_summary
+from distill.runs.summaries import read_summary
 from distill.system.trust import TRUSTED
 from distill.teachers import find
 from distill.teachers.cache import Teacher

@@ -19,7 +19,7 @@ from distill.config import parse
 from distill.report import page
 from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, led, read
 from distill.report.contents import Sweep
-from distill.runs import results
+from distill.runs import results, summaries
 from distill.system.conf import CONF
 
 COMPARE = (
@@ -31,7 +31,7 @@ COMPARE = (
 
 
 def summary() -> pd.DataFrame:
-    return results.read_summary(Path("c")).set_index("run", drop=False)
+    return summaries.read_summary(Path("c")).set_index("run", drop=False)
 
 
 @pytest.mark.slow
