@@ -39,7 +39,8 @@ class Student(nn.Module):
         model: from normalised images (B, channels, H, W), or features (B, D), to logits (B, C).
         shape: (channels, H, W) of an image, whose pixels are from 0 to 255, or (D,) of features.
         classes: C.
-        mean: of pixels scaled to [0, 1], or of features; one number, or one for each channel or feature.
+        mean: of pixels scaled to [0, 1], or of features; one number, or one for each channel or
+            feature.
         std: of the same.
         name: what it is called.
         names: of the classes, if they have any.

@@ -141,4 +141,4 @@ def _check(logits: Tensor, labels: Tensor) -> None:
     if logits.shape[-1] == 2:
         raise ValueError("it compares the classes besides the label's, and of two that is one")
     if labels.is_floating_point():
-        raise ValueError("it needs one class for each example, and the labels are shares of several")
+        raise ValueError("it needs one class for each example, and labels are shares of several")
