@@ -192,9 +192,9 @@ def _apart(base: Tensor, other: Tensor, t: Number) -> tuple[Tensor, Tensor, Tens
     near = base - largest
     p = F.softmax(near / t, -2)
     there = _at(other, top)
-    u = (other - there) - near
+    u = (other - there).sub_(near)
     mean = (p * u).sum(-2, keepdim=True)
-    return p, u - mean, near, mean, _Top(top, largest, there)
+    return p, u.sub_(mean), near, mean, _Top(top, largest, there)
 
 
 def _growth(p: Tensor, u: Tensor, t: Number) -> tuple[Tensor, Tensor]:
