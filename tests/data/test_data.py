@@ -141,6 +141,7 @@ def test_of_processes_that_download_at_once_one_does(home: Path, mirror: Path) -
     assert [out.strip() for out, _ in ends] == [TINY.digest] * 3, ends
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("there", ["nothing", "archives", "some", "leftovers"])
 def test_a_download_lands_whole(there: str, home: Path, mirror: Path) -> None:
     raw = home / "data" / "MNIST" / "raw"
@@ -178,6 +179,7 @@ def test_a_file_that_is_being_written_is_waited_for(home: Path, mirror: Path) ->
     writer.join()
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     "content",
     [b"", gzip.compress(CONTENTS[2])[:-99], gzip.compress(b"x")],

@@ -71,6 +71,7 @@ def test_a_loss_of_weight_0_spoils_nothing() -> None:
     torch.testing.assert_close(found, plain)
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_in_a_stack_it_is_that_alone(precision: str) -> None:
     """Weights and the numbers of its losses vary within a stack; other losses split it."""

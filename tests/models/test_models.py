@@ -260,6 +260,7 @@ STATEFUL: dict[Any, bool] = {
 TOLERANCE = 1e-5
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("model", STATEFUL)
 def test_members_with_buffers_are_those_alone(model: Any, precision: str, offered: Offer) -> None:

@@ -39,7 +39,8 @@ def weights() -> dict[str, Any]:
 
 
 @pytest.mark.brothers
-@pytest.mark.parametrize("launcher", ["stack", pytest.param("basic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["stack", "basic"])
 def test_the_same_command_again_keeps_what_is_finished(
     launcher: str, cli: Cli, trained: list[str]
 ) -> None:

@@ -73,6 +73,7 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> None:
         ), name
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     "way",
     [

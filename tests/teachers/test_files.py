@@ -167,6 +167,7 @@ def test_the_directory_of_a_run_is_a_teacher(home: Path) -> None:
         reading("run", "teacher.model.width=6")
 
 
+@pytest.mark.table
 @pytest.mark.parametrize(
     "model",
     [
@@ -187,6 +188,7 @@ def test_the_remedy_for_another_model_mends_it(model: tuple[str, ...], home: Pat
     Job(parse(composed(*small, *teacher, *remedy)))
 
 
+@pytest.mark.slow
 def test_a_run_that_began_from_a_file_is_a_teacher(home: Path) -> None:
     small = ("data=synthetic", "data.examples=32", "data.size=16", "precision=fp32")
     name = "shufflenet_v2_x0_5"

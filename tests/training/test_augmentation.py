@@ -46,6 +46,7 @@ def test_randaugment_follows_from_torchs_seed() -> None:
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("name", options("augment"))
 def test_members_together_learn_from_every_augmentation_as_alone(name: str, home: Path) -> None:
     common = (f"augment={name}", "precision=fp32", "data.jitter=1")

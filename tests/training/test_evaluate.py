@@ -18,6 +18,7 @@ def test_errors_are_counted_by_class() -> None:
     assert counted.tolist() == [[0, 1, 0], [1, 1, 0]]
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("classes", [[3], [1, 4]])
 def test_no_shift_of_a_fine_grid_is_better_than_the_best(classes: list[int]) -> None:
     z = logits_of(0, 3, 300, 5) + 4 * torch.eye(5)[LABELS]

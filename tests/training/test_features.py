@@ -256,6 +256,7 @@ def test_one_trained_teacher_serves_every_loss(home: Path) -> None:
     assert not torch.allclose(vectors[1], wide[1])
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("setting", ["crd", "sp of maps"])
 def test_online_and_cached_features_make_the_same_student(setting: str, home: Path) -> None:
     found = {}
@@ -309,6 +310,7 @@ def test_students_of_several_teachers_see_each_ones_features() -> None:
     assert [len(stack.jobs) for stack in plan.stacks([*jobs, wider], 9, 1)] == [3, 1]
 
 
+@pytest.mark.table
 @pytest.mark.parametrize("setting", ["fitnets", "fitnets of maps", "crd"])
 def test_bf16_trains(setting: str) -> None:
     job = job_of(setting, "precision=bf16", "train.clip_norm=1", "train.epochs=8", "optim.lr=0.003")
