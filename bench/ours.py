@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from torch import Tensor
 
-from distill.config import parse
+from distill.config import Run, parse
 from distill.runs.job import Job
 from distill.runs.students import students
 from distill.sweeps.costs import member_memory
@@ -22,10 +22,15 @@ from distill.training.transfer_set import Said, Source
 EPOCHS = 3  # in a run that is timed: what it does once, students do once in many epochs
 
 
+def config(*overrides: str) -> Run:
+    """The config of a command line."""
+    with initialize_config_dir(str(CONF)):
+        return parse(compose("config", list(overrides)))
+
+
 def job(*overrides: str) -> Job:
     """The job of a command line."""
-    with initialize_config_dir(str(CONF)):
-        return Job(parse(compose("config", list(overrides))))
+    return Job(config(*overrides))
 
 
 def clock(device: torch.device) -> float:
