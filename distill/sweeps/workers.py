@@ -190,7 +190,11 @@ class _Workers:
             self.processes.append(self.pools[-1].submit(os.getpid))
 
     def _pool(self, device: str | None) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(1, initializer=_start, initargs=(device, self.threads))
+        # loky would replace a process whose memory grew by 300 MB, as if it leaked: that of a stack
+        # does, and an interrupt would go to the process that was.
+        env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e18"}
+        start = (device, self.threads)
+        return ProcessPoolExecutor(1, env=env, initializer=_start, initargs=start)
 
     def submit(self, slot: int, task: Task) -> "Future[Results]":
         """Let the process of a slot train a stack."""

@@ -18,6 +18,7 @@ from distill.runs import execute as run
 from distill.runs import results
 from distill.runs.job import Job
 from distill.runs.students import students
+from distill.sweeps import workers
 from distill.training.checkpoint import FILE
 from distill.training.loop import Training
 
@@ -54,6 +55,30 @@ def test_a_hangup_that_is_ignored_from_the_start_stays_ignored(home: Path) -> No
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n", home
+
+
+class Grows:
+    """A task after which the process holds 400 MB more."""
+
+    held: bytes = b""
+
+    def run(self) -> list[Any]:
+        type(self).held = b"x" * 400_000_000
+        time.sleep(1.2)  # loky looks once a second
+        return []
+
+
+@pytest.mark.slow
+def test_a_worker_whose_memory_grew_stays_that_which_an_interrupt_goes_to() -> None:
+    processes = workers._Workers(1)
+    try:
+        first = processes.processes[0].result()
+        grows: Any = Grows()
+        assert processes.submit(0, grows).result() == []
+        time.sleep(1)
+        assert processes.pools[0].submit(os.getpid).result() == first
+    finally:
+        processes.close()
 
 
 @pytest.mark.slow
