@@ -123,15 +123,20 @@ def forget() -> None:
         made.cache_clear()
 
 
+def _settle(patch: pytest.MonkeyPatch, home: Path) -> None:
+    """Work in ``home``, with a data root in it."""
+    patch.chdir(home)
+    patch.setattr(sys, "path", [*sys.path])
+    patch.setenv("DISTILL_DATA", str(home / "data"))
+    patch.setenv("HYDRA_FULL_ERROR", "0")
+    # Stacks train in this process, unless a test asks for workers, however busy the machine is.
+    patch.setattr(plan, "START", 1e6)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory and a data root of the test's own, and no trace left in the process."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setenv("DISTILL_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    # Stacks train in this process, unless a test asks for workers, however busy the machine is.
-    monkeypatch.setattr(plan, "START", 1e6)
+    _settle(monkeypatch, tmp_path)
     before = set(sys.modules)
     yield tmp_path
     GlobalHydra.instance().clear()
@@ -170,19 +175,24 @@ class Finished:
 Cli = Callable[..., Finished]
 
 
+def _code(patch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `distill` with some arguments, in this process."""
+    patch.setattr(sys, "argv", ["distill", *arguments])
+    patch.setenv("HYDRA_FULL_ERROR", "0")
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    return 0
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
     """`distill` with some arguments, in this process."""
 
     def call(*arguments: str) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["distill", *arguments])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        code = _code(monkeypatch, *arguments)
         captured = capfd.readouterr()
         return Finished(code, captured.out, captured.err)
 
@@ -192,18 +202,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 def ran(home: Path, *arguments: str) -> None:
     """Run `distill` at work in ``home``, in this process, for tests that share what it leaves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(home)
-        patch.setenv("DISTILL_DATA", str(home))
-        patch.setenv("HYDRA_FULL_ERROR", "0")
-        patch.setattr(plan, "START", 1e6)
-        patch.setattr(sys, "argv", ["distill", *arguments])
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code
-        else:
-            code = 0
-    assert not code, code
+        _settle(patch, home)
+        assert _code(patch, *arguments) == 0
     GlobalHydra.instance().clear()
     forget()
 
@@ -245,8 +245,12 @@ def composed(*overrides: str) -> DictConfig:
     and values are set in copies of it.
     """
     parsed = OverridesParser.create().parse_overrides([*overrides])
-    plain = [o for o in parsed if o.type is OverrideType.CHANGE and o.package is None]
-    plain = [o for o in plain if not (CONF / o.key_or_group).is_dir()]
+    plain = [
+        override
+        for override in parsed
+        if override.type is OverrideType.CHANGE and override.package is None
+        if not (CONF / override.key_or_group).is_dir()  # that chooses an option of a group
+    ]
     chosen = tuple(text for o, text in zip(parsed, overrides, strict=True) if o not in plain)
     config = cast(DictConfig, pickle.loads(_chosen(chosen)))
     for override in plain:
