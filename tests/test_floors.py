@@ -47,6 +47,8 @@ LIGHT = {
         "system.machine",
         "system.trust",
         "system.store",
+        "system.disk",
+        "system.pulse",
         "system.progress",
         "system.terminal",
     ),

@@ -25,6 +25,7 @@ from distill.runs.students import students
 from distill.runs.teaching import Taught, TeacherError, taught_by
 from distill.runs.watch import Watch
 from distill.system import interrupt, machine, store
+from distill.system.pulse import PULSE, pulse
 from distill.teachers.cache import Teacher
 from distill.teachers.find import logits_on_test
 from distill.teachers.given import Targets
@@ -149,9 +150,24 @@ def execute(
     ``trained`` is called before the first of the results is written, which make the runs count.
     """
     machine.settle()
-    first = jobs[0].run
-    if first.resume:
+    if jobs[0].run.resume:
         checkpoint.members(directories[0])  # one that cannot be read ends it before any change
+    try:
+        with pulse(directories[0] / PULSE):
+            return _execute(jobs, directories, trained)
+    except TeacherError as error:
+        return _others(error, jobs, directories, trained)
+
+
+def _execute(
+    jobs: Sequence[Job], directories: Sequence[Path], trained: Callable[[], object]
+) -> list[dict[str, Any]]:
+    """The same of jobs none of whose teachers fails, or all.
+
+    Raises:
+        TeacherError: one of several teachers cannot be had.
+    """
+    first = jobs[0].run
     for job, directory in zip(jobs, directories, strict=True):
         results.clear(directory, keep=not job.run.resume)
     runs = [job.name for job in jobs]
@@ -163,8 +179,8 @@ def execute(
         training, history, taught = _fit(jobs, directories, saved, watch)
         left = [(jobs[k], taught[k].teacher) for k in history.members]
         details = _details(left, training.stack)
-    except TeacherError as error:
-        return _others(error, jobs, directories, trained)
+    except TeacherError:
+        raise
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
         for k, body in enumerate(fail(jobs, directories, error)):

@@ -41,8 +41,8 @@ def write(directory: Path, result: Mapping[str, Any], rows: list[dict[str, float
     files = {path.name: file_digest(path) for path in paths if path.exists()}
     body = {**_finite(result), "files": files}
     text = json.dumps({**body, "digest": digest(body)}, indent=1, allow_nan=False)
-    (directory / RUNNING).unlink(missing_ok=True)
     write_text(directory / RESULT, text + "\n")
+    (directory / RUNNING).unlink(missing_ok=True)  # last: one of both is there at each moment
 
 
 def history(rows: Sequence[Mapping[str, float]], *, header: bool = True) -> str:
@@ -52,9 +52,14 @@ def history(rows: Sequence[Mapping[str, float]], *, header: bool = True) -> str:
     return "".join(",".join(line) + "\n" for line in [*[names] * header, *cells])
 
 
-def write_running(directory: Path, head: Mapping[str, Any]) -> None:
-    """Write what is known of a run that begins to train, for the summary."""
-    text = json.dumps(_finite({**head, "status": Status.RUNNING}), allow_nan=False)
+def write_running(directory: Path, head: Mapping[str, Any], first: Path) -> None:
+    """Write what is known of a run that begins to train, for the summary.
+
+    In the directory of its stack's ``first`` run lies the sign of life of who trains it.
+    """
+    stack = Path(os.path.relpath(first, directory)).as_posix()
+    body = _finite({**head, "status": Status.RUNNING, "stack": stack})
+    text = json.dumps(body, allow_nan=False)
     write_text(directory / RUNNING, text + "\n", sync=False)
 
 

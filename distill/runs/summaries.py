@@ -1,7 +1,11 @@
 """The summary of a sweep: one row for each run, always rebuilt from the files of the runs."""
 
+import errno
 import json
 import math
+import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +13,9 @@ from filelock import FileLock
 
 from distill.runs.columns import COLUMNS, SHOWN, TERM, Status, measured, parsed, typed
 from distill.runs.results import DAMAGED, HISTORY, RESULT, RUNNING, SUMMARY, found, leaves, read
-from distill.system.store import held, naming, tidy, told, write_text
+from distill.system.disk import patient
+from distill.system.pulse import PULSE, alive
+from distill.system.store import naming, tidy, told, write_text
 
 if TYPE_CHECKING:
     import pandas as pd  # late elsewhere: a single run does without it
@@ -28,10 +34,12 @@ def summary(folder: Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = [_row(path, folder) for path in found(folder)]
+    lives = cache(alive)  # asked once of each stack
+    known = [_row(path, folder, lives) for path in found(folder)]
+    rows = [row for row in known if row is not None]
     others = sorted({key for row in rows for key in row} - set(COLUMNS))
-    known = [n for n in COLUMNS if COLUMNS[n].always or any(row.get(n) is not None for row in rows)]
-    columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*known, *others]}
+    own = [n for n in COLUMNS if COLUMNS[n].always or any(row.get(n) is not None for row in rows)]
+    columns = {n: typed(n, [row.get(n) for row in rows]) for n in [*own, *others]}
     frame = pd.DataFrame(columns)
     frame["pareto"] = _pareto(frame)
     return frame
@@ -71,11 +79,18 @@ def write_summary(folder: Path) -> "pd.DataFrame":
     return frame
 
 
-def _row(path: Path, folder: Path) -> dict[str, Any]:
-    """The row of the run whose result, or whose history, is at ``path`` below ``folder``."""
+def _row(path: Path, folder: Path, lives: Callable[[Path], bool]) -> dict[str, Any] | None:
+    """The row of the run whose result, or whose history, is at ``path`` below ``folder``.
+
+    None if both went since they were found, as when the run is begun anew.
+    """
     directory = path.parent.relative_to(folder).as_posix()
     try:
-        result = read(path) if path.name == RESULT else _unfinished(path.parent)
+        result = _result(path.parent, lives)
+        if result is None and not os.path.lexists(path):
+            return None
+        if result is None:  # a link that leads nowhere
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         files = dict(result.pop("places", None) or {})  # a digest stands for each one's path
         config = {
             key: files.get(key, value)
@@ -96,10 +111,36 @@ def _row(path: Path, folder: Path) -> dict[str, Any]:
     return {**config, **row, "directory": directory}
 
 
-def _unfinished(directory: Path) -> dict[str, Any]:
+def _result(directory: Path, lives: Callable[[Path], bool]) -> dict[str, Any] | None:
+    """The result of a run, or what its files tell of it until there is one; None without both.
+
+    A run that ends while this looks has its result the next moment: one that is not there, or
+    seems killed, is looked at again.
+
+    Raises:
+        OSError: they cannot be read.
+        ValueError: they are damaged.
+    """
+    found: dict[str, Any] | None = None
+    for _ in range(2):
+        try:
+            return read(directory / RESULT)
+        except FileNotFoundError:
+            pass
+        try:
+            found = _unfinished(directory, lives)
+        except FileNotFoundError:
+            continue
+        if found["status"] == Status.RUNNING:
+            break
+    return found
+
+
+@patient
+def _unfinished(directory: Path, lives: Callable[[Path], bool]) -> dict[str, Any]:
     """What the files of a run without a result tell of it, as a result would.
 
-    It runs while someone holds the lock of its folder, or of one above it. Else it was killed.
+    It runs while the process that trains its stack ``lives``. Else it was killed.
 
     Raises:
         OSError: they cannot be read.
@@ -109,7 +150,8 @@ def _unfinished(directory: Path) -> dict[str, Any]:
         names, *rows = (directory / HISTORY).read_text(encoding="utf-8").splitlines()
     cells = dict(zip(names.split(","), rows[-1].split(","), strict=True)) if rows else {}
     try:
-        head = json.loads((directory / RUNNING).read_text(encoding="utf-8"))
+        with naming(directory / RUNNING):
+            head = json.loads((directory / RUNNING).read_text(encoding="utf-8"))
     except FileNotFoundError:  # of a version that wrote none, which was killed before its result
         head = {"run": directory.name}
     last = {
@@ -119,7 +161,7 @@ def _unfinished(directory: Path) -> dict[str, Any]:
     }
     of = f" of {head['epochs']}" if "epochs" in head else ""
     reason = f"epoch {cells.get('epoch', 0)}{of}"
-    if held(directory):
+    if "stack" in head and lives(Path(os.path.normpath(directory / head["stack"] / PULSE))):
         return {**head, "status": str(Status.RUNNING), "reason": reason, **last}
     reason = f"it was killed after {reason}; the same command goes on"
     return {**head, "status": str(Status.INTERRUPTED), "reason": reason, **last}

@@ -100,7 +100,7 @@ class Watch:
         try:
             for k, directory in enumerate(self.directories):
                 if not self.texts[k]:
-                    results.write_running(directory, self.heads[k])
+                    results.write_running(directory, self.heads[k], self.directories[0])
                 if new := rows[k][self.written[k] :]:
                     self.texts[k] += results.history(new, header=not self.texts[k])
                     self.written[k] += len(new)

@@ -216,27 +216,6 @@ def alone(path: Path) -> Iterator[None]:
         taken.release()
 
 
-def held(folder: Path) -> bool:
-    """Whether a process holds the lock of ``folder``, or of one above it; it is not waited for."""
-    return any(_taken(place / LOCK) for place in (folder.absolute(), *folder.absolute().parents))
-
-
-def _taken(path: Path) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows, where nobody can look without taking it
-        return path.exists()
-    try:
-        with path.open("rb") as file:  # one may look who may not write
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-    except OSError:
-        return False
-    return False
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of ``folder``."""

@@ -21,6 +21,7 @@ from distill.config import ConfigError, parse, targets
 from distill.runs import results, summaries, watch
 from distill.runs.loggers import check_logger
 from distill.runs.watch import Watch
+from distill.system.pulse import PULSE, pulse
 from distill.training.checkpoint import FILE
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "hydra.sweep.dir=sweep")
@@ -472,10 +473,11 @@ def test_a_summary_of_what_runs_alone_is_shown(home: Path) -> None:
         folder = home / "sweep" / f"run{n}"
         folder.mkdir(parents=True)
         (folder / results.HISTORY).write_text(f"epoch,train_loss,test_errors\n4,0.5,{errors}\n")
-        results.write_running(folder, {"run": f"r{n}", "epochs": 9, "config": {"loss": {"b": 2}}})
+        head = {"run": f"r{n}", "epochs": 9, "config": {"loss": {"b": 2}}}
+        results.write_running(folder, head, home / "sweep" / "run0")
     code = "from distill.cli.commands import summary; summary()"
-    hold = "import pathlib, distill.system.store as s; held = s.lock(pathlib.Path('sweep'))"
-    done = shell(sys.executable, "-c", f"{hold}; {code}", "sweep")
+    with pulse(home / "sweep" / "run0" / PULSE):
+        done = shell(sys.executable, "-c", code, "sweep")
     assert done.out.splitlines()[0] == "2 runs running: epoch 4 of 9, 7 to 12 test errors"
     assert "2 runs (2 running)" in done.out
     frame = summaries.read_summary("sweep")
