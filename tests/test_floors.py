@@ -48,6 +48,7 @@ LIGHT = {
         "system.trust",
         "system.store",
         "system.disk",
+        "system.locks",
         "system.pulse",
         "system.progress",
         "system.terminal",

@@ -9,13 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from distill.runs.columns import COLUMNS, SHOWN, TERM, Status, measured, parsed, typed
 from distill.runs.results import DAMAGED, HISTORY, RESULT, RUNNING, SUMMARY, found, leaves, read
 from distill.system.disk import patient
 from distill.system.pulse import PULSE, alive
-from distill.system.store import naming, tidy, told, write_text
+from distill.system.store import alone, naming, tidy, told, write_text
 
 if TYPE_CHECKING:
     import pandas as pd  # late elsewhere: a single run does without it
@@ -72,7 +70,7 @@ def write_summary(folder: Path) -> "pd.DataFrame":
     """Rebuild ``summary.csv`` in ``folder`` from the results below it; returns what it holds."""
     # Not the sweep's lock, which is held for as long as one trains. Those who write at once take
     # turns, each after it has read: the last summary is of all results.
-    with FileLock(folder / SUMMARY_LOCK):
+    with alone(folder / SUMMARY_LOCK, quiet=True):
         tidy(folder, SUMMARY)
         frame = summary(folder)
         write_text(folder / SUMMARY, frame.to_csv(index=False))

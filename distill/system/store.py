@@ -1,5 +1,6 @@
 """Content-addressed folders: atomic, locked, complete once their manifest lies in them."""
 
+import errno
 import glob
 import hashlib
 import json
@@ -7,6 +8,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,13 +17,22 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+
+from distill.system.disk import clock, patient, settled
+from distill.system.locks import LOCK as LOCK
+from distill.system.locks import alone as alone
+from distill.system.locks import lock as lock
+from distill.system.locks import locked as locked
+from distill.system.pulse import PULSE, dead, pulse
 
 log = logging.getLogger(__name__)
 
-MANIFEST, LOCK = "manifest.json", ".lock"
+MANIFEST = "manifest.json"
 RESULT, WEIGHTS = "result.json", "student.safetensors"  # of a run
+DAY = 86400.0  # seconds after which nobody can still be at work on a file that does not grow
+# What the kernel says of a name that is taken.
+TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@patient
 def file_digest(path: Path) -> str:
     """The SHA-256 (64 hex digits) of a file's bytes."""
     with naming(path), path.open("rb") as file:
@@ -117,11 +129,23 @@ def _scratch(path: Path) -> Path:
 def tidy(folder: Path, name: str | None = None) -> None:
     """Remove the scratch that killed writers of files left in ``folder``, or of the one ``name``.
 
-    Whoever calls it holds the lock under which those are written, so that no writer is at work.
+    Only what is a day old, by the clock of its file system: what is younger may be a living
+    writer's on another machine, which no lock held here keeps away.
     """
     stem = "*" if name is None else glob.escape(name)
-    for path in folder.glob(f".{stem}.{'[0-9a-f]' * 8}"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if not (left := [*folder.glob(f".{stem}.{'[0-9a-f]' * 8}")]):
+        return
+    now = clock(folder) or time.time()
+    for path in left:
+        with suppress(OSError):  # another was faster, or it is another user's
+            if now - _changed(path) > DAY:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _changed(path: Path) -> float:
+    """When a file, or a folder or a file in it, was last written to."""
+    parts = [path, *path.iterdir()] if path.is_dir() else [path]
+    return max(part.stat().st_mtime for part in parts)
 
 
 @contextmanager
@@ -152,6 +176,7 @@ def told(error: BaseException) -> str | None:
     return None
 
 
+@patient
 def write(path: Path, make: Callable[[Path], object], *, sync: bool = True) -> None:
     """Let ``make`` write ``path`` so that a reader finds the old file or the new, never a part.
 
@@ -180,63 +205,36 @@ def write_text(path: Path, text: str, *, sync: bool = True) -> None:
     write(path, make, sync=sync)
 
 
-def lock(folder: Path) -> FileLock:
-    """Take the lock of ``folder``, which may be held already by whoever asks.
-
-    Whoever else wants it waits, and says so.
-    """
-    taken = FileLock(folder.absolute() / LOCK, is_singleton=True)
-    try:
-        taken.acquire(timeout=0)
-    except Timeout:
-        log.warning("another process is at work in %s: waiting for it", folder)
-        taken.acquire()
-    return taken
-
-
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, on which one process at a time makes what others wait for.
+@patient
+@settled
+def _checked(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The facts of a folder, and which of its files are damaged.
 
     Raises:
-        OSError: it cannot be made there.
+        OSError: it cannot be read; FileNotFoundError: it is incomplete.
+        ValueError, KeyError, TypeError, AttributeError, RecursionError: its manifest is damaged.
     """
-    taken = FileLock(path)
-    try:
-        taken.acquire(timeout=0)
-    except Timeout:
-        log.warning("another process is at work in %s: waiting for it", path.with_suffix(""))
-        taken.acquire()
-    try:
-        yield
-    except BaseException:  # nothing is left of what failed; who waits takes a lock of its own
-        path.unlink(missing_ok=True)
-        raise
-    finally:
-        taken.release()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of ``folder``."""
-    taken = lock(folder)
-    try:
-        yield
-    finally:
-        taken.release()
+    with naming(folder / MANIFEST):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    damaged = [n for n, sha in manifest["files"].items() if file_digest(folder / n) != sha]
+    facts: dict[str, Any] = manifest["facts"]
+    return facts, damaged
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The facts of a complete folder; None if there is none, or one that is damaged."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        damaged = [n for n, sha in manifest["files"].items() if file_digest(folder / n) != sha]
-        facts: dict[str, Any] = manifest["facts"]
-    except FileNotFoundError as error:
-        if folder.exists():
-            log.warning("%s is incomplete (no %s) and is made anew", folder, error.filename)
+    """The facts of a complete folder; None if there is none, or one that is damaged.
+
+    Raises:
+        OSError: it cannot be read, which says nothing of what it holds.
+    """
+    if not os.path.lexists(folder):
         return None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    try:
+        facts, damaged = _checked(folder)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        log.warning("%s is incomplete (no %s) and is made anew", folder, error.filename)
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         log.warning("%s has a damaged %s and is made anew", folder, MANIFEST)
         return None
     if damaged:
@@ -252,6 +250,9 @@ def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
     is given an empty folder to write files into and returns the facts, a JSON object; the folder
     takes its place in one step, its manifest (facts and the digest of each file) written last.
 
+    Where locks do not hold between machines, each builds its own, and the first that is whole is
+    that of all.
+
     Raises:
         OSError: the folder cannot be written, or what is in it cannot be read.
     """
@@ -259,30 +260,72 @@ def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
         return facts
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return _build(folder, build)
+        with alone(Path(f"{folder}.lock"), quiet=True):
+            if (facts := _read(folder)) is not None:
+                return facts
+            return _build(folder, build)
 
 
 def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    with FileLock(f"{folder}.lock"):
-        if (facts := _read(folder)) is not None:
-            return facts
-        tidy(folder.parent, folder.name)
-        scratch = _scratch(folder)
-        scratch.mkdir()
-        try:
+    tidy(folder.parent, folder.name)
+    scratch = _scratch(folder)
+    scratch.mkdir()
+    try:
+        with pulse(scratch / PULSE):  # by which it stays young, too, however long it takes
             facts = build(scratch)
-            files = {path.name: file_digest(path) for path in sorted(scratch.iterdir())}
-            manifest = {"facts": facts, "files": files}
-            write_text(scratch / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-            mode = (scratch / MANIFEST).stat().st_mode
-            for name in files:  # as in `write`
-                (scratch / name).chmod(mode)
-            old = _scratch(folder)
-            with suppress(FileNotFoundError):
-                folder.rename(old)
+        files = {path.name: file_digest(path) for path in sorted(scratch.iterdir())}
+        manifest = {"facts": facts, "files": files}
+        write_text(scratch / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        mode = (scratch / MANIFEST).stat().st_mode
+        for name in files:  # as in `write`
+            (scratch / name).chmod(mode)
+        return _placed(scratch, folder, facts)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _placed(scratch: Path, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Let ``scratch``, which holds these ``facts``, take the place of ``folder``.
+
+    Unless another process was faster: what is whole there is never replaced, and its facts are
+    returned. What is damaged is moved aside first; from there, what proves to be whole, since
+    another put it there in this moment, goes back.
+    """
+    for last in (*[False] * 9, True):
+        try:
             scratch.rename(folder)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        return facts
+        except OSError as error:
+            if last or error.errno not in TAKEN:
+                raise
+        else:
+            return facts
+        if (others := _read(folder)) is not None:
+            return others
+        old = _scratch(folder)
+        try:
+            folder.rename(old)
+        except FileNotFoundError:
+            continue  # another process moved it aside
+        if old.is_dir() and _whole(old):
+            with suppress(OSError):
+                old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+    raise AssertionError("the last try returns or raises")
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder is complete and undamaged."""
+    try:
+        return not _checked(folder)[1]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """The scratch of ``folder`` whose writers are known to have been killed, on this machine."""
+    found = []
+    for path in sorted(folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}")):
+        with suppress(OSError):
+            if dead(path / PULSE):
+                found.append(path)
+    return found

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.data.views import Inputs
 from distill.system import store
+from distill.system.disk import patient, settled
 from distill.teachers.ensembles import average
 from distill.teachers.targets import Way, made_once
 from distill.training.evaluate import EXAMPLES, logits
@@ -164,6 +165,9 @@ def digest(identity: dict[str, Any]) -> str:
     return store.digest({"schema": SCHEMA, **identity})
 
 
+@patient
+@settled
 def _load(path: Path) -> dict[str, Tensor]:
     """The tensors of a file: read, not mapped, so that nothing that befalls it later matters."""
-    return load(path.read_bytes())
+    with store.naming(path):
+        return load(path.read_bytes())

@@ -85,7 +85,7 @@ def _found(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
     saved = Checkpoint(cache / name, [digest], 60 * every)
 
     def make(stack: Stack) -> dict[str, Any]:
-        store.tidy(cache, name)  # no other process is here now
+        store.tidy(cache, name)
         seconds = 0.0
         if config.path is not None:
             stack.load([teacher_weights(setting.data, config)])

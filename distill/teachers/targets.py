@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from distill.config import ConfigError
 from distill.config import Teacher as TeacherConfig
 from distill.data.views import count
 from distill.system import interrupt, machine, store
+from distill.system.disk import patient, settled
 from distill.system.progress import progress
 from distill.training.build import parameters
 from distill.training.features import Shape
@@ -192,8 +194,9 @@ def made_once(
 ) -> Tensor:
     """The soft targets (N, V, C) in ``folder``, which are made first if they are not there.
 
-    Views are written as they are made, so that what an interrupted process had made is kept. That
-    float16 does not hold them is kept, too, so that they are made once to find out.
+    Views are written as they are made, so that what an interrupted process had made is kept, or
+    one that was killed on this machine. That float16 does not hold them is kept, too, so that they
+    are made once to find out.
 
     Args:
         folder: named by the digest of all that decides them.
@@ -210,21 +213,42 @@ def made_once(
     part = folder.with_name(f"{folder.name}.part")
 
     def build(scratch: Path) -> dict[str, Any]:
+        own = scratch / FILE
+        _take_up([part, *(path / FILE for path in store.abandoned(folder))], own)
         try:
-            _fill(part, header, views, examples * classes * dtype.itemsize, dtype, make)
+            _fill(own, header, views, examples * classes * dtype.itemsize, dtype, make)
         except TooLargeError as error:
-            part.unlink()
+            own.unlink()
             return {"views": views, "too_large": error.largest}
-        part.replace(scratch / FILE)
+        except BaseException:
+            with suppress(OSError):
+                own.replace(part)
+            raise
         return {"views": views}
 
     facts = store.get(folder, build)
     if "too_large" in facts:
         raise TooLargeError(facts["too_large"])
-    with safe_open(folder / FILE, "pt") as file:
-        # A copy: nothing that befalls the file later matters.
-        whole = cast(Tensor, file.get_tensor("logits")).clone()
-    return whole.transpose(0, 1)
+    return _loaded(folder / FILE).transpose(0, 1)
+
+
+@patient
+@settled
+def _loaded(path: Path) -> Tensor:
+    """The soft targets in a file: a copy, so that nothing that befalls it later matters."""
+    with store.naming(path), safe_open(path, "pt") as file:
+        return cast(Tensor, file.get_tensor("logits")).clone()
+
+
+def _take_up(left: Sequence[Path], own: Path) -> None:
+    """Let the first of the files that others ``left`` be this process's ``own``.
+
+    Nobody writes in them any more, and of several who want one, one gets it.
+    """
+    for path in left:
+        with suppress(OSError):
+            path.rename(own)
+            return
 
 
 def _fill(
@@ -235,7 +259,10 @@ def _fill(
     dtype: torch.dtype,
     make: Callable[[int], Tensor],
 ) -> None:
-    """Write the ``views``, each of ``size`` bytes, that the file ``part`` does not hold yet."""
+    """Write the ``views``, each of ``size`` bytes, that the file ``part`` does not hold yet.
+
+    It is this process's alone: two that wrote in one file would leave gaps in it.
+    """
     part.touch()
     with part.open("r+b") as file, progress() as bars:
         known = file.read(len(header)) == header
