@@ -111,9 +111,14 @@ def summary() -> None:
     from rich.console import Console
 
     from distill.runs import results, summaries
+    from distill.runs.columns import Status
     from distill.sweeps import tables
 
-    if not results.paths(folder) and not results.running(folder):
+    try:
+        there = results.found(folder)
+    except OSError as error:
+        sys.exit(f"DIR={folder}: it cannot be read ({told(error)})")
+    if not there:
         sys.exit(
             f"DIR={folder}: no {results.RESULT} lies below it; "
             "give the directory of a sweep or a run"
@@ -128,3 +133,7 @@ def summary() -> None:
         frame = summaries.summary(folder)
         unwritten = f"{results.SUMMARY} could not be written ({told(error)})"
     tables.show(frame, folder, Console(), unwritten)
+    if unread := int(frame["status"].eq(Status.UNREADABLE).sum()):
+        sys.exit(
+            f"DIR={folder}: of {unread} of its runs the files cannot be read, and may be whole"
+        )

@@ -66,6 +66,8 @@ def _recorded(directory: Path, kind: str) -> int | None:
         errors: int | None = results.read(directory / results.RESULT).get(column)
     except (OSError, ValueError, RecursionError) as error:
         reason = f"{results.RESULT} is missing or damaged"
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            reason = f"{results.RESULT} cannot be read ({error.strerror})"
         raise ConfigError(f"RUN={directory}: {reason}") from error
     return errors
 

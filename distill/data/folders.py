@@ -8,7 +8,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -177,8 +177,9 @@ def _read(
     home = user_cache_path("distill") / "images"
     places = [folder.with_name(file), home / f"{store.digest(str(folder))[:8]}-{file}"]
     for place in places:
-        if (kept := _kept(place, digest, made)) is not None:
-            return kept
+        with suppress(OSError):
+            if (kept := _kept(place, digest, made)) is not None:
+                return kept
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ def _read(
                 images = _decoded(folder, groups, size, channels)
                 return _keep(place, digest, images, made(images))
         except OSError as error:
-            log.debug("%s cannot be written: %s", place, store.told(error) or error)
+            log.debug("%s cannot be used: %s", place, store.told(error) or error)
     log.warning("no images could be kept in %s, so they are decoded each time", home)
     return made(_decoded(folder, groups, size, channels))
 
@@ -204,17 +205,21 @@ def _sum(images: Images, *said: str) -> str:
 def _kept(
     place: Path, digest: str, made: Callable[[Images], Dataset], *, warn: bool = False
 ) -> Dataset | None:
-    """What is in ``place``; None if it holds nothing, or that of other files, or is damaged."""
+    """What is in ``place``; None if it holds nothing, or that of other files, or is damaged.
+
+    Raises:
+        OSError: it cannot be read, and may be whole.
+    """
     try:
-        with safe_open(place, "pt") as file:
+        with store.naming(place), safe_open(place, "pt") as file:
             said = file.metadata() or {}
             if said.get("digest") != digest or {*said} != {"digest", "data", "sum"}:
                 return None
             images = {part: file.get_tensor(part) for part in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError) as error:
-        _tell(warn, "%s cannot be read, and is made anew: %s", place, error)
+    except SafetensorError as error:
+        _tell(warn, "%s is damaged, and is made anew: %s", place, error)
         return None
     if said["sum"] != _sum(images, digest, said["data"]):
         _tell(warn, "%s is damaged, and is made anew", place)

@@ -109,7 +109,7 @@ def recall(run: RunInfo, tracker: str) -> str | None:
     try:
         told = json.loads(_memory(run, tracker).read_text(encoding="utf-8"))
         return str(told["id"]) if told["run"] == run.name else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

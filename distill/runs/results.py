@@ -12,6 +12,7 @@ from typing import Any
 
 from distill.runs.columns import Status
 from distill.system import store
+from distill.system.disk import patient, settled
 from distill.system.store import digest, file_digest, naming, tidy, write_text
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ DIGITS = "digits"  # with the digest of a teacher and .json: what it says of som
 EARLIER = ".earlier"  # holds what was put aside
 OWN = (HISTORY, *KEPT.values(), RESULT)  # the files of a run that a result speaks of
 ENDED = (Status.COMPLETE, Status.STOPPED, Status.DIVERGED)
+listed = settled(file_digest)  # of a file that a result speaks of, and which so was there
 # What reading a damaged result raises.
 DAMAGED = (ValueError, AttributeError, KeyError, TypeError, RecursionError)
 
@@ -63,6 +65,7 @@ def write_running(directory: Path, head: Mapping[str, Any], first: Path) -> None
     write_text(directory / RUNNING, text + "\n", sync=False)
 
 
+@patient
 def read(path: Path) -> dict[str, Any]:
     """The content of a result file.
 
@@ -93,7 +96,7 @@ def ended(directory: Path) -> dict[str, Any] | None:
             return None
         whole = [WEIGHTS] if result["status"] == Status.COMPLETE else []
         files = {HISTORY, *whole, *result["files"]}
-        damaged = [n for n in files if file_digest(directory / n) != result["files"].get(n)]
+        damaged = [n for n in files if listed(directory / n) != result["files"].get(n)]
     except FileNotFoundError as error:
         if error.filename == str(directory / RESULT):
             return None
@@ -177,12 +180,19 @@ def running(folder: Path) -> list[Path]:
 
 
 def found(folder: Path) -> list[Path]:
-    """The results below ``folder``; and, where there is none yet, the histories."""
+    """The results below ``folder``; and, where there is none yet, the histories.
+
+    Raises:
+        OSError: the folder itself cannot be read.
+    """
     closed: list[Path] = []
 
     def on_error(error: OSError) -> None:
-        if Path(error.filename) != folder:
-            closed.append(Path(error.filename) / RESULT)
+        if isinstance(error, FileNotFoundError):  # it went while this looked, if it ever was
+            return
+        if Path(error.filename) == folder:
+            raise error
+        closed.append(Path(error.filename) / RESULT)
 
     listed = []
     for place, folders, files in os.walk(folder, onerror=on_error):

@@ -24,6 +24,7 @@ from distill.runs.columns import Status
 from distill.sweeps.compose import Composer
 from distill.sweeps.members import Member, check, current, failed, resolved
 from distill.system import machine, store
+from distill.system.disk import present
 
 if TYPE_CHECKING:
     from distill.sweeps.plan import Schedule, Stack
@@ -149,7 +150,7 @@ class StackLauncher(Launcher):
         for n, member in enumerate(members):
             # What was removed while others trained is in no summary, and the sweep not whole.
             path = member.directory / RESULT
-            if returns[n].status == JobStatus.COMPLETED and not path.exists():
+            if returns[n].status == JobStatus.COMPLETED and not present(path):
                 gone = {
                     "run": member.job.name,
                     "status": Status.FAILED,

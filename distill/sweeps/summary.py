@@ -1,5 +1,6 @@
 """The callback by which each sweep ends with its summary, and what Hydra writes stays whole."""
 
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,7 +93,9 @@ def _record(config: DictConfig, folder: Path) -> None:
     line = command(*(typed.get() or sys.argv[1:]))
     try:
         before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
-    except Exception:  # none, or damaged: each kind of damage has its own error
+    except Exception as error:  # none, or damaged: each kind of damage has its own error
+        if getattr(error, "errno", None) not in (None, errno.ENOENT):
+            raise  # it cannot be read, and may be whole
         before = []
     text = OmegaConf.to_yaml(
         OmegaConf.create(

@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -49,19 +50,24 @@ def settled(act: Callable[P, T]) -> Callable[P, T]:
             try:
                 return act(*args, **kwargs)
             except FileNotFoundError as error:
-                _look(Path(error.filename or os.curdir).parent)
+                present(Path(error.filename or os.curdir))
             time.sleep(wait)
         return act(*args, **kwargs)
 
     return tried
 
 
-def _look(folder: Path) -> None:
-    """List a folder, for which NFS asks the server anew what is in it."""
-    try:
-        next(folder.iterdir(), None)
-    except OSError:
-        return
+def present(path: Path) -> bool:
+    """Whether a file is there, or a folder; NFS, which may remember that it was not, looks anew.
+
+    Raises:
+        OSError: this cannot be known.
+    """
+    if path.exists():
+        return True
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return path.name in os.listdir(path.parent)  # noqa: PTH208 (as names)
+    return False
 
 
 def clock(folder: Path) -> float | None:

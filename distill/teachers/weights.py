@@ -119,18 +119,19 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
     As far as its result tells: the model, the numbers by which inputs are normalised, the classes.
 
     Raises:
-        OSError: it has none.
+        OSError: it has none, or its result cannot be read.
         ValueError: they are damaged, or its model was another one.
     """
     weights = directory / store.WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"there is no file {weights}; give the directory of a complete run")
     try:
-        result = json.loads((directory / store.RESULT).read_text(encoding="utf-8"))
+        with store.naming(directory / store.RESULT):
+            result = json.loads((directory / store.RESULT).read_text(encoding="utf-8"))
         theirs, digest = dict(result["config"]["model"]), str(result["files"][store.WEIGHTS])
         name, reading = str(result["model"]), result.get("normalisation")
         classes = result.get("class_names")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return  # the weights speak for themselves
     if digest != store.file_digest(weights):
         raise ValueError(f"{weights} is damaged, or not what the run wrote; run it again")

@@ -15,6 +15,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from distill.system import store
+from distill.system.disk import patient
 from distill.training.loop import History, Training
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 FILE = "checkpoint.safetensors"  # in the directory of a stack's first run
 
 
+@patient
 def _facts(path: Path, *, quiet: bool = False) -> dict[str, Any] | None:
     """What a checkpoint says of itself; None if there is none, or it is damaged.
 
@@ -45,6 +47,15 @@ def _facts(path: Path, *, quiet: bool = False) -> dict[str, Any] | None:
             log.warning("%s is damaged and not used (%s)", path, error)
         return None
     return facts
+
+
+@patient
+def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a checkpoint says of itself, as text, and its tensors."""
+    with store.naming(path):
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata()
+        return metadata, load(path.read_bytes())
 
 
 def _digest(facts: str, state: dict[str, Tensor]) -> str:
@@ -128,10 +139,7 @@ class Checkpoint:
                 *(self.path, *other, *kind),
             )
             return None
-        with store.naming(self.path):
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata()
-            state = load(self.path.read_bytes())
+        metadata, state = _content(self.path)
         if metadata.get("digest") != _digest(metadata["facts"], state):
             log.warning("%s is damaged and not used (its digest differs)", self.path)
             return None

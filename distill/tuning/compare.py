@@ -229,8 +229,8 @@ class Comparison:
         path = self.folder / comparison.FILE
         try:
             own = json.loads(path.read_text(encoding="utf-8"))["identity"] == self.identity
-        except (OSError, ValueError, KeyError, TypeError):
-            own = True  # none, or what nobody can read
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            own = True  # none, or a damaged one
         end = f"-{self.identity[:8]}"
         other = path.with_stem(f"{path.stem}{end}")
         return (path, "") if own and not other.exists() else (other, end)

@@ -30,12 +30,16 @@ class Outcomes:
         self.folder, self.objectives = folder, objectives
 
     def tell(self, study: optuna.Study, trial: Trial, returned: JobReturn) -> list[str]:
-        """Tell the study how a trial ended; returns the reason of one that failed."""
+        """Tell the study how a trial ended; returns the reason of one that failed.
+
+        Raises:
+            OSError: its result cannot be read, and may be whole: the study is not told yet.
+        """
         assert returned.hydra_cfg is not None
         directory = Path(returned.hydra_cfg.hydra.runtime.output_dir)
         try:
             result = results.read(directory / results.RESULT)
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             result = {"run": directory.name, "status": Status.FAILED, "reason": str(error)}
         try:
             return self._told(study, trial, directory, result)
@@ -71,6 +75,7 @@ class Outcomes:
 
         Raises:
             DamagedError: the trial's values are not those of the result.
+            OSError: the result cannot be read, and may be whole.
         """
         if "directory" not in trial.user_attrs:
             return True
@@ -81,7 +86,7 @@ class Outcomes:
             directory = directory.relative_to(before)
         try:
             result = results.read(self.folder / directory / results.RESULT)
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:
             log.warning("trial %d: %s", trial.number, error)
             return not trial.state.is_finished()
         both = (trial.state, result["status"]) == (TrialState.COMPLETE, Status.COMPLETE)
