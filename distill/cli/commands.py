@@ -134,6 +134,4 @@ def summary() -> None:
         unwritten = f"{results.SUMMARY} could not be written ({told(error)})"
     tables.show(frame, folder, Console(), unwritten)
     if unread := int(frame["status"].eq(Status.UNREADABLE).sum()):
-        sys.exit(
-            f"DIR={folder}: of {unread} of its runs the files cannot be read, and may be whole"
-        )
+        sys.exit(f"DIR={folder}: files of {unread} of its runs cannot be read, and may be whole")

@@ -267,7 +267,7 @@ def get(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
 
 
 def _build(folder: Path, build: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    tidy(folder.parent, folder.name)
+    tidy(folder.parent)
     scratch = _scratch(folder)
     scratch.mkdir()
     try:

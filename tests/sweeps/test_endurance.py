@@ -31,7 +31,7 @@ from safetensors.torch import load
 from distill.cli.main import main
 from distill.runs import results, summaries
 from distill.runs.results import HISTORY, RESULT, SUMMARY, WEIGHTS
-from distill.system.store import MANIFEST
+from distill.system.store import DAY, MANIFEST, tidy
 from distill.training.checkpoint import FILE
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -283,6 +283,10 @@ def test_kills_at_any_moment_change_nothing(
     assert {path: now[path] for path in kept} == kept
     agree(disturbed, home / "undisturbed")
     assert unreadable(disturbed) == []
+    for path in (part for left in scratch(disturbed) for part in (*left.glob("*"), left)):
+        os.utime(path, (time.time() - 2 * DAY, time.time() - 2 * DAY))
+    undisturbed(disturbed, *sweep)
+    tidy(disturbed / "data" / "teachers")  # as whoever makes the next one
     assert scratch(disturbed) == []
     if full:
         with capsys.disabled():
