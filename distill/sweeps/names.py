@@ -7,7 +7,6 @@ from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -85,7 +84,7 @@ def tell(folder: Path) -> None:
         places.append(folder.absolute())
 
 
-_held: list[FileLock] = []
+_held: list[store.Held] = []
 
 
 def release() -> None:

@@ -2,28 +2,55 @@
 
 import errno
 import logging
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from distill.system.pulse import alive, mine, pulse
+
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
+LOCK, MARK = ".lock", ".lock.pulse"
+POLL = 0.5  # seconds between two looks at who holds a folder
 # What the kernel says of a lock on a file system that has none.
 NONE = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
-def lock(folder: Path) -> FileLock:
+class Held:
+    """The lock of ``folder``, and beside it a sign of life for machines where it does not hold.
+
+    Raises:
+        OSError: it cannot be made there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with ExitStack() as stack:
+            own = FileLock(folder.absolute() / LOCK, is_singleton=True, fallback_to_soft=False)
+            _take(own, folder)
+            stack.callback(own.release)
+            mark = folder.absolute() / MARK
+            if not mine(mark):  # else this process holds it already
+                _wait(mark, folder)
+                stack.enter_context(pulse(mark))
+            self._held = stack.pop_all()
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._held.close()
+
+
+def lock(folder: Path) -> Held:
     """Take the lock of ``folder``, which may be held already by whoever asks.
 
-    Whoever else wants it waits, and says so.
+    Whoever else wants it waits, and says so; on another machine, too, where the locks of the file
+    system are local to each or there are none, unless both begin in the same moment after a kill.
     """
-    taken = FileLock(folder.absolute() / LOCK, is_singleton=True, fallback_to_soft=False)
-    _take(taken, folder)
-    return taken
+    return Held(folder)
 
 
 @contextmanager
@@ -34,6 +61,25 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         taken.release()
+
+
+def _wait(mark: Path, folder: Path) -> None:
+    """Make the file ``mark``, which is there as long as another process holds ``folder``."""
+    told = False
+    while True:
+        try:
+            os.close(os.open(mark, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            if not alive(mark):
+                mark.unlink(missing_ok=True)
+                continue
+        else:
+            return
+        if not told:
+            text = "another process is at work in %s, or was killed just now: waiting for it"
+            log.warning(text, folder)
+        told = True
+        time.sleep(POLL)
 
 
 @contextmanager

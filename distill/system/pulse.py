@@ -91,6 +91,14 @@ def alive(path: Path) -> bool:
     return abs(time.time() - changed) < PATIENCE + SKEW
 
 
+def mine(path: Path) -> bool:
+    """Whether the sign of life is of this process itself."""
+    try:
+        return _said(path) == _identity(os.getpid())
+    except OSError:
+        return False
+
+
 def dead(path: Path) -> bool:
     """Whether it is known exactly, and not by its silence, that the process of ``path`` ended.
 

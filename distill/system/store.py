@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 
 from distill.system.disk import clock, patient, settled
 from distill.system.locks import LOCK as LOCK
+from distill.system.locks import Held as Held
 from distill.system.locks import alone as alone
 from distill.system.locks import lock as lock
 from distill.system.locks import locked as locked

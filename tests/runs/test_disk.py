@@ -151,7 +151,7 @@ def clean(folder: Path, *, closed: bool = False) -> None:
     """
     usual = (".lock", ".summary.lock", ".hydra")
     hidden = [path for path in folder.rglob(".*") if path.name not in usual]
-    left = (".distill.log.", ".pulse") if closed else ()
+    left = (".distill.log.", ".pulse", ".lock.pulse") if closed else ()
     assert not [path for path in hidden if not path.name.startswith(left)]
     for path in folder.rglob(RESULT):
         assert read(path)["run"] == path.parent.name

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import shell
 
-from distill.system import store
+from distill.system import locks, pulse, store
 from distill.teachers import targets
 
 Node = Callable[..., "subprocess.Popen[str]"]
@@ -207,3 +208,37 @@ def test_what_is_whole_is_not_replaced_by_who_saw_it_damaged(
     assert store.get(home / "a", lambda _: {"n": 0}) == {"n": 3}
     assert json.loads((home / "a" / store.MANIFEST).read_text())["facts"] == {"n": 3}
     assert sorted(p.name for p in home.iterdir()) == ["a", "a.lock"]
+
+
+LOCKED = """
+import logging
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+if own == "b":
+    meet("held")
+with store.locked(home), store.locked(home):
+    with (home / "log").open("a") as log:
+        log.write(f"{own} ")
+        log.flush()
+        if own == "a":
+            meet("held")
+            time.sleep(1)
+        log.write(f"{own} ")
+"""
+
+
+def test_two_that_lock_a_folder_take_turns(nodes: tuple[Path, Node]) -> None:
+    folder, start = nodes
+    _, waited = both(start, LOCKED)
+    assert (folder / "log").read_text() == "a a b b "
+    assert waited.startswith("another process is at work in ")
+    assert not (folder / locks.MARK).exists()
+
+
+def test_the_lock_of_one_that_was_killed_is_free(home: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from distill.system import store\n"
+    code += "held = store.lock(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    assert shell(sys.executable, "-c", code, str(home)).code == -9
+    assert (home / locks.MARK).exists()
+    with store.locked(home):
+        assert pulse.mine(home / locks.MARK)
+    assert not (home / locks.MARK).exists()
