@@ -1,5 +1,6 @@
 """Students of several teachers in one stack: each learns from its own, as it would alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, Cli, Offer, composed, logits_of
+from conftest import SMALL, Cli, Offer, composed, logits_of, make_job
 from torch import Tensor
 
 from distill.config import parse
 from distill.losses import hard
+from distill.runs import execute as run
+from distill.runs import results
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.runs.results import HISTORY, RESULT, read
@@ -19,7 +22,7 @@ from distill.runs.students import students
 from distill.runs.summaries import read_summary
 from distill.sweeps import costs, plan
 from distill.sweeps.workers import Task, teach
-from distill.system import machine
+from distill.system import machine, pulse
 from distill.training.objective import Objective
 
 Results = list[dict[str, Any]]
@@ -263,3 +266,29 @@ def test_a_sweep_over_teachers_is_one_stack_with_each_ones_own_columns(cli: Cli)
         which = f"teacher mlp_1200 (teacher.model.width={width}) on synthetic"
         assert f"{which}: {row.teacher_test_errors} test errors" in done.out
         assert f"teacher.model.width={width}" in done.out.split("teacher mlp_1200")[0]
+
+
+def test_a_stack_gives_signs_of_life_from_its_teacher_to_its_last_result(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directories = [home / "a", home / "b" / "c"]
+    for directory in directories:
+        directory.mkdir(parents=True)
+    seen: list[tuple[str, bool]] = []
+    places: list[str] = []
+
+    def watched(name: str, real: Any) -> Any:
+        def watching(*arguments: Any) -> Any:
+            seen.append((name, pulse.mine(directories[0] / pulse.PULSE)))
+            found = [directory / results.RUNNING for directory in directories]
+            places.extend(json.loads(p.read_text())["stack"] for p in found if p.exists())
+            return real(*arguments)
+
+        return watching
+
+    for name in ("taught_by", "_written"):
+        monkeypatch.setattr(run, name, watched(name, getattr(run, name)))
+    execute([make_job(f"seed={n}") for n in range(2)], directories)
+    assert seen == [("taught_by", True), ("_written", True), ("_written", True)]
+    assert places == [".", "../../a", "."]
+    assert not [*home.rglob(pulse.PULSE)]
