@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from pydantic import NonNegativeFloat
 
 from distill.loggers.base import Logger, Row, RunInfo, flat, need, recall, remember
+from distill.system.store import alone
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -54,7 +54,7 @@ class MLflow(Logger):
             folder = run.directory.parent
             uri = self.uri or f"sqlite:///{folder / DATABASE}"
             # Of several processes, one makes the tables of a database and the experiment.
-            with FileLock(folder / f".{DATABASE}.lock"):
+            with alone(folder / f".{DATABASE}.lock", quiet=True):
                 self.client = MlflowClient(uri)
                 experiment = self._experiment(self.experiment or folder.name)
             self.id = self._found(run) or self._made(run, experiment)

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -215,7 +214,9 @@ def _mend(path: Path) -> None:
 def turn(url: str) -> Any:
     """A lock for who asks for trials; none for a database on a server, to which nobody is near."""
     path = file(url)
-    return nullcontext() if path is None else FileLock(path.with_name(f".{path.name}.lock"))
+    if path is None:
+        return nullcontext()
+    return store.alone(path.with_name(f".{path.name}.lock"), quiet=True)
 
 
 @contextmanager
