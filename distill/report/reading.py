@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from distill.report import comparison
 from distill.report.contents import Digit, Sweep
 from distill.runs.columns import Status
-from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP
+from distill.runs.planned import commands
+from distill.runs.results import DIGITS, HISTORY, SUMMARY
 from distill.runs.summaries import read_summary
-from distill.system.terminal import public
 
 # The losses that weigh the labels by 1 - alpha, so that an alpha of 0 is labels alone.
 MIXED = ("kd", "logits", "mse", "reverse_kl", "jsd", "ctkd")
@@ -53,7 +52,7 @@ def sweep(folder: Path) -> Sweep:
         folder.resolve().name,
         folder,
         runs,
-        _commands(folder),
+        commands(folder),
         _curves(folder, runs),
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
         comparisons=compared,
@@ -83,14 +82,6 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
     if not again.empty:
         raise ValueError(f"{again.iloc[0]} stands in it twice, with other figures")
     return apart.reset_index(drop=True)
-
-
-def _commands(folder: Path) -> tuple[str, ...]:
-    try:
-        content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-        return tuple(public(str(command)) for command in content["commands"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return ()
 
 
 def _curves(folder: Path, runs: pd.DataFrame) -> pd.DataFrame | None:

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +25,9 @@ class Summary(Callback):
     """Writes and prints the summary when a sweep ends, however it ends, under any launcher."""
 
     new: Sequence[Path] = ()
+    begins: tuple[Path, str, dict[str, Any]] | None = (
+        None  # what is recorded as the first job starts
+    )
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Let a ~ in the run's directory mean the home directory."""
@@ -44,6 +48,7 @@ class Summary(Callback):
             _end(str(error))
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
+        self.begins = _recorded(config, folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Rebuild summary.csv from the files below the sweep's directory.
@@ -64,7 +69,7 @@ class Summary(Callback):
                 frame = summaries.write_summary(folder)
                 tell(folder)
                 if not isinstance(ended, REFUSED | ConfigError):
-                    _record(config, folder)
+                    _record(*_recorded(config, folder))
                 # In a notebook rich would go around stdout, which may be silenced.
                 tables.show(frame, folder, Console(force_jupyter=False))
         except OSError as error:
@@ -73,6 +78,16 @@ class Summary(Callback):
             if ended is None:
                 sys.exit(text)
             print(text, file=sys.stderr)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Record the sweep as its first job starts, so that one that is killed tells its command.
+
+        Not before, since a sweep that is refused leaves nothing.
+        """
+        if self.begins is not None:
+            with suppress(OSError):  # what cannot be written is told of at the end
+                _record(*self.begins)
+            self.begins = None
 
     def on_job_end(self, config: Any, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ARG002
         """Give the directory free that `free` locked."""
@@ -85,28 +100,29 @@ class Summary(Callback):
             _name(sys.exception(), Path(directory))
 
 
-def _record(config: DictConfig, folder: Path) -> None:
+def _recorded(config: DictConfig, folder: Path) -> tuple[Path, str, dict[str, Any]]:
+    """Where the sweep of the command is recorded, its line, and what it composed."""
+    content = {
+        "version": __version__,
+        "params": OmegaConf.select(config, "hydra.sweeper.params"),
+        "config": task_config(config),
+    }
+    return folder, command(*(typed.get() or sys.argv[1:])), content
+
+
+def _record(folder: Path, line: str, content: dict[str, Any]) -> None:
     """Write the sweep's commands, each once, with what the last of them composed."""
     from distill.runs.results import SWEEP
 
     path = folder / SWEEP
-    line = command(*(typed.get() or sys.argv[1:]))
     try:
         before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
     except Exception as error:  # none, or damaged: each kind of damage has its own error
         if getattr(error, "errno", None) not in (None, errno.ENOENT):
             raise  # it cannot be read, and may be whole
         before = []
-    text = OmegaConf.to_yaml(
-        OmegaConf.create(
-            {
-                "commands": [*(c for c in before if c != line), line],
-                "version": __version__,
-                "params": OmegaConf.select(config, "hydra.sweeper.params"),
-                "config": task_config(config),
-            }
-        )
-    )
+    commands = [*(c for c in before if c != line), line]
+    text = OmegaConf.to_yaml(OmegaConf.create({"commands": commands, **content}))
     store.write_text(path, text)
 
 

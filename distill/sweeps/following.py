@@ -1,0 +1,166 @@
+"""A sweep that is watched: a live table on a terminal, elsewhere a block each time it changed."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from distill.runs.columns import Status
+from distill.runs.planned import remedy
+from distill.runs.standing import Standing, Sweep, Training
+
+EVERY, SELDOM = 5.0, 60.0  # seconds from one look to the next; where the output is no terminal
+QUIET, PAUSE = 2, 2.0  # looks that find nothing at work before the end, and seconds between them
+LONG, SHARE = 1.0, 0.2  # seconds that a look may take unsaid, and the share of the time at most
+REASONS, STACKS = 8, 50  # of more, how many are left out is said
+LINES = 9  # of a screen, beside the stacks and the reasons
+
+
+def watch(folder: Path, every: float | None, console: Console) -> bool:
+    """Show how the sweep in ``folder`` stands until nothing is at work in it any more.
+
+    It writes nothing there.
+
+    Args:
+        folder: the sweep's.
+        every: seconds from one look to the next; None: `EVERY`, or `SELDOM` without a terminal.
+        console: where it is shown.
+
+    Returns:
+        Whether there is a sweep.
+    """
+    every = (EVERY if console.is_terminal else SELDOM) if every is None else every
+    sweep, quiet, took, before = Sweep(folder), 0, 0.0, None
+    out = sys.stdout
+    with console.status(f"reading {folder}") if console.is_terminal else nullcontext():
+        standing = sweep.look()
+    if not (standing.jobs or standing.begun or standing.active):
+        return False
+    with _display(console) as live:
+        while True:
+            quiet = 0 if standing.active else quiet + 1
+            ended = quiet == QUIET
+            if live is not None:
+                live.update(Group(*_block(standing, folder, console, took, ended)), refresh=True)
+            elif ended or (key := _key(standing)) != before:
+                console.print(*_block(standing, folder, console, took, ended), sep="\n")
+                before = None if ended else key
+            if ended or getattr(out, "error", None) is not None:  # or nobody reads it
+                return True
+            time.sleep(max(PAUSE if quiet else every, took / SHARE))
+            start = time.monotonic()
+            standing = sweep.look()
+            took = time.monotonic() - start
+
+
+def _display(console: Console) -> "Live | nullcontext[None]":
+    return Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext()
+
+
+def _key(standing: Standing) -> Standing:
+    """What is shown, but for the time left."""
+    return replace(standing, stacks=tuple(replace(s, seconds=None) for s in standing.stacks))
+
+
+def _block(
+    standing: Standing, folder: Path, console: Console, took: float, ended: bool
+) -> Iterator[RenderableType]:
+    """How the sweep stands, as it is shown at once."""
+    reasons = [*_reasons(standing)]
+    room = STACKS
+    if console.is_terminal:
+        room = max(1, console.height - LINES - min(len(reasons), REASONS + 1))
+    yield Text(f"{folder}, {time.strftime('%H:%M:%S')}", style="bold")
+    if standing.stacks:
+        yield _table(standing.stacks[:room])
+    if (more := len(standing.stacks) - room) > 0:
+        yield Text(f"and {more} more stack{'s' * (more > 1)}")
+    for line in reasons[:REASONS]:
+        yield Text(line, style="red", overflow="fold")
+    if (others := len(reasons) - REASONS) > 0:
+        yield Text(f"and {others} more that did not complete", style="red")
+    yield Text(_counts(standing))
+    if took > LONG:
+        yield Text(f"a look at all files takes {took:.1f} s")
+    if ended:
+        yield Text(_last(standing, folder), overflow="fold")
+    elif standing.active:
+        yield Text(_left(standing))
+
+
+def _table(stacks: tuple[Training, ...]) -> Table:
+    """A row for each stack that is at work."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("stack", overflow="ellipsis", no_wrap=True, ratio=1)
+    for name in ("epoch", "students", "errors", "time left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stack in stacks:
+        if stack.epoch is None:
+            table.add_row(stack.run, "", "", "", "its teacher, or what that says, is made first")
+            continue
+        of = "" if stack.epochs is None else f" of {stack.epochs}"
+        students = f"{stack.left} of {stack.jobs}"
+        errors = f"{_span(stack)} {stack.part}" if stack.errors else ""
+        table.add_row(stack.run, f"{stack.epoch}{of}", students, errors, _ahead(stack))
+    return table
+
+
+def _span(stack: Training) -> str:
+    return " to ".join(f"{n:g}" for n in dict.fromkeys(stack.errors))
+
+
+def _ahead(stack: Training) -> str:
+    if stack.seconds is None:
+        return ""
+    return f"{'at most ' if stack.halvings else ''}{_time(stack.seconds)}"
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _reasons(standing: Standing) -> Iterator[str]:
+    """A line for each way in which runs did not complete."""
+    for (status, reason), directories in standing.lost.items():
+        who = directories[0] if len(directories) == 1 else f"{len(directories)} runs"
+        yield f"{who} {status}: {reason}"
+
+
+def _counts(standing: Standing) -> str:
+    """How many runs ended, and how; how many train, and wait."""
+    told = [f"{standing.ended[s]} {s}" for s in Status if standing.ended.get(s)]
+    how = f" ({', '.join(told)})" if told else ""
+    parts = [f"{standing.done} of {standing.jobs} ended{how}"]
+    if standing.training:
+        parts.append(f"{standing.training} training")
+    if standing.lacking:
+        parts.append(f"{standing.lacking} {'queued' if standing.active else 'missing'}")
+    return f"runs: {', '.join(parts)}"
+
+
+def _left(standing: Standing) -> str:
+    """How long the whole takes yet, as far as that can be told."""
+    if (seconds := standing.seconds) is None:
+        return "time left for all: not known yet"
+    text = f"about {_time(seconds)} left for all, teachers not included"
+    if not standing.lacking:
+        return text
+    like = "those that ended" if standing.mean is not None else "those that train"
+    return f"{text}, if those queued take as long as {like}"
+
+
+def _last(standing: Standing, folder: Path) -> str:
+    """What the end is."""
+    lost = standing.ended.get(Status.INTERRUPTED, 0)
+    if standing.lacking or lost:
+        return f"nothing is at work any more, and the sweep is not finished; {remedy(folder)}"
+    return "the sweep has ended"
