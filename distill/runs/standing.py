@@ -14,9 +14,9 @@ from distill.runs.columns import Status
 from distill.runs.planned import PLANNED, Planned, planned, without
 from distill.runs.results import DAMAGED, EARLIER, ENDED, HISTORY, PROGRESS, RESULT, RUNNING
 from distill.runs.summaries import row_of
-from distill.system import pulse, store
+from distill.system import store
+from distill.system.pulse import PULSE, alive
 
-PULSE = ".pulse"  # in the directory of a stack's first job, while it trains
 OF_RUNS = {RESULT, HISTORY, RUNNING, PULSE}
 # Seconds after its last change from which the time of a folder says whether it changed again: some
 # file systems tell times to 2 seconds, and clocks of machines differ.
@@ -35,7 +35,7 @@ class _Head(NamedTuple):
     """What is kept of what a run says of itself while it trains; ``stack`` is a directory."""
 
     run: str
-    stack: str | None
+    stack: str
     epochs: int | None
     progress: Mapping[str, Any]
     read: float
@@ -68,10 +68,12 @@ class Training:
 class Standing:
     """How a sweep stands.
 
-    ``ended`` counts runs by their status, and ``lost`` those of them that are to be told of, with
-    the reason. ``waiting`` are the planned jobs of which there is nothing yet: they are queued
-    while the sweep is ``active``, else missing; ``begun`` counts killed runs that left less than an
-    epoch, where nothing was planned. ``mean`` is the mean seconds of a run that ended.
+    Of the ``jobs`` that it planned, or, where nobody wrote that down and they are 0, of all runs in
+    its folder, ``ended`` counts those that ended by their status, and ``lost`` names the ones that
+    are to be told of, by status and reason. ``waiting`` are the jobs of which there is nothing yet:
+    they are queued while the sweep is ``active``, else missing; ``begun`` counts others that were
+    killed in their first epoch. ``others`` are runs of earlier plans, and ``mean`` is the mean
+    seconds of a run that ended.
     """
 
     stacks: tuple[Training, ...]
@@ -80,6 +82,7 @@ class Standing:
     waiting: tuple[Planned, ...]
     begun: int
     jobs: int
+    others: int
     active: bool
     mean: float | None
 
@@ -112,13 +115,13 @@ class Standing:
         mean = self.mean
         if mean is None:
             mean = sum(s.spent + (s.seconds or 0) for s in known) / sum(s.jobs for s in known)
-        later = self.lacking * mean
+        later = (self.lacking + self.ended.get(Status.INTERRUPTED, 0)) * mean
         return max(max(ahead), (sum(ahead) + later) / len(self.stacks))
 
 
 def at_work(folder: Path) -> bool:
-    """Whether a sweep's command holds its ``folder``, whatever its stacks do."""
-    return store.held(folder) or pulse.alive(folder / PULSE)
+    """Whether a sweep's command is at work in ``folder``, whatever its stacks do."""
+    return alive(folder / PULSE)
 
 
 class Sweep:
@@ -133,32 +136,36 @@ class Sweep:
     def look(self) -> Standing:
         """How it stands now.
 
-        A run is ended where its result is there, and trains while the pulse of its stack goes (or,
-        of versions without one, while its lock is held). What left a history, and neither, was
-        killed.
+        A run is ended where its result is there, and trains while whoever trains its stack gives
+        signs of life. What left a history, and is neither, was killed.
         """
         places = {place: files for place, files in self._places() if files}
         ended = {p: self._ended(p, RESULT) for p, files in places.items() if RESULT in files}
-        alive, dead = self._stacks({p: f for p, f in places.items() if p not in ended})
-        ended |= {place: self._ended(place, HISTORY) for place in dead if HISTORY in places[place]}
-        trains = [place for stack in alive.values() for place in stack]
+        stacks, dead = self._stacks({p: f for p, f in places.items() if p not in ended})
+        for place in dead:  # or has ended since it was found
+            file = HISTORY if HISTORY in places[place] else RESULT
+            if Path(place, file).exists():
+                ended[place] = self._ended(place, file)
+        runs = {place: run for place, run in ended.items() if run is not None}
+        trains = [place for of_one in stacks.values() for place in of_one]
         jobs = self._read(f"{self._root}/{PLANNED}", lambda _: planned(self.folder))
-        seen = map(self._directory, [*ended, *trains])
-        waiting = without(jobs, [*seen])
+        waiting = without(jobs, [*map(self._directory, [*runs, *trains])])
+        spent = [run.seconds for run in runs.values() if run.seconds is not None]
+        own = {job.directory for job in jobs}
+        told = {p: run for p, run in runs.items() if not jobs or self._directory(p) in own}
         lost: dict[tuple[str, str], list[str]] = {}
-        for place, run in ended.items():
+        for place, run in told.items():
             if run.status not in (Status.COMPLETE, Status.STOPPED):
                 lost.setdefault((run.status, run.reason), []).append(self._directory(place))
-        spent = [run.seconds for run in ended.values() if run.seconds is not None]
-        stacks = tuple(self._training(stack, own) for stack, own in sorted(alive.items()))
-        names = {self._directory(place) for place in dead if place not in ended}
+        nothing = {self._directory(place) for place in dead if place not in runs}
         return Standing(
-            stacks=stacks,
-            ended=Counter(run.status for run in ended.values()),
+            stacks=tuple(self._training(stack, own) for stack, own in sorted(stacks.items())),
+            ended=Counter(run.status for run in told.values()),
             lost=lost,
             waiting=tuple(waiting),
-            begun=len(names - {job.directory for job in waiting}),
-            jobs=max(len(jobs), len(ended) + len(trains)),
+            begun=len(nothing - own),
+            jobs=len(jobs),
+            others=len(runs) - len(told),
             active=bool(stacks) or at_work(self.folder),
             mean=statistics.fmean(spent) if spent else None,
         )
@@ -211,14 +218,15 @@ class Sweep:
             self._known[path] = whole, stamp, made
         return made
 
-    def _ended(self, place: str, file: str) -> _Ended:
+    def _ended(self, place: str, file: str) -> _Ended | None:
         return self._read(f"{place}/{file}", self._end)  # type: ignore[no-any-return]
 
-    def _end(self, path: str) -> _Ended:
-        """How a run ended that has a result, or a history alone."""
-        row = row_of(Path(path), self.folder)
-        status = Status.INTERRUPTED if row["status"] == Status.RUNNING else row["status"]
-        return _Ended(str(status), str(row.get("reason")), row.get("seconds"))
+    def _end(self, path: str) -> _Ended | None:
+        """How a run ended that has a result, or a history alone; None if it is gone."""
+        row = row_of(Path(path), self.folder, lambda _: False)
+        if row is None:
+            return None
+        return _Ended(str(row["status"]), str(row.get("reason")), row.get("seconds"))
 
     def _stacks(self, places: Mapping[str, set[str]]) -> tuple[dict[str, list[str]], list[str]]:
         """The runs without a result: of each stack that is at work, and all others.
@@ -226,24 +234,19 @@ class Sweep:
         Of one that makes its teacher yet, no run is known.
         """
         stacks: dict[str, list[str]] = {}
-        old: set[str] = set()
         for place, files in places.items():
-            head = self._head(place) if RUNNING in files else None
-            if head is not None and head.stack is not None:
-                stacks.setdefault(head.stack, []).append(place)
-            elif files & {RUNNING, HISTORY}:
-                stacks.setdefault(place, []).append(place)
-                old.add(place)
-            elif PULSE in files and place != self._root:
+            if files & {RUNNING, HISTORY}:
+                head = self._head(place) if RUNNING in files else None
+                stacks.setdefault(place if head is None else head.stack, []).append(place)
+            elif place != self._root:
                 stacks.setdefault(place, [])
-        alive, dead = {}, []
+        found, dead = {}, []
         for stack, own in stacks.items():
-            at_work = store.held if stack in old else lambda path: pulse.alive(path / PULSE)
-            if at_work(Path(stack)):
-                alive[stack] = sorted(own)
+            if _lives(stack):
+                found[stack] = sorted(own)
             else:
                 dead += own
-        return alive, dead
+        return found, dead
 
     def _head(self, place: str) -> _Head | None:
         """What a run that trains says; None where it just ended, or that is damaged."""
@@ -280,10 +283,10 @@ class Sweep:
         )
 
     def _by_history(self, found: Training, place: str) -> Training:
-        """The same, where nobody said how far it is: before its first epoch, or of old versions."""
+        """The same, where nobody said how far it is, as before its first epoch."""
         if not Path(place, HISTORY).exists():
             return found
-        row = row_of(Path(place, HISTORY), self.folder)
+        row = row_of(Path(place, HISTORY), self.folder, lambda _: True) or {}
         epoch = next((int(word) for word in str(row.get("reason")).split() if word.isdigit()), None)
         part = next((p for p in ("val", "test") if row.get(f"{p}_errors") is not None), None)
         errors = () if part is None else (row[f"{part}_errors"],)
@@ -292,12 +295,18 @@ class Sweep:
 
 def _head(path: str) -> _Head:
     said = json.loads(Path(path).read_text(encoding="utf-8"))
-    stack = said.get("stack")
     place = os.path.dirname(path)  # noqa: PTH120
     return _Head(
         str(said["run"]),
-        None if stack is None else os.path.normpath(os.path.join(place, stack)),  # noqa: PTH118
+        os.path.normpath(os.path.join(place, said.get("stack", "."))),  # noqa: PTH118
         said.get("epochs"),
         said.get(PROGRESS) or {},
         time.monotonic(),
     )
+
+
+def _lives(stack: str) -> bool:
+    try:
+        return alive(Path(stack, PULSE))
+    except OSError:  # whose sign of life cannot be read
+        return False

@@ -113,7 +113,7 @@ class Watch:
                     store.write_text(directory / results.HISTORY, self.texts[k], sync=False)
             if history is not None:  # the first job's speaks for the stack, in one file
                 head = {**self.heads[0], results.PROGRESS: self._progress(history)}
-                results.write_running(self.directories[0], head)
+                results.write_running(self.directories[0], head, self.directories[0])
         except OSError as error:
             log.warning("no history could be written yet: %s", store.told(error) or error)
             self.due = float("inf")

@@ -43,7 +43,7 @@ def watch(folder: Path, every: float | None, console: Console) -> bool:
     out = sys.stdout
     with console.status(f"reading {folder}") if console.is_terminal else nullcontext():
         standing = sweep.look()
-    if not (standing.jobs or standing.begun or standing.active):
+    if not (standing.jobs or standing.ended or standing.begun or standing.active):
         return False
     with _display(console) as live:
         while True:
@@ -139,11 +139,14 @@ def _counts(standing: Standing) -> str:
     """How many runs ended, and how; how many train, and wait."""
     told = [f"{standing.ended[s]} {s}" for s in Status if standing.ended.get(s)]
     how = f" ({', '.join(told)})" if told else ""
-    parts = [f"{standing.done} of {standing.jobs} ended{how}"]
+    of = f" of {standing.jobs}" if standing.jobs else ""  # else nobody wrote down how many
+    parts = [f"{standing.done}{of} ended{how}"]
     if standing.training:
         parts.append(f"{standing.training} training")
     if standing.lacking:
         parts.append(f"{standing.lacking} {'queued' if standing.active else 'missing'}")
+    if standing.others:
+        parts.append(f"and {standing.others} of earlier commands")
     return f"runs: {', '.join(parts)}"
 
 
@@ -151,7 +154,8 @@ def _left(standing: Standing) -> str:
     """How long the whole takes yet, as far as that can be told."""
     if (seconds := standing.seconds) is None:
         return "time left for all: not known yet"
-    text = f"about {_time(seconds)} left for all, teachers not included"
+    what = "all" if standing.jobs else "those at work"
+    text = f"about {_time(seconds)} left for {what}, teachers not included"
     if not standing.lacking:
         return text
     like = "those that ended" if standing.mean is not None else "those that train"

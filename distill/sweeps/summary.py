@@ -3,7 +3,7 @@
 import errno
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,10 @@ from distill import __version__
 from distill.sweeps.compose import command, override, task_config
 from distill.sweeps.names import check_halving, release, tell, typed
 from distill.system import store
+from distill.system.pulse import PULSE, pulse
 
+# The sign of life of the sweep's command. No callback holds it: those are sent to other processes.
+_at_work = ExitStack()
 REFUSED = HydraException | OmegaConfBaseException | SystemExit  # before any job
 
 
@@ -49,6 +52,9 @@ class Summary(Callback):
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
         self.begins = _recorded(config, folder)
+        with suppress(OSError):  # where it cannot be made, the launcher says so
+            folder.mkdir(parents=True, exist_ok=True)
+            _at_work.enter_context(pulse(folder / PULSE))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Rebuild summary.csv from the files below the sweep's directory.
@@ -63,6 +69,7 @@ class Summary(Callback):
 
         folder, ended = Path(config.hydra.sweep.dir), sys.exception()
         _name(ended, folder)
+        _at_work.close()
         try:
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
