@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -45,21 +46,27 @@ def watch(folder: Path, every: float | None, console: Console) -> bool:
         standing = sweep.look()
     if not (standing.jobs or standing.ended or standing.begun or standing.active):
         return False
+    # Lines are to be pasted and searched for, so that none is broken.
+    say = partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=True)
     with _display(console) as live:
         while True:
             quiet = 0 if standing.active else quiet + 1
             ended = quiet == QUIET
             if live is not None:
-                live.update(Group(*_block(standing, folder, console, took, ended)), refresh=True)
+                live.update(Group(*_block(standing, folder, console, took)), refresh=True)
             elif ended or (key := _key(standing)) != before:
-                console.print(*_block(standing, folder, console, took, ended), sep="\n")
+                for part in _block(standing, folder, console, took):
+                    (say if isinstance(part, Text) else console.print)(part)
                 before = None if ended else key
             if ended or getattr(out, "error", None) is not None:  # or nobody reads it
-                return True
+                break
             time.sleep(max(PAUSE if quiet else every, took / SHARE))
             start = time.monotonic()
             standing = sweep.look()
             took = time.monotonic() - start
+    if ended:
+        say(_last(standing, folder))
+    return True
 
 
 def _display(console: Console) -> "Live | nullcontext[None]":
@@ -72,7 +79,7 @@ def _key(standing: Standing) -> Standing:
 
 
 def _block(
-    standing: Standing, folder: Path, console: Console, took: float, ended: bool
+    standing: Standing, folder: Path, console: Console, took: float
 ) -> Iterator[RenderableType]:
     """How the sweep stands, as it is shown at once."""
     reasons = [*_reasons(standing)]
@@ -91,9 +98,7 @@ def _block(
     yield Text(_counts(standing))
     if took > LONG:
         yield Text(f"a look at all files takes {took:.1f} s")
-    if ended:
-        yield Text(_last(standing, folder), overflow="fold")
-    elif standing.active:
+    if standing.active:
         yield Text(_left(standing))
 
 
@@ -155,7 +160,8 @@ def _left(standing: Standing) -> str:
     if (seconds := standing.seconds) is None:
         return "time left for all: not known yet"
     what = "all" if standing.jobs else "those at work"
-    text = f"about {_time(seconds)} left for {what}, teachers not included"
+    most = "at most " if any(stack.halvings for stack in standing.stacks) else ""
+    text = f"{most}about {_time(seconds)} left for {what}, teachers not included"
     if not standing.lacking:
         return text
     like = "those that ended" if standing.mean is not None else "those that train"
