@@ -13,7 +13,7 @@ from distill.report import comparison
 from distill.report.contents import Digit, Sweep, Unfinished
 from distill.runs.columns import Status
 from distill.runs.planned import Block, commands, planned, settings, without
-from distill.runs.results import DIGITS, ENDED, HISTORY, SUMMARY, found
+from distill.runs.results import DIGITS, ENDED, HISTORY, RESULT, SUMMARY, found
 from distill.runs.standing import at_work
 from distill.runs.summaries import read_summary
 
@@ -65,12 +65,12 @@ def sweep(folder: Path) -> Sweep:
 def _current(path: Path, listed: Sequence[Path]) -> bool:
     """Whether the summary at ``path`` is newer than all runs that lie there, or none do.
 
-    Where none could be written, or runs were added, as those of a sweep that was killed, the
-    results speak for themselves.
+    Where none could be written, or runs were added, as those of a sweep that was killed, or one
+    has no result, the results speak for themselves.
     """
     try:
         written = path.stat().st_mtime_ns
-        return all(run.stat().st_mtime_ns <= written for run in listed)
+        return all(r.name == RESULT and r.stat().st_mtime_ns <= written for r in listed)
     except OSError:  # there is none; or a run cannot be read, which its row then says
         return False
 

@@ -2,11 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -104,19 +105,30 @@ def _block(
 
 def _table(stacks: tuple[Training, ...]) -> Table:
     """A row for each stack that is at work."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("stack", overflow="ellipsis", no_wrap=True, ratio=1)
-    for name in ("epoch", "students", "errors", "time left"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("stack", overflow="ellipsis")  # what gives way where there is no room
+    parts = {stack.part for stack in stacks if stack.part is not None}
+    errors = f"{next(iter(parts))} errors" if len(parts) == 1 else "errors"
+    for name in ("epoch", "students", errors, "time left"):
         table.add_column(name, justify="right", no_wrap=True)
-    for stack in stacks:
+    for stack, run in zip(stacks, _short([stack.run for stack in stacks]), strict=True):
         if stack.epoch is None:
-            table.add_row(stack.run, "", "", "", "its teacher, or what that says, is made first")
+            table.add_row(run, "teacher first")
             continue
         of = "" if stack.epochs is None else f" of {stack.epochs}"
+        told = _span(stack) if len(parts) == 1 else f"{_span(stack)} {stack.part or ''}"
         students = f"{stack.left} of {stack.jobs}"
-        errors = f"{_span(stack)} {stack.part}" if stack.errors else ""
-        table.add_row(stack.run, f"{stack.epoch}{of}", students, errors, _ahead(stack))
+        table.add_row(run, f"{stack.epoch}{of}", students, told, _ahead(stack))
     return table
+
+
+def _short(runs: Sequence[str]) -> list[str]:
+    """Names without what all begin with, which tells nothing where there is little room."""
+    if len(runs) == 1:
+        return [*runs]
+    columns = zip(*(run.split("-") for run in runs), strict=False)
+    shared = sum(1 for _ in takewhile(lambda parts: len({*parts}) == 1, columns))
+    return ["-".join(["…" * bool(shared), *run.split("-")[shared:]]).lstrip("-") for run in runs]
 
 
 def _span(stack: Training) -> str:

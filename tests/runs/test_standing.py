@@ -1,6 +1,5 @@
 """How a sweep stands and how it is watched: real sweeps, while they run, killed, and finished."""
 
-import csv
 import os
 import pty
 import re
@@ -18,9 +17,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 from conftest import SMALL, Finished, ran, shell
 from rich.console import Console
+from unfinished import unfinish, write_plan
 
 from distill.runs import results, standing, summaries
 from distill.runs.planned import PLANNED, commands
@@ -37,18 +36,6 @@ LAST = "nothing is at work any more, and the sweep is not finished; "
 WATCH = "from distill.cli.commands import summary as m; m()"
 
 
-def write_plan(folder: Path) -> list[str]:
-    """The plan of a finished sweep, by what its runs recorded; returns their directories."""
-    found = [path.parent for path in sorted(folder.rglob(results.RESULT))]
-    rows = []
-    for run in found:
-        overrides = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text())
-        rows.append((run.relative_to(folder).as_posix(), shlex.join(overrides)))
-    with (folder / PLANNED).open("w", newline="") as file:
-        csv.writer(file).writerows([("directory", "overrides"), *rows])
-    return [directory for directory, _ in rows]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished sweep of six runs, with its plan."""
@@ -62,14 +49,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep(finished: Path, home: Path) -> Path:
     """A copy of it."""
     return Path(shutil.copytree(finished, home / "sweep"))
-
-
-def unfinish(run: Path, stack: Path, **more: Any) -> None:
-    """Let a run be as it was while it trained in a stack whose first directory is ``stack``."""
-    head = results.read(run / results.RESULT)
-    results.write_running(run, {**head, "epochs": 5, **more}, stack)
-    for name in (results.RESULT, *results.KEPT.values()):
-        (run / name).unlink(missing_ok=True)
 
 
 def progress(**more: Any) -> dict[str, Any]:
@@ -141,8 +120,13 @@ def test_stacks_that_train_are_told_apart(sweep: Path) -> None:
     assert now.seconds == pytest.approx(max(one.seconds, (40 + mean) / 2), abs=5)
     assert isinstance(shown.file, StringIO)
     text = shown.file.getvalue()
-    assert re.search(rf"{runs[0].name} +2 of 5 +2 of 3 +7 to 12 val +0:00:(30|2\d) ", text)
-    assert re.search(rf"{runs[3].name} +4 of 5 +1 of 1 +5 val +at most 0:00:(10|0\d) ", text)
+    assert "val errors" in text
+
+    def end(number: int) -> str:  # what tells the two apart
+        return re.escape(runs[number].name[len("synthetic") :])
+
+    assert re.search(rf"…{end(0)} +2 of 5 +2 of 3 +7 to 12 +0:00:(30|2\d) ", text)
+    assert re.search(rf"…{end(3)} +4 of 5 +1 of 1 +5 +at most 0:00:(10|0\d) ", text)
     assert "runs: 1 of 6 ended (1 complete), 4 training, 1 queued\n" in text
     assert "left for all, teachers not included, if those queued take as long as those that" in text
     # Nobody gives signs of life any more.
@@ -158,6 +142,10 @@ def test_a_stack_that_makes_its_teacher_yet_is_shown(sweep: Path) -> None:
         now = Sweep(sweep).look()
     assert [(stack.run, stack.epoch, stack.jobs) for stack in now.stacks] == [(run.name, None, 0)]
     assert (now.active, now.seconds, len(now.waiting)) == (True, None, 1)
+    shown = Console(file=StringIO(), width=80)
+    shown.print(following._table(now.stacks))
+    assert isinstance(shown.file, StringIO)
+    assert "teacher first" in shown.file.getvalue()
 
 
 def test_while_the_command_is_at_work_what_is_lacking_is_queued(sweep: Path) -> None:
@@ -314,8 +302,8 @@ def test_a_sweep_is_watched_while_it_runs(home: Path) -> None:
         assert process.wait() == 0, Path("out").read_text()
     epochs = [int(epoch) for epoch in re.findall(r"(\d+) of 9 +\d of 3 ", text)]
     assert len({*epochs}) > 2 and max(epochs) < 10
-    assert re.search(r"\d of 9 +1 of 3 +\d+ val +0:00:\d\d ", text), "none was halved"
-    assert re.search(r"\d of 9 +3 of 3 +\d+( to \d+)? val +at most 0:00:\d\d ", text)
+    assert re.search(r"\d of 9 +1 of 3 +\d+ +0:00:\d\d ", text), "none was halved"
+    assert re.search(r"\d of 9 +3 of 3 +\d+( to \d+)? +at most 0:00:\d\d ", text)
     assert "(2 complete, 4 stopped)" in text
     assert text.endswith("the sweep has ended\n")
     first = sorted(folder.rglob(results.RESULT))[0].parent
