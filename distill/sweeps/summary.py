@@ -4,6 +4,7 @@ import errno
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,9 +29,8 @@ class Summary(Callback):
     """Writes and prints the summary when a sweep ends, however it ends, under any launcher."""
 
     new: Sequence[Path] = ()
-    begins: tuple[Path, str, dict[str, Any]] | None = (
-        None  # what is recorded as the first job starts
-    )
+    recorded = False  # whether this command was, at its start
+    before: bytes | None = None  # the record as it was then, if there was one
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Let a ~ in the run's directory mean the home directory."""
@@ -51,9 +51,9 @@ class Summary(Callback):
             _end(str(error))
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
-        self.begins = _recorded(config, folder)
-        with suppress(OSError):  # where it cannot be made, the launcher says so
+        with suppress(OSError):  # of what cannot be written, the launcher tells
             folder.mkdir(parents=True, exist_ok=True)
+            self.before, self.recorded = _record(config, folder), True
             _at_work.enter_context(pulse(folder / PULSE))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
@@ -71,12 +71,14 @@ class Summary(Callback):
         _name(ended, folder)
         _at_work.close()
         try:
+            if self.recorded and isinstance(ended, REFUSED | ConfigError):
+                _unrecord(folder, self.before)
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
                 frame = summaries.write_summary(folder)
                 tell(folder)
                 if not isinstance(ended, REFUSED | ConfigError):
-                    _record(*_recorded(config, folder))
+                    _record(config, folder)
                 # In a notebook rich would go around stdout, which may be silenced.
                 tables.show(frame, folder, Console(force_jupyter=False))
         except OSError as error:
@@ -85,16 +87,6 @@ class Summary(Callback):
             if ended is None:
                 sys.exit(text)
             print(text, file=sys.stderr)
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
-        """Record the sweep as its first job starts, so that one that is killed tells its command.
-
-        Not before, since a sweep that is refused leaves nothing.
-        """
-        if self.begins is not None:
-            with suppress(OSError):  # what cannot be written is told of at the end
-                _record(*self.begins)
-            self.begins = None
 
     def on_job_end(self, config: Any, job_return: JobReturn, **kwargs: Any) -> None:  # noqa: ARG002
         """Give the directory free that `free` locked."""
@@ -107,30 +99,41 @@ class Summary(Callback):
             _name(sys.exception(), Path(directory))
 
 
-def _recorded(config: DictConfig, folder: Path) -> tuple[Path, str, dict[str, Any]]:
-    """Where the sweep of the command is recorded, its line, and what it composed."""
-    content = {
-        "version": __version__,
-        "params": OmegaConf.select(config, "hydra.sweeper.params"),
-        "config": task_config(config),
-    }
-    return folder, command(*(typed.get() or sys.argv[1:])), content
+def _record(config: DictConfig, folder: Path) -> bytes | None:
+    """Write the sweep's commands, each once, with what the last of them composed.
 
-
-def _record(folder: Path, line: str, content: dict[str, Any]) -> None:
-    """Write the sweep's commands, each once, with what the last of them composed."""
+    At the start, too, so that a sweep that is killed tells what goes on with it. Returns what was
+    written before.
+    """
     from distill.runs.results import SWEEP
 
     path = folder / SWEEP
+    line = command(*(typed.get() or sys.argv[1:]))
+    text = path.read_bytes() if path.is_file() else None
     try:
         before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
     except Exception as error:  # none, or damaged: each kind of damage has its own error
         if getattr(error, "errno", None) not in (None, errno.ENOENT):
             raise  # it cannot be read, and may be whole
         before = []
-    commands = [*(c for c in before if c != line), line]
-    text = OmegaConf.to_yaml(OmegaConf.create({"commands": commands, **content}))
-    store.write_text(path, text)
+    content = {
+        "commands": [*(c for c in before if c != line), line],
+        "version": __version__,
+        "params": OmegaConf.select(config, "hydra.sweeper.params"),
+        "config": task_config(config),
+    }
+    store.write_text(path, OmegaConf.to_yaml(OmegaConf.create(content)))
+    return text
+
+
+def _unrecord(folder: Path, before: bytes | None) -> None:
+    """Let the record be as it was ``before`` a command that was refused."""
+    from distill.runs.results import SWEEP
+
+    if before is not None:
+        store.write(folder / SWEEP, partial(Path.write_bytes, data=before))
+    else:
+        (folder / SWEEP).unlink(missing_ok=True)
 
 
 def _end(line: str) -> NoReturn:
@@ -169,8 +172,10 @@ def _name(error: BaseException | None, folder: Path) -> None:
 
 def _forget(folder: Path, new: Sequence[Path]) -> None:
     """Remove the folders that a sweep made for itself, if nothing of a job was written."""
+    from distill.runs.results import SWEEP
+
     files = list(folder.glob("*"))
-    if folder in new and {path.name for path in files} <= {"multirun.yaml", store.LOCK}:
+    if folder in new and {path.name for path in files} <= {"multirun.yaml", SWEEP, store.LOCK}:
         for path in files:
             path.unlink()
         for path in new:
