@@ -17,7 +17,7 @@ GRID = [
 
 
 def texts(some: list[Planned], jobs: list[Planned] = GRID) -> list[tuple[str, int]]:
-    return [tuple(block) for block in settings(some, jobs)]
+    return [(block.text, block.jobs) for block in settings(some, jobs)]
 
 
 def test_rows_are_read_by_the_names_of_their_columns(home: Path) -> None:

@@ -167,7 +167,7 @@ def test_runs_of_earlier_commands_are_counted_apart(sweep: Path) -> None:
 
 def test_only_what_changed_is_read_again(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    row_of = standing.row_of
+    row_of = summaries.row_of
 
     def counted(path: Path, *rest: Any) -> Any:
         read.append(path.parent.name)
