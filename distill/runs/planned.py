@@ -19,6 +19,11 @@ PLANNED = "planned.csv"  # in a sweep's folder
 MANY = 6  # values of a key, of which more are named by the first and the last
 
 
+# Of each key that is swept, some of its values; and how many jobs have a combination of these.
+_Cells = tuple[tuple[str | None, ...], ...]
+_Counts = dict[_Cells, int]
+
+
 class Planned(NamedTuple):
     """A job of a sweep: its directory, from the sweep's, and its overrides, as a shell takes them.
 
@@ -86,12 +91,12 @@ def settings(some: Sequence[Planned], jobs: Sequence[Planned]) -> list[Block]:
         >>> [block.text for block in settings(jobs[2:], jobs)]
         ['alpha=1', 'alpha=0 seed=2']
     """
-    given = [_given(job) for job in jobs]
-    keys = [*dict.fromkeys(key for own in given for key in own)]
-    values = {key: [*dict.fromkeys(own.get(key) for own in given)] for key in keys}
+    given = {job: _given(job) for job in jobs}
+    keys = [*dict.fromkeys(key for own in given.values() for key in own)]
+    values = {key: [*dict.fromkeys(own.get(key) for own in given.values())] for key in keys}
     swept = [key for key in keys if len(values[key]) > 1]
-    counts: dict[tuple[tuple[str | None, ...], ...], int] = {}
-    for own in map(_given, some):
+    counts: _Counts = {}
+    for own in (given[job] for job in some):
         cell = tuple((own.get(key),) for key in swept)
         counts[cell] = counts.get(cell, 0) + 1
     for place in reversed(range(len(swept))):
@@ -103,23 +108,23 @@ def settings(some: Sequence[Planned], jobs: Sequence[Planned]) -> list[Block]:
 def _given(job: Planned) -> dict[str, str]:
     """The values that a job gives to keys."""
     try:
-        overrides = shlex.split(job.overrides)
+        quoted = {*"'\"\\"} & {*job.overrides}
+        overrides = shlex.split(job.overrides) if quoted else job.overrides.split()  # is quicker
     except ValueError:  # not a shell's: one setting of its own
         overrides = [job.overrides]
     pairs = (override.partition("=") for override in overrides)
     return {key.lstrip("+"): value for key, _, value in pairs}
 
 
-def _joined(
-    counts: dict[tuple[tuple[str | None, ...], ...], int], place: int
-) -> dict[tuple[tuple[str | None, ...], ...], int]:
+def _joined(counts: _Counts, place: int) -> _Counts:
     """Blocks that are alike in all keys but that at ``place``, as one."""
-    found: dict[tuple[tuple[str | None, ...], ...], tuple[list[str | None], int]] = {}
+    values: dict[_Cells, list[str | None]] = {}
+    jobs: dict[_Cells, int] = {}
     for cells, n in counts.items():
         rest = cells[:place] + cells[place + 1 :]
-        values, jobs = found.get(rest, ([], 0))
-        found[rest] = [*values, *cells[place]], jobs + n
-    return {(*r[:place], tuple(v), *r[place:]): n for r, (v, n) in found.items()}
+        values.setdefault(rest, []).extend(cells[place])
+        jobs[rest] = jobs.get(rest, 0) + n
+    return {(*r[:place], tuple(own), *r[place:]): jobs[r] for r, own in values.items()}
 
 
 def _texts(
