@@ -34,7 +34,10 @@ FLOORS = [
 HYDRA = {"config", "sweeps", "tuning", "cli"}
 # What reads files stands beside the rest: it imports of it only this, and never torch.
 READERS = {"report", "findings"}
-READS = {"runs.results", "runs.summaries", "runs.columns", "system.store", "system.terminal"}
+READS = {
+    *("runs.results", "runs.summaries", "runs.columns", "runs.planned", "runs.standing"),
+    *("system.store", "system.terminal"),
+}
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
     *("", "__main__", "runs.columns", "runs.results", "runs.summaries", "config"),

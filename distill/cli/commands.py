@@ -4,6 +4,7 @@ import argparse
 import errno
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from distill.cli import modules
 from distill.system import machine
@@ -98,16 +99,63 @@ def export() -> None:
         using.export(run, arguments.best, arguments.format, path, weights)
 
 
+def _seconds(text: str) -> float:
+    """How long to wait, in seconds.
+
+    Raises:
+        ValueError: it is no number above 0, of which argparse makes a line.
+    """
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
 @command
 def summary() -> None:
-    """Rebuild summary.csv from the files below DIR, and print it."""
+    """Rebuild summary.csv from the files below DIR, and print it; or watch how the sweep goes."""
     parser = argparse.ArgumentParser(
         prog="distill-summary",
         description="Rebuild summary.csv from the results below DIR, and print it.",
     )
     parser.add_argument("directory", metavar="DIR", type=home, help="a sweep's directory")
-    folder = Path(parser.parse_args().directory)
+    watch = "show how the sweep stands, again and again until it ends; nothing is written"
+    parser.add_argument("--watch", action="store_true", help=watch)
+    every = "with --watch: seconds from one look to the next (5; without a terminal 60)"
+    parser.add_argument("--every", metavar="SECONDS", type=_seconds, help=every)
+    arguments = parser.parse_args()
+    if arguments.every is not None and not arguments.watch:
+        parser.error("--every is for --watch")
+    folder = Path(arguments.directory)
+    if arguments.watch:
+        _watch(folder, arguments.every)
+    else:
+        _summarise(folder)
 
+
+def _nothing(folder: Path) -> NoReturn:
+    from distill.runs.planned import planned
+    from distill.runs.results import RESULT
+
+    if jobs := planned(folder):
+        sys.exit(f"DIR={folder}: {len(jobs)} runs were planned, and none has a {RESULT} yet")
+    sys.exit(f"DIR={folder}: no {RESULT} lies below it; give the directory of a sweep or a run")
+
+
+def _watch(folder: Path, every: float | None) -> None:
+    from rich.console import Console
+
+    from distill.sweeps.following import watch
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    try:
+        if not watch(folder, every, console):
+            _nothing(folder)
+    except OSError as error:
+        sys.exit(told(error) or str(error))
+
+
+def _summarise(folder: Path) -> None:
     from rich.console import Console
 
     from distill.runs import results, summaries
@@ -119,10 +167,7 @@ def summary() -> None:
     except OSError as error:
         sys.exit(f"DIR={folder}: it cannot be read ({told(error)})")
     if not there:
-        sys.exit(
-            f"DIR={folder}: no {results.RESULT} lies below it; "
-            "give the directory of a sweep or a run"
-        )
+        _nothing(folder)
     unwritten = ""
     try:
         frame = summaries.write_summary(folder)

@@ -142,6 +142,9 @@ def main() -> None:
         if found:
             _show(found, console)
             write_text(out / MARKDOWN, page.markdown(found))
+        for sweep in (sweep for sweep in sweeps if sweep.unfinished is not None):
+            line = f"{sweep.name} is not finished: {sweep.unfinished}"
+            console.print(line, markup=False, soft_wrap=True)
         console.print(written, markup=False, soft_wrap=True)
         agrees = arguments.check is None or _check(sweeps, arguments.check, console)
     except reading.ReportError as error:

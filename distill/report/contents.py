@@ -151,6 +151,30 @@ class Compared:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """What a sweep that is not finished lacks.
+
+    ``done`` of the ``jobs`` that were planned ended; where those are not known, they are 0.
+    ``counts`` says how the others stand, ``settings`` which they are, as far as there is room, and
+    ``more`` how many runs of others; ``training`` says how far those are that train now. The sweep
+    is ``active`` while its command, or a stack, is at work.
+    """
+
+    done: int
+    jobs: int
+    counts: tuple[str, ...]
+    settings: tuple[str, ...]
+    more: int = 0
+    training: tuple[str, ...] = ()
+    active: bool = False
+
+    def __str__(self) -> str:
+        """How many runs there are, and how the others stand, in a sentence."""
+        of = f"{self.done} of {self.jobs} planned runs ended" if self.jobs else "not all runs ended"
+        return f"{of}; {', '.join(self.counts)}"
+
+
+@dataclass(frozen=True)
 class Sweep:
     """A sweep's directory.
 
@@ -166,6 +190,7 @@ class Sweep:
     digits: tuple[Digit, ...] = ()
     studies: tuple[Study, ...] = ()
     comparisons: tuple[Compared, ...] = ()
+    unfinished: Unfinished | None = None
 
 
 @dataclass(frozen=True)

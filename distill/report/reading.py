@@ -2,21 +2,22 @@
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from distill.report import comparison
-from distill.report.contents import Digit, Sweep
+from distill.report.contents import Digit, Sweep, Unfinished
 from distill.runs.columns import Status
-from distill.runs.results import DIGITS, HISTORY, SUMMARY, SWEEP
+from distill.runs.planned import Block, commands, planned, settings, without
+from distill.runs.results import DIGITS, ENDED, HISTORY, RESULT, SUMMARY, found
+from distill.runs.standing import at_work
 from distill.runs.summaries import read_summary
-from distill.system.terminal import public
 
+SETTINGS = 12  # of those that a sweep lacks, the largest, which are named
 # The losses that weigh the labels by 1 - alpha, so that an alpha of 0 is labels alone.
 MIXED = ("kd", "logits", "mse", "reverse_kl", "jsd", "ctkd")
 
@@ -33,8 +34,8 @@ def sweep(folder: Path) -> Sweep:
     """
     path = folder / SUMMARY
     try:
-        # Where none could be written, the results speak for themselves.
-        frame = read_summary(path if path.exists() else folder)
+        listed = found(folder)
+        frame = read_summary(path if _current(path, listed) else folder)
         runs = _once(frame[frame["status"].eq(Status.COMPLETE).fillna(value=False)])
     except FileNotFoundError as error:
         hint = "give the directory of a sweep, or rebuild it with distill-summary"
@@ -53,11 +54,72 @@ def sweep(folder: Path) -> Sweep:
         folder.resolve().name,
         folder,
         runs,
-        _commands(folder),
+        commands(folder),
         _curves(folder, runs),
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
         comparisons=compared,
+        unfinished=_unfinished(folder, frame, now=bool(listed)),
     )
+
+
+def _current(path: Path, listed: Sequence[Path]) -> bool:
+    """Whether the summary at ``path`` is newer than all runs that lie there, or none do.
+
+    Where none could be written, or runs were added, as those of a sweep that was killed, or one
+    has no result, the results speak for themselves.
+    """
+    try:
+        written = path.stat().st_mtime_ns
+        return all(r.name == RESULT and r.stat().st_mtime_ns <= written for r in listed)
+    except OSError:  # there is none; or a run cannot be read, which its row then says
+        return False
+
+
+def _unfinished(folder: Path, frame: pd.DataFrame, *, now: bool) -> Unfinished | None:
+    """What the sweep lacks yet; None if it is finished. ``now``: its runs were looked at."""
+    jobs = planned(folder)
+    status = frame["status"].fillna("")
+    directories = frame["directory"] if "directory" in frame else frame["run"]
+    waiting = without(jobs, directories.dropna().tolist())
+    trains = frame[status.eq(Status.RUNNING)] if now else frame.iloc[:0]
+    left = frame[status.isin([Status.RUNNING, Status.INTERRUPTED])]
+    if not waiting and left.empty:
+        return None
+    own = without(jobs, directories[status.isin(ENDED)].tolist())
+    named = settings(own, jobs) if jobs else [Block(str(run), 1) for run in left["run"]]
+    active = not trains.empty or at_work(folder)
+    failed = directories[~status.isin([*ENDED, Status.RUNNING, Status.INTERRUPTED])]
+    lost = len(own) - len(without(own, failed.tolist()))
+    counts = {
+        "training": len(trains),
+        "interrupted": len(left) - len(trains),
+        "failed": lost,
+        "queued" if active else "missing": len(waiting),
+    }
+    texts = [f"{text or 'all settings'}: {_runs(n)}" for text, n in named]
+    return Unfinished(
+        len(jobs) - len(own),
+        len(jobs),
+        tuple(f"{n} {how}" for how, n in counts.items() if n),
+        tuple(texts[:SETTINGS]),
+        sum(n for _, n in named[SETTINGS:]),
+        tuple(_progress(trains)),
+        active,
+    )
+
+
+def _runs(number: int) -> str:
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
+def _progress(trains: pd.DataFrame) -> Iterator[str]:
+    """How far runs are that train, and the fewest and the most errors of those equally far."""
+    part = "val_errors" if trains["val_errors"].notna().any() else "test_errors"
+    for reason, rows in trains.groupby("reason", sort=False):
+        errors = rows[part].dropna()
+        span = " to ".join(map(str, dict.fromkeys((errors.min(), errors.max()))))
+        at = f", {span} {part.replace('_', ' ')}" if len(errors) else ""
+        yield f"{_runs(len(rows))}: {reason}{at}"
 
 
 def _weighed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -83,14 +145,6 @@ def _once(runs: pd.DataFrame) -> pd.DataFrame:
     if not again.empty:
         raise ValueError(f"{again.iloc[0]} stands in it twice, with other figures")
     return apart.reset_index(drop=True)
-
-
-def _commands(folder: Path) -> tuple[str, ...]:
-    try:
-        content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-        return tuple(public(str(command)) for command in content["commands"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return ()
 
 
 def _curves(folder: Path, runs: pd.DataFrame) -> pd.DataFrame | None:

@@ -24,6 +24,7 @@ KEPT = {"last": WEIGHTS, "ema": "student-ema.safetensors", "best": "student-best
 ASKED = {"ema": "train.ema=DECAY", "best": "train.keep_best=true"}  # what keeps the others
 SWEEP = "sweep.yaml"  # the commands of a sweep, and what they composed
 RUNNING = "running.json"  # what is known of a run that trains, until its result is there
+PROGRESS = "progress"  # in that of a stack's first run: how far the stack is
 DIGITS = "digits"  # with the digest of a teacher and .json: what it says of some examples
 EARLIER = ".earlier"  # holds what was put aside
 OWN = (HISTORY, *KEPT.values(), RESULT)  # the files of a run that a result speaks of

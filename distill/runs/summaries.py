@@ -33,7 +33,7 @@ def summary(folder: Path) -> "pd.DataFrame":
     import pandas as pd
 
     lives = cache(alive)  # asked once of each stack
-    known = [_row(path, folder, lives) for path in found(folder)]
+    known = [row_of(path, folder, lives) for path in found(folder)]
     rows = [row for row in known if row is not None]
     others = sorted({key for row in rows for key in row} - set(COLUMNS))
     own = [n for n in COLUMNS if COLUMNS[n].always or any(row.get(n) is not None for row in rows)]
@@ -77,7 +77,7 @@ def write_summary(folder: Path) -> "pd.DataFrame":
     return frame
 
 
-def _row(path: Path, folder: Path, lives: Callable[[Path], bool]) -> dict[str, Any] | None:
+def row_of(path: Path, folder: Path, lives: Callable[[Path], bool]) -> dict[str, Any] | None:
     """The row of the run whose result, or whose history, is at ``path`` below ``folder``.
 
     None if both went since they were found, as when the run is begun anew.

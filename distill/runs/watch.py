@@ -6,6 +6,7 @@ Letters: K jobs, which train as one stack.
 import copy
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FIRST, EVERY = 1.0, 5.0  # seconds, at least, until histories are written, and then to the next
 SHARE = 0.01  # of the time, at most, that goes into it
+LAPS = 10  # epochs, the last, whose mean time says how long another takes
 
 
 class Watch:
@@ -41,9 +43,12 @@ class Watch:
         self.texts = [""] * len(jobs)  # of the histories, as far as they were written
         self.written = [0] * len(jobs)  # rows
         self.due = 0.0
+        # After each of the last epochs, the seconds until then; first, those before this process.
+        self.laps: deque[float] = deque(maxlen=LAPS + 1)
 
     def begin(self, history: History | None) -> None:
         """Start the loggers; ``history`` is that of a checkpoint from which training goes on."""
+        self.laps.append(history.seconds if history is not None else 0.0)
         self._save(history, FIRST)
         for k, job in enumerate(self.jobs):
             for name, component in job.run.logger.each.items():
@@ -51,6 +56,7 @@ class Watch:
 
     def epoch(self, history: History) -> None:
         """Tell of the last epoch of ``history``, which was trained just now."""
+        self.laps.append(history.seconds)
         if time.monotonic() >= self.due:
             self._save(history, EVERY)
         for k, loggers in enumerate(self.loggers):
@@ -105,9 +111,30 @@ class Watch:
                     self.texts[k] += results.history(new, header=not self.texts[k])
                     self.written[k] += len(new)
                     store.write_text(directory / results.HISTORY, self.texts[k], sync=False)
+            if history is not None:  # the first job's speaks for the stack, in one file
+                head = {**self.heads[0], results.PROGRESS: self._progress(history)}
+                results.write_running(self.directories[0], head, self.directories[0])
         except OSError as error:
             log.warning("no history could be written yet: %s", store.told(error) or error)
             self.due = float("inf")
             return
         end = time.monotonic()
         self.due = end + max(wait, (end - start) / SHARE)
+
+    def _progress(self, history: History) -> dict[str, Any]:
+        """How far the stack is, and the fewest and the most errors of the members left."""
+        halving, epochs = self.jobs[0].run.halving, self.jobs[0].run.train.epochs
+        last = [history.rows[k][-1] for k in history.members]
+        part = next((p for p in ("val", "test") if last and f"{p}_errors" in last[0]), None)
+        errors = [row[f"{part}_errors"] for row in last if part is not None]
+        new = len(self.laps) - 1
+        return {
+            "epoch": history.epoch,
+            "of": len(self.jobs),
+            "left": len(history.members),
+            "errors": [min(errors), max(errors)] if errors else [],
+            "part": part,
+            "seconds": history.seconds,
+            "an_epoch": (self.laps[-1] - self.laps[0]) / new if new else None,
+            "halvings": sum(epoch > history.epoch for epoch in halving.at(epochs)),
+        }

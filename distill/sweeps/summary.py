@@ -3,6 +3,8 @@
 import errno
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +18,10 @@ from distill import __version__
 from distill.sweeps.compose import command, override, task_config
 from distill.sweeps.names import check_halving, release, tell, typed
 from distill.system import store
+from distill.system.pulse import PULSE, pulse
 
+# The sign of life of the sweep's command. No callback holds it: those are sent to other processes.
+_at_work = ExitStack()
 REFUSED = HydraException | OmegaConfBaseException | SystemExit  # before any job
 
 
@@ -24,6 +29,8 @@ class Summary(Callback):
     """Writes and prints the summary when a sweep ends, however it ends, under any launcher."""
 
     new: Sequence[Path] = ()
+    recorded = False  # whether this command was, at its start
+    before: bytes | None = None  # the record as it was then, if there was one
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Let a ~ in the run's directory mean the home directory."""
@@ -44,6 +51,10 @@ class Summary(Callback):
             _end(str(error))
         folder = Path(config.hydra.sweep.dir)
         self.new = [path for path in (folder, *folder.parents) if not path.exists()]
+        with suppress(OSError):  # of what cannot be written, the launcher tells
+            folder.mkdir(parents=True, exist_ok=True)
+            self.before, self.recorded = _record(config, folder), True
+            _at_work.enter_context(pulse(folder / PULSE))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
         """Rebuild summary.csv from the files below the sweep's directory.
@@ -58,7 +69,10 @@ class Summary(Callback):
 
         folder, ended = Path(config.hydra.sweep.dir), sys.exception()
         _name(ended, folder)
+        _at_work.close()
         try:
+            if self.recorded and isinstance(ended, REFUSED | ConfigError):
+                _unrecord(folder, self.before)
             _forget(folder, self.new)
             if folder.is_dir() and results.paths(folder):
                 frame = summaries.write_summary(folder)
@@ -85,29 +99,41 @@ class Summary(Callback):
             _name(sys.exception(), Path(directory))
 
 
-def _record(config: DictConfig, folder: Path) -> None:
-    """Write the sweep's commands, each once, with what the last of them composed."""
+def _record(config: DictConfig, folder: Path) -> bytes | None:
+    """Write the sweep's commands, each once, with what the last of them composed.
+
+    At the start, too, so that a sweep that is killed tells what goes on with it. Returns what was
+    written before.
+    """
     from distill.runs.results import SWEEP
 
     path = folder / SWEEP
     line = command(*(typed.get() or sys.argv[1:]))
+    text = path.read_bytes() if path.is_file() else None
     try:
         before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
     except Exception as error:  # none, or damaged: each kind of damage has its own error
         if getattr(error, "errno", None) not in (None, errno.ENOENT):
             raise  # it cannot be read, and may be whole
         before = []
-    text = OmegaConf.to_yaml(
-        OmegaConf.create(
-            {
-                "commands": [*(c for c in before if c != line), line],
-                "version": __version__,
-                "params": OmegaConf.select(config, "hydra.sweeper.params"),
-                "config": task_config(config),
-            }
-        )
-    )
-    store.write_text(path, text)
+    content = {
+        "commands": [*(c for c in before if c != line), line],
+        "version": __version__,
+        "params": OmegaConf.select(config, "hydra.sweeper.params"),
+        "config": task_config(config),
+    }
+    store.write_text(path, OmegaConf.to_yaml(OmegaConf.create(content)))
+    return text
+
+
+def _unrecord(folder: Path, before: bytes | None) -> None:
+    """Let the record be as it was ``before`` a command that was refused."""
+    from distill.runs.results import SWEEP
+
+    if before is not None:
+        store.write(folder / SWEEP, partial(Path.write_bytes, data=before))
+    else:
+        (folder / SWEEP).unlink(missing_ok=True)
 
 
 def _end(line: str) -> NoReturn:
@@ -146,8 +172,10 @@ def _name(error: BaseException | None, folder: Path) -> None:
 
 def _forget(folder: Path, new: Sequence[Path]) -> None:
     """Remove the folders that a sweep made for itself, if nothing of a job was written."""
+    from distill.runs.results import SWEEP
+
     files = list(folder.glob("*"))
-    if folder in new and {path.name for path in files} <= {"multirun.yaml", store.LOCK}:
+    if folder in new and {path.name for path in files} <= {"multirun.yaml", SWEEP, store.LOCK}:
         for path in files:
             path.unlink()
         for path in new:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distill.runs.columns import COLUMNS, TERM, Status
+from distill.runs.planned import commands, planned, remedy, without
 from distill.runs.results import SUMMARY
+from distill.runs.standing import at_work
 
 FEW = 5  # runs in a listing; tables that are always few enough
 MOST = 8  # settings that a listing has room for; of more, the run's name says what stands out
@@ -237,6 +240,23 @@ def _so_far(rows: pd.DataFrame) -> str:
     return ""
 
 
+def _lacking(frame: pd.DataFrame, folder: Path) -> str:
+    """What of the sweep was planned and is not there yet, and what goes on with it."""
+    jobs = planned(folder)
+    waiting = len(without(jobs, frame["directory"].dropna().tolist()))
+    of = f"{waiting} of {len(jobs)} planned runs {'is' if waiting == 1 else 'are'}"
+    if at_work(folder) or frame.status.eq(Status.RUNNING).any():
+        return (
+            f"{of} queued; to watch them: distill-summary {shlex.quote(str(folder))} --watch"
+            if waiting
+            else ""
+        )
+    if waiting:
+        return f"{of} missing; {remedy(folder)}"
+    interrupted = frame.status.eq(Status.INTERRUPTED).any()
+    return remedy(folder) if interrupted and commands(folder) else ""
+
+
 def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "") -> None:
     """Print the tables, the teachers, what did not complete, and where the summary lies.
 
@@ -257,5 +277,7 @@ def show(frame: pd.DataFrame, folder: Path, console: Console, unwritten: str = "
         else:
             say(f"{who} {status}: {reason}", style="red")
     counts = ", ".join(f"{n} {status}" for status, n in frame.status.value_counts().items())
+    if line := _lacking(frame, folder):
+        say(line)
     how_many = "1 run" if len(frame) == 1 else f"{len(frame)} runs"
     say(f"{how_many} ({counts}): {unwritten or folder / SUMMARY}")

@@ -375,3 +375,18 @@ def test_a_recorded_command_is_the_one_that_was_typed(cli: Cli, home: Path) -> N
     assert cli(*given).code == 0
     [command] = OmegaConf.load(home / folder / "sweep.yaml").commands
     assert shlex.split(command) == ["distill", *given]
+
+
+def test_a_sweep_that_is_refused_leaves_the_record_as_it_was(cli: Cli, home: Path) -> None:
+    refused = ("-m", *SMALL, "loss.temperature=1,0")
+    assert cli(*refused, "hydra.sweep.dir=new").code == 1
+    assert not (home / "new").exists()
+    (home / "old").mkdir()
+    assert cli(*refused, "hydra.sweep.dir=old").code == 1
+    assert not (home / "old" / "sweep.yaml").exists()
+    for record in (b"commands: [distill -m seed=0,1]\n", b"\xff damaged"):
+        (home / "old" / "sweep.yaml").write_bytes(record)
+        for more in ((), ("hydra.sweep.subdir=~/x",)):
+            assert cli(*refused, *more, "hydra.sweep.dir=old").code == 1
+            assert (home / "old" / "sweep.yaml").read_bytes() == record
+    assert {path.name for path in (home / "old").iterdir()} == {"sweep.yaml", "multirun.yaml"}

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from distill.report.contents import (
     Study,
     Sweep,
     Trial,
+    Unfinished,
 )
 from distill.report.numbers import Plot, table, varying
 from distill.report.style import COLOURS
@@ -411,6 +413,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         commands=(f"distill {EVIL}",),
         curves=HISTORY,
     )
+    lacks = ("1 missing",), (f"model.kind={EVIL}: 1 run", f"data={'x' * 200}: 1 run")
+    evil = replace(evil, unfinished=Unfinished(17, 18, *lacks, training=(EVIL,)))
     evil.runs["data"] = EVIL
     evil.runs["model.kind"] = np.where(evil.runs.index % 2, EVIL, "z")
     quick = grid(lambda t, w, s: 100 + t + s - w / 10, name="quick", studies=(STUDY,))
