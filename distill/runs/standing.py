@@ -15,6 +15,7 @@ from distill.runs.planned import PLANNED, Planned, planned, without
 from distill.runs.results import DAMAGED, EARLIER, ENDED, HISTORY, PROGRESS, RESULT, RUNNING
 from distill.runs.summaries import row_of
 from distill.system import store
+from distill.system.locks import MARK
 from distill.system.pulse import PULSE, alive
 
 OF_RUNS = {RESULT, HISTORY, RUNNING, PULSE}
@@ -121,7 +122,7 @@ class Standing:
 
 def at_work(folder: Path) -> bool:
     """Whether a sweep's command is at work in ``folder``, whatever its stacks do."""
-    return alive(folder / PULSE)
+    return alive(folder / PULSE) or alive(folder / MARK)
 
 
 class Sweep:
