@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,19 +93,27 @@ class _Submitit:
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
         self.folder, self.parameters = folder, dict(parameters)
         self.gpus = any("gpu" in f"{key} {value}" and value for key, value in parameters.items())
-        self._executor("distill")  # refuses what is wrong before anything is written
+        # Refuses what is wrong before anything is written.
+        self._executor("distill", Path(tempfile.gettempdir()))
 
-    def _executor(self, name: str) -> Any:
-        """submitit's own, for elements of a ``name``.
+    def _executor(self, name: str, folder: Path) -> Any:
+        """submitit's own, for elements of a ``name``, with files in a ``folder``.
 
         Raises:
             ConfigError: a parameter is wrong, or submitit is not there.
         """
         try:
-            from submitit import AutoExecutor
+            from submitit import AutoExecutor, LocalExecutor, SlurmExecutor
         except ImportError as error:
             needs = "it needs submitit; install distill-sweep[slurm]"
             raise ConfigError(f"hydra.launcher.cluster={self.cluster}: {needs}") from error
+        allowed = {*AutoExecutor._valid_parameters(), *CONSTRUCTED}
+        for kind in (SlurmExecutor, LocalExecutor):
+            allowed |= {f"{kind.name()}_{key}" for key in kind._valid_parameters()}
+        for key, value in self.parameters.items():
+            if key not in allowed:
+                names = ", ".join(sorted(allowed))
+                raise ConfigError(f"hydra.launcher.submit.{key}={value}: allowed are {names}")
         asked = dict(self.parameters)
         how = {key: asked.pop(key) for key in CONSTRUCTED if key in asked}
         one = {key: asked.get(key, 1) for key in ("nodes", "tasks_per_node")}
@@ -118,10 +127,10 @@ class _Submitit:
         asked["name"] = f"{asked.get('name', 'distill')}-{name}"
         try:
             executor = AutoExecutor(
-                self.folder, cluster=self.cluster, **{"slurm_max_num_timeout": REQUEUES, **how}
+                folder, cluster=self.cluster, **{"slurm_max_num_timeout": REQUEUES, **how}
             )
             executor.update_parameters(**asked, **self._more(asked))
-        except (NameError, ValueError, AssertionError, RuntimeError) as error:
+        except (ValueError, AssertionError, RuntimeError) as error:
             wrong = " ".join(f"{key}={value}" for key, value in self.parameters.items())
             raise ConfigError(f"hydra.launcher.submit {wrong}: {_line(error)}") from error
         return executor
@@ -135,7 +144,7 @@ class _Submitit:
 
         # Else an array that is submitted by an element of another inherits what that was given.
         with clean_env():
-            executor = self._executor(name)
+            executor = self._executor(name, self.folder)
             executor.update_parameters(**more)
             with executor.batch():
                 jobs = [executor.submit(element) for element in elements]
@@ -172,7 +181,7 @@ class Slurm(_Submitit):
         self._missed: set[str] = set()
 
     def __str__(self) -> str:
-        asked = {"timeout_min": MINUTES, **self.parameters}
+        asked = {**self.parameters, "timeout_min": self.parameters.get("timeout_min", MINUTES)}
         given = ", ".join(f"{key}={value}" for key, value in asked.items())
         return f"elements of SLURM{f', {self.workers} at once' if self.workers else ''} ({given})"
 

@@ -53,7 +53,7 @@ class StackConf:
     cluster: str | None = None
     # What an element gets, by submitit's names: timeout_min, gpus_per_node, cpus_per_task, mem_gb,
     # slurm_partition, ...
-    submit: dict[str, Any] = field(default_factory=dict)
+    submit: Any = field(default_factory=lambda: DictConfig({}, flags={"struct": False}))
     executor: str | None = None  # a trusted function that returns a concurrent.futures.Executor
 
 
