@@ -1,4 +1,4 @@
-"""`python -m bench slurm`: a sweep on SLURM that is disturbed at random, against one that is not."""
+"""`python -m bench slurm`: a sweep on SLURM, disturbed at random, against one that is not."""
 
 import random
 import shutil
