@@ -83,6 +83,9 @@ class Place(Protocol):
     def forget(self, name: str) -> None:
         """Remove what is left of an element that ended well."""
 
+    def tidy(self) -> None:
+        """Remove what is left of all of them."""
+
 
 class _Submitit:
     """Elements that submitit runs, whose files lie in ``folder``."""
@@ -164,6 +167,11 @@ class _Submitit:
     def forget(self, name: str) -> None:
         for path in self.folder.glob(f"{name}_*"):
             path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        for pattern in ("*_submission.sh", ".submission_file_*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 class Slurm(_Submitit):
@@ -319,6 +327,9 @@ class Pool:
 
     def forget(self, name: str) -> None:
         del self.futures[name]
+
+    def tidy(self) -> None:
+        """Nothing is left of futures."""
 
 
 def place(

@@ -21,7 +21,7 @@ from distill.sweeps.cluster import FOLDER, MACHINE, Place
 from distill.sweeps.elements import Element, Lesson
 from distill.sweeps.plan import Stack
 from distill.sweeps.workers import Outcome, Task, WorkerDiedError, smaller
-from distill.system import store
+from distill.system import interrupt, store
 from distill.system.interrupt import Interrupt
 from distill.teachers.find import made
 from distill.training import checkpoint
@@ -70,9 +70,7 @@ class Dispatch:
         self.place, self.folder = place, folder / FOLDER
         self.directories, self.runs, self.max_members = directories, runs, max_members
         self.tokens: set[str] = set()
-        self.deaths: dict[
-            int, int
-        ] = {}  # of the stack that begins with a job, since it got further
+        self.deaths: dict[int, int] = {}  # by a stack's first job, since that got further
         self.sent: dict[str, _Sent] = {}
 
     def taken(self) -> list[Stack]:
@@ -103,6 +101,7 @@ class Dispatch:
         alive = self.place.find(token, names)
         if alive and self._stop(token).exists():
             log.warning("waiting for %d elements that are stopping", len(alive))
+            self.place.withdraw([*alive.values()])
             while alive:
                 time.sleep(LOOK)
                 alive = self.place.find(token, names)
@@ -134,13 +133,16 @@ class Dispatch:
             self._teach(lessons)
             yield from self._all(list(stacks), start)
         except Interrupt as stop:
-            if stop.number != signal.SIGINT and self.sent:
+            if stop.number == signal.SIGINT:
+                self._withdraw()
+            elif self.sent:
                 text = "%d elements go on without this command; the same command takes them over"
                 log.warning(text, len(self.sent))
             raise
         for token in self.tokens:
             for path in self.folder.glob(f"{token}.*"):
                 path.unlink(missing_ok=True)
+        self.place.tidy()
 
     def _teach(self, lessons: Sequence[tuple[Stack, Task]]) -> None:
         """Let the teachers of several stacks be made, which would wait for each other."""
@@ -203,25 +205,24 @@ class Dispatch:
         if not stacks:
             return
         token, place = uuid4().hex[:12], self.place
-        self.tokens.add(token)
-        record: dict[str, Any] = {
-            "runs": [
-                [self.runs[n] for n in stack.jobs] if kind is Element else [] for stack in stacks
-            ],
-            "names": [],
-        }
-        path = self.folder / f"{token}.json"
-        # Before they are submitted: this command may be killed between the two.
-        store.write_text(path, json.dumps(record))
+        runs = [[self.runs[n] for n in stack.jobs] if kind is Element else [] for stack in stacks]
         own = [
             kind(task, self._stop(token), self.max_members, place.threads, place.kills)
             for task in tasks
         ]
-        record["names"] = place.submit(own, token)
-        store.write_text(path, json.dumps(record))
-        for name, stack, element in zip(record["names"], stacks, own, strict=True):
-            before = {n: store.stamp(self.directories[n] / RESULT) for n in stack.jobs}
-            self.sent[name] = _Sent(stack, element, before, self._mark(stack))
+        before = [
+            {n: store.stamp(self.directories[n] / RESULT) for n in stack.jobs} for stack in stacks
+        ]
+        marks = [self._mark(stack) for stack in stacks]
+        path = self.folder / f"{token}.json"
+        with interrupt.deferred():
+            self.tokens.add(token)
+            # Before they are submitted, too: this command may be killed between the two.
+            store.write_text(path, json.dumps({"runs": runs, "names": []}))
+            names = place.submit(own, token)
+            store.write_text(path, json.dumps({"runs": runs, "names": names}))
+            sent = map(_Sent, stacks, own, before, marks)
+            self.sent.update(zip(names, sent, strict=True))
 
     def _mark(self, stack: Stack) -> object:
         """What changes when a stack gets further."""

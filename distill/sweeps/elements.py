@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -66,8 +66,7 @@ class Element:
         except Interrupt as error:
             if self.kills and error.number == signal.SIGTERM:
                 while True:  # the checkpoint is written
-                    with suppress(Interrupt):
-                        time.sleep(LOOK)
+                    time.sleep(LOOK)
             requeue = before.get(signal.Signals(error.number).name)
             if callable(requeue):
                 requeue(error.number, None)

@@ -252,8 +252,8 @@ def _side_by_side(
 
 
 def _room(stacks: Sequence[Stack], jobs: Sequence[Job]) -> int:
-    """How many processes of one thread have room on this machine; 1 where a GPU trains."""
+    """How many processes of one thread have room on this machine; where GPUs train, one each."""
     if jobs[0].setting.device.type == "cuda":
-        return 1
+        return torch.cuda.device_count()
     each = psutil.Process().memory_info().rss + 2 * max(_memory(s, jobs) for s in stacks)
     return max(1, min(torch.get_num_threads(), machine.free_memory() // each))
