@@ -142,7 +142,8 @@ class _Submitit:
         """What else submitit is to be told than what was ``asked``."""
         return {}
 
-    def _submit(self, elements: Sequence[Element], name: str, **more: Any) -> list[str]:
+    def _submit(self, elements: Sequence[Element], name: str, **more: Any) -> list[Any]:
+        """Let submitit start elements of a ``name``; returns its jobs."""
         from submitit.helpers import clean_env
 
         # Else an array that is submitted by an element of another inherits what that was given.
@@ -150,8 +151,7 @@ class _Submitit:
             executor = self._executor(name, self.folder)
             executor.update_parameters(**more)
             with executor.batch():
-                jobs = [executor.submit(element) for element in elements]
-        return [job.job_id for job in jobs]
+                return [executor.submit(element) for element in elements]
 
     def ended(self, names: Sequence[str]) -> Mapping[str, str | None]:
         there = {path.name for path in self.folder.glob("*_result.pkl")}
@@ -208,7 +208,7 @@ class Slurm(_Submitit):
         for start in range(0, len(elements), largest):
             part = elements[start : start + largest]
             after = {"slurm_dependency": f"afterany:{names[-1].partition('_')[0]}"} if names else {}
-            names += self._submit(part, f"{token}-{start}", **after)
+            names += [job.job_id for job in self._submit(part, f"{token}-{start}", **after)]
         return names
 
     def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
@@ -258,6 +258,7 @@ class Local(_Submitit):
         self.room: int | None = workers or machine.cores()
         self.threads: int | None = max(1, machine.cores() // self.room)
         self._missed: set[str] = set()
+        self._jobs: dict[str, Any] = {}  # submitit's, of which each is asked whether it ended
 
     def __str__(self) -> str:
         return f"processes of this machine, {self.room} at once"
@@ -265,15 +266,26 @@ class Local(_Submitit):
     def submit(self, elements: Sequence[Element], token: str) -> list[str]:
         """Start a process for each, which a signal of the terminal does not reach."""
         with _ignored():
-            return self._submit(elements, token)
+            jobs = {job.job_id: job for job in self._submit(elements, token)}
+        self._jobs |= jobs
+        return [*jobs]
 
     def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
         return {number: name for number, name in enumerate(names) if _lives(name)}
 
     def lost(self, names: Sequence[str]) -> Mapping[str, str]:
-        gone = {name for name in names if not _lives(name)}
+        gone = {name for name in names if not self._lives(name)}
         lost, self._missed = gone & self._missed, gone
         return dict.fromkeys(lost, GONE)
+
+    def _lives(self, name: str) -> bool:
+        return not self._jobs[name].done() if name in self._jobs else _lives(name)
+
+    def forget(self, name: str) -> None:
+        while self._lives(name):  # what it had to do is done
+            time.sleep(0.05)
+        self._jobs.pop(name, None)
+        super().forget(name)
 
     def withdraw(self, names: Sequence[str]) -> None:
         """All have started."""

@@ -131,7 +131,9 @@ def test_an_element_that_died_is_submitted_again_and_goes_on_from_its_checkpoint
 @pytest.mark.usefixtures("ended")
 def test_a_study_asks_its_elements_batch_by_batch(cli: Cli) -> None:
     assert cli(*TUNE).code == 0
-    done = cli(*TUNE[:-3], "hydra.sweep.dir=there", *TUNE[-2:], *LOCAL)
+    # In one stack a batch, as there, since those of a stack are halved among themselves.
+    alone = (LOCAL[0], "hydra.launcher.workers=1")
+    done = cli(*TUNE[:-3], "hydra.sweep.dir=there", *TUNE[-2:], *alone)
     assert done.code == 0, done.err
     pd.testing.assert_frame_equal(figures("tune"), figures("there"))
 
