@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import psutil
 
 from distill.runs import results
 from distill.runs.summaries import FIGURES, read_summary
@@ -35,6 +36,10 @@ def _elements(state: str) -> list[str]:
     ask = ["squeue", "--noheader", "--array", "--me", f"--states={state}", "--format=%i|%j"]
     lines = (line.split("|") for line in _slurm(*ask).splitlines())
     return [name for name, title in lines if title.startswith("distill-")]
+
+
+def _line(process: psutil.Process) -> str:
+    return " ".join(process.info["cmdline"] or [])
 
 
 class Disturbed:
@@ -100,7 +105,12 @@ class Disturbed:
         return bool(running)
 
     def _kill(self) -> bool:
-        return self._signal("KILL")
+        """Kill a process of this machine that trains, as its kernel might."""
+        found = [p for p in psutil.process_iter(["cmdline"]) if str(self.folder) in _line(p)]
+        own = [p for p in found if "submitit.core._submit" in _line(p) and "srun" not in _line(p)]
+        if own:
+            self.chance.choice(own).kill()
+        return bool(own)
 
     def _time(self) -> bool:
         """The warning before the time limit."""

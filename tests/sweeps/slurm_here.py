@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
 FOLDER = Path(os.environ.get("SLURM_HERE", Path(tempfile.gettempdir()) / "slurm-here"))
 PROGRAMS = ("slurmctld", "slurmd", "munged", "mungekey")
 WAIT = 60  # seconds, at most, until all nodes are idle
@@ -37,6 +39,14 @@ def answers() -> bool:
     except subprocess.TimeoutExpired:
         return False
     return done.returncode == 0
+
+
+def named(process: psutil.Process) -> str:
+    """The element of an array that a process of this machine is of; empty for others."""
+    own = process.environ()
+    number = own.get("SLURM_ARRAY_TASK_ID")
+    job = own.get("SLURM_ARRAY_JOB_ID") or own.get("SLURM_JOB_ID", "")
+    return job if number is None else f"{job}_{number}"
 
 
 def configuration(nodes: int, grace: int) -> str:

@@ -266,7 +266,8 @@ def test_nothing_is_lost_on_slurm_by_kills_time_limits_requeues_and_preemption(c
     command = start(*long, "hydra.sweep.dir=there", *SLURM)
     until("checkpoint", Path("there"), "*/checkpoint.safetensors", 2)
     one, other = running(2)
-    shell("scancel", "--signal=KILL", one)
+    [process] = [p for p in elements() if slurm_here.named(p) == one]
+    process.kill()
     shell("scancel", "--signal=USR2", other)
     running(2)
     shell("scontrol", "requeue", other)
