@@ -9,11 +9,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import psutil
 
+from bench.ours import spread
 from distill.runs import results
 from distill.runs.summaries import FIGURES, read_summary
 
@@ -159,6 +161,41 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> list[str]:
     return [
         name for name in figures if name not in b or name not in a or not a[name].equals(b[name])
     ]
+
+
+def beside_hydras(repeats: int) -> Iterator[tuple[str, ...]]:
+    """A row: twelve runs as stacks, and a job each by Hydra's own launcher for SLURM."""
+    few = ("data=synthetic", "model.width=8", "train.epochs=3", "teacher.train.epochs=1")
+    each = ",".join(map(str, range(1, 13)))
+    ways = {
+        "ours": ("hydra.launcher.cluster=slurm", "hydra.launcher.submit.cpus_per_task=1"),
+        "theirs": ("hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=1"),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    with tempfile.TemporaryDirectory(prefix="distill-slurm-", dir=Path.cwd()) as name:
+        for number in range(repeats + 1):
+            for way, launcher in ways.items():
+                own = [f"hydra.sweep.dir={name}/{way}{number}", f"teacher.cache={name}/teachers"]
+                line = ["-m", "distill", "-m", *few, f"loss.temperature={each}", *own, *launcher]
+                start = time.monotonic()
+                subprocess.run([sys.executable, *line], check=True, capture_output=True)
+                if number:  # the first makes the teacher
+                    taken[way].append(time.monotonic() - start)
+    ratios = [b / a for a, b in zip(*taken.values(), strict=True)]
+    yield (
+        "12 runs on SLURM",
+        f"{spread(taken['ours'])} s",
+        f"Hydra's launcher for it, a job a run: {spread(taken['theirs'])} s",
+        f"1/{spread(ratios)}",
+        "at most 1/5",
+    )
+
+
+def on_slurm(repeats: int) -> Iterator[tuple[str, ...]]:
+    """The rows of `python -m bench slurm`."""
+    if find_spec("hydra_plugins.hydra_submitit_launcher") is not None:
+        yield from beside_hydras(repeats)
+    yield from disturbed(40)
 
 
 def disturbed(events: int, seed: int = 0) -> Iterator[tuple[str, ...]]:
