@@ -54,7 +54,8 @@ def elements() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if "submitit.core._submit" in line and any(part.startswith(here) for part in line):
+        ours = "submitit.core._submit" in line and "python" in line[0]  # and not its srun
+        if ours and any(part.startswith(here) for part in line):
             found.append(process)
     return found
 
@@ -226,6 +227,14 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             slurm_here.down()
 
 
+@pytest.fixture
+def cancelled(slurm: None) -> Iterator[None]:  # noqa: ARG001
+    """No element of a test's own outlives it."""
+    yield
+    for path in Path.cwd().glob(f"*/{FOLDER}/*_submission.sh"):
+        shell("scancel", path.name.partition("_")[0])
+
+
 def queue(state: str) -> list[str]:
     ask = ["squeue", "-h", "-r", "--me", f"--states={state}", "--format=%i|%j"]
     rows = (line.split("|") for line in shell(*ask).out.splitlines())
@@ -244,7 +253,7 @@ def running(count: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("slurm")
+@pytest.mark.usefixtures("cancelled")
 def test_a_sweep_on_slurm_has_the_figures_of_one_in_this_process(cli: Cli) -> None:
     assert cli(*SWEEP, "hydra.sweep.dir=here").code == 0
     workers = ("hydra.launcher.workers=2", "hydra.launcher.submit.timeout_min=5")
@@ -259,7 +268,7 @@ def test_a_sweep_on_slurm_has_the_figures_of_one_in_this_process(cli: Cli) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("slurm")
+@pytest.mark.usefixtures("cancelled")
 def test_nothing_is_lost_on_slurm_by_kills_time_limits_requeues_and_preemption(cli: Cli) -> None:
     long = (*SWEEP, "train.epochs=1500", "checkpoint.every=0.01", "hydra.launcher.max_members=2")
     assert cli(*long, "hydra.sweep.dir=here").code == 0
@@ -288,7 +297,7 @@ def test_nothing_is_lost_on_slurm_by_kills_time_limits_requeues_and_preemption(c
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("slurm")
+@pytest.mark.usefixtures("cancelled")
 def test_ctrl_c_ends_the_elements_of_slurm_with_their_checkpoints() -> None:
     command = start(*LONG, "hydra.sweep.dir=sweep", *SLURM, "hydra.launcher.max_members=1")
     until("checkpoint", Path("sweep"), "*/checkpoint.safetensors")
@@ -299,7 +308,7 @@ def test_ctrl_c_ends_the_elements_of_slurm_with_their_checkpoints() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("slurm")
+@pytest.mark.usefixtures("cancelled")
 def test_an_element_that_was_cancelled_is_said_and_the_same_command_goes_on() -> None:
     long = (*SWEEP, "train.epochs=600", "hydra.launcher.max_members=2")
     command = start(*long, "hydra.sweep.dir=sweep", *SLURM)
