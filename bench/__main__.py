@@ -2,7 +2,8 @@
 `python -m bench halving`: what halving saves, and what it costs; `python -m bench busy`: the
 quickstart beside a busy process; `python -m bench start`: how long commands take that do little;
 `python -m bench images`: convolutional students on CIFAR-100, an image folder in DISTILL_DATA;
-`python -m bench losses`: steps with each loss against those with kd, a part of the first, too.
+`python -m bench losses`: steps with each loss against those with kd, a part of the first, too;
+`python -m bench slurm`: on a SLURM, beside Hydra's launcher for it, and disturbed at random.
 
 Run it in a checkout, on a machine that does nothing else. Full MNIST is read as `distill` reads it
 (DISTILL_DATA). What is measured is printed, and appended to bench/LOG.md.
@@ -30,6 +31,7 @@ from bench.halving import halving
 from bench.losses import against_kd
 from bench.ours import Epochs, clock, gemm, job, peak_memory, spread
 from bench.post import Post
+from bench.slurm import on_slurm
 from distill.runs.job import Job
 from distill.training.evaluate import logits
 from distill.training.inputs import normalised, root
@@ -184,6 +186,7 @@ WHAT: dict[str, tuple[Callable[[int], Rows], tuple[str, ...]]] = {
     "losses": (against_kd, ("what", "measured", "against", "ratio", "wanted")),
     "images": (images, ("what", "ours", "the field's loop", "ratio", "wanted")),
     "halving": (halving, ("halving", "time / plain", "same choice", "val errors", "test errors")),
+    "slurm": (on_slurm, ("what", "measured", "against", "ratio", "wanted")),
     "busy": (busy, ("quickstart", "alone", "/ first", "beside", "/ alone", "/ first alone")),
     "start": (start, ("command", "time", "/ import torch")),
     "curve": (curve, ("width", "K", "s, MLP path", "s, vmap", "vmap / MLP", "of the GEMM rate")),

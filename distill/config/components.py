@@ -87,18 +87,42 @@ def find(group: str, target: str, key: str) -> Callable[..., Any]:
     ours = targets(group)
     if target in ours:
         return ours[target]
-    module, _, name = target.rpartition(".")
-    if any(module == own or module.startswith(f"{own}.") for own in trusted()):
-        return _public(module, name, f"{key}={target}")
+    if (foreign := _trusted(target, key)) is not None:
+        return foreign
     offered = {e.value.replace(":", "."): e for e in entry_points(group=f"distill.{group}")}
     if target in offered:
         found: Callable[..., Any] = _loaded(offered[target].load, f"{key}={target}")
         return found
     allowed = ", ".join([*ours, *sorted(offered)])
-    how = ""
+    raise ConfigError(f"{key}={target}: allowed are {allowed}{_how(target)}")
+
+
+def own(target: str, key: str) -> Callable[..., Any]:
+    """The function or class of the user's own that the value ``target`` of ``key`` names.
+
+    Raises:
+        ConfigError: there is none, or nobody said that it is trusted.
+    """
+    if (foreign := _trusted(target, key)) is None:
+        raise ConfigError(
+            f"{key}={target}: allowed is a function of a trusted module{_how(target)}"
+        )
+    return foreign
+
+
+def _trusted(target: str, key: str) -> Callable[..., Any] | None:
+    module, _, name = target.rpartition(".")
+    if any(module == one or module.startswith(f"{one}.") for one in trusted()):
+        return _public(module, name, f"{key}={target}")
+    return None
+
+
+def _how(target: str) -> str:
+    """How a module of the user's own comes to be trusted."""
+    module = target.rpartition(".")[0]
     if module and module.partition(".")[0] not in sys.stdlib_module_names | {"distill"}:
-        how = f"; code of your own is trusted by {FLAG} {module}, or {TRUSTED}={module}"
-    raise ConfigError(f"{key}={target}: allowed are {allowed}{how}")
+        return f"; code of your own is trusted by {FLAG} {module}, or {TRUSTED}={module}"
+    return ""
 
 
 def _loaded(load: Callable[[], Any], what: str) -> Any:

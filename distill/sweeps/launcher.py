@@ -1,8 +1,8 @@
 """The launcher that trains the jobs of a sweep as stacks."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,6 +27,7 @@ from distill.system import machine, store
 from distill.system.disk import present
 
 if TYPE_CHECKING:
+    from distill.sweeps.cluster import Place
     from distill.sweeps.plan import Schedule, Stack
     from distill.sweeps.workers import Results, Task
 
@@ -48,6 +49,13 @@ class StackConf:
     # Processes, each training one stack at a time, on a GPU of its own if it can; null: as many as
     # cores, of one thread each, where that takes no longer than one of all threads.
     workers: int | None = None
+    # slurm: each stack is an element of an array of SLURM's, `workers` at once, or all; local: a
+    # process that outlives the command; null: stacks train in this command's processes.
+    cluster: str | None = None
+    # What an element gets, by submitit's names: timeout_min, gpus_per_node, cpus_per_task, mem_gb,
+    # slurm_partition, ...
+    submit: Any = field(default_factory=lambda: DictConfig({}, flags={"struct": False}))
+    executor: str | None = None  # a trusted function that returns a concurrent.futures.Executor
 
 
 ConfigStore.instance().store("stack", StackConf, group="hydra/launcher", provider="distill")
@@ -59,13 +67,22 @@ class StackLauncher(Launcher):
     Jobs of a task that is not `stackable` run one after another, as Hydra's basic launcher has it.
     """
 
-    def __init__(self, max_members: int, workers: int | None) -> None:
+    def __init__(
+        self,
+        max_members: int,
+        workers: int | None,
+        cluster: str | None,
+        submit: Mapping[str, Any],
+        executor: str | None,
+    ) -> None:
         from distill.config import ConfigError
 
         for key, value in (("max_members", max_members), ("workers", workers)):
             if value is not None and value < 1:
                 raise ConfigError(f"hydra.launcher.{key}={value}: it must be at least 1")
         self.max_members, self.workers = max_members, workers
+        self.cluster, self.submit, self.executor = cluster, submit, executor
+        self.place: Place | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -97,10 +114,22 @@ class StackLauncher(Launcher):
         numbered = enumerate(job_overrides, initial_job_idx)
         if not getattr(self.task_function, "stackable", False):
             return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
-        members = [Member.of(*self._compose(overrides, n)) for n, overrides in numbered]
-        check(members, self.config)
-        with store.locked(Path(self.config.hydra.sweep.dir)):
-            return self._train(members)
+        from distill.sweeps import cluster
+        from distill.training.inputs import trained_on
+
+        folder = Path(self.config.hydra.sweep.dir).absolute()
+        if self.place is None:
+            self.place = cluster.place(
+                self.cluster, self.executor, self.submit, self.workers, folder / cluster.FOLDER
+            )
+        self.machine = None
+        if self.place is not None:
+            self.machine = cluster.machine_of(folder / cluster.FOLDER, self.place)
+        with trained_on(self.machine):
+            members = [Member.of(*self._compose(overrides, n)) for n, overrides in numbered]
+            check(members, self.config)
+            with store.locked(folder):
+                return self._train(members)
 
     def _log_as_sweep(self) -> None:
         configure_log(
@@ -195,13 +224,16 @@ class StackLauncher(Launcher):
         from distill.runs.results import RESULT, counted
         from distill.system.progress import progress
 
-        schedule = self._schedule(members)
+        if self.place is None:
+            outcomes = self._outcomes(members, self._schedule(members))
+        else:
+            outcomes = self._dispatched(members, self.place)
         finished: Results = []
         self._started: dict[Stack, list[Member]] = {}
         with progress() as bars:
             bar = bars.add_task("sweep", total=len(members))
             try:
-                for stack, outcome in self._outcomes(members, schedule):
+                for stack, outcome in outcomes:
                     own = self._started.pop(stack, [members[n] for n in stack.jobs])
                     error = outcome if isinstance(outcome, Exception) else None
                     done = failed(own, outcome) if isinstance(outcome, Exception) else outcome
@@ -243,6 +275,40 @@ class StackLauncher(Launcher):
                 self._log_as_sweep()
             yield from side_by_side(schedule.stacks, start, schedule.workers)
 
+    def _dispatched(
+        self, members: Sequence[Member], place: "Place"
+    ) -> Iterator[tuple["Stack", "Results | Exception"]]:
+        """The same of stacks that train elsewhere, the longest first."""
+        from distill.sweeps import plan
+        from distill.sweeps.dispatch import Dispatch, lessons
+
+        jobs = [member.job for member in members]
+        places = [member.directory for member in members]
+        folder = Path(self.config.hydra.sweep.dir).absolute()
+        dispatch = Dispatch(
+            place, folder, places, [job.name for job in jobs], self.max_members, self.machine
+        )
+        taken = dispatch.taken()
+        there = {n for stack in taken for n in stack.jobs}
+        environments = [tuple(sorted(member.environment.items())) for member in members]
+        begun = [stack for stack in plan.begun(jobs, places) if there.isdisjoint(stack.jobs)]
+        stacks = plan.stacks(
+            jobs,
+            self.max_members,
+            self.workers or 1,
+            environments.__getitem__,
+            [*taken, *begun],
+            here=False,
+        )[len(taken) :]
+        stacks.sort(key=lambda stack: -plan.work([jobs[n] for n in stack.jobs]))
+        log.info(plan.dispatched(stacks, place))
+
+        def start(stack: "Stack") -> "Task":
+            return self._start([members[n] for n in stack.jobs], plain=True)
+
+        first = [(stack, start(stack)) for stack in lessons(stacks, jobs)]
+        return dispatch.train(stacks, first, start)
+
     def _start(self, members: Sequence[Member], plain: bool) -> "Task":
         """Make the directories of a stack's jobs, with the configs in them.
 
@@ -270,6 +336,7 @@ class StackLauncher(Launcher):
             environment=members[0].environment,
             configs=configs,
             names=[member.job.name for member in members] if plain else (),
+            machine=self.machine,
         )
 
     def _return(self, member: Member, result: dict[str, Any], cause: Exception | None) -> JobReturn:

@@ -18,6 +18,7 @@ from distill.system import machine
 from distill.teachers import targets
 from distill.teachers.find import targets_seconds
 from distill.training import checkpoint
+from distill.training.build import multiply_adds, parameters
 from distill.training.inputs import Setting
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ def stacks(
     workers: int,
     apart: Callable[[int], Hashable] = lambda _: None,
     begun: Sequence[Stack] = (),
+    *,
+    here: bool = True,
 ) -> list[Stack]:
     """The fewest stacks that the jobs allow, each of at most ``max_members`` that fit in memory.
 
@@ -52,7 +55,8 @@ def stacks(
     teacher in the order of their learning rates and weight decays, since
     neighbours who share them are updated together, then of their names, so that the same jobs make
     the same stacks however a sweep orders them. Where there are fewer stacks than ``workers``, the
-    largest are halved. Those that have ``begun`` stay as they are.
+    largest are halved. Those that have ``begun`` stay as they are. Of stacks that do not train
+    ``here``, nothing is known of the memory.
     """
     groups: dict[Hashable, list[int]] = {}
     taken = {number for stack in begun for number in stack.jobs}
@@ -64,8 +68,10 @@ def stacks(
     made: list[Stack] = []
     for numbers in (part for group in groups.values() for part in _together(group, jobs)):
         first = jobs[numbers[0]]
-        room = free_memory(first.setting.device, workers) // 2
-        most = max(1, min(max_members, room // max(1, expected_memory(first))))
+        most = max_members
+        if here:
+            room = free_memory(first.setting.device, workers) // 2
+            most = max(1, min(max_members, room // max(1, expected_memory(first))))
         size = ceil(len(numbers) / ceil(len(numbers) / most))
         made += [Stack(tuple(numbers[i : i + size])) for i in range(0, len(numbers), size)]
     while made and len(begun) + len(made) < workers:
@@ -125,16 +131,32 @@ def free_memory(device: torch.device, workers: int) -> int:
     return machine.free_memory() // workers
 
 
+def work(jobs: Sequence[Job]) -> float:
+    """What a stack of these jobs takes, in multiply-adds of its students: to compare stacks by."""
+    run = jobs[0].run
+    each = multiply_adds(run.model, run.data) or parameters(run.model, run.data, "model")
+    return len(jobs) * float(each) * len(jobs[0].index) * run.train.epochs
+
+
 def described(stacks: Sequence[Stack], jobs: Sequence[Job]) -> str:
     """What is about to be trained, in a line that nothing had to be timed for."""
-    sizes = sorted({len(stack.jobs) for stack in stacks})
-    members = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     return (
-        f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in "
-        f"{len(stacks)} stack{'s' if len(stacks) > 1 else ''} "
-        f"of {members}: {decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
+        f"{len(jobs)} job{'s' if len(jobs) > 1 else ''} in {_counted(stacks)}: "
+        f"{decimal(max(_memory(s, jobs) for s in stacks))} of memory for the largest"
         + "".join(f"; {line}" for line in sorted(_told(stacks, jobs)))
     )
+
+
+def dispatched(stacks: Sequence[Stack], place: object) -> str:
+    """What is about to be submitted, in a line; of memory and time the machines there know more."""
+    count = sum(len(stack.jobs) for stack in stacks)
+    return f"{count} jobs in {_counted(stacks)}, each planned again where it trains: {place}"
+
+
+def _counted(stacks: Sequence[Stack]) -> str:
+    sizes = sorted({len(stack.jobs) for stack in stacks}) or [0]
+    members = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
+    return f"{len(stacks)} stack{'s' if len(stacks) != 1 else ''} of {members}"
 
 
 def _told(stacks: Sequence[Stack], jobs: Sequence[Job]) -> Iterator[str]:
@@ -230,8 +252,8 @@ def _side_by_side(
 
 
 def _room(stacks: Sequence[Stack], jobs: Sequence[Job]) -> int:
-    """How many processes of one thread have room on this machine; 1 where a GPU trains."""
+    """How many processes of one thread have room on this machine; where GPUs train, one each."""
     if jobs[0].setting.device.type == "cuda":
-        return 1
+        return torch.cuda.device_count()
     each = psutil.Process().memory_info().rss + 2 * max(_memory(s, jobs) for s in stacks)
     return max(1, min(torch.get_num_threads(), machine.free_memory() // each))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
@@ -28,7 +28,7 @@ from distill.system.interrupt import Interrupt
 from distill.system.progress import silence
 from distill.teachers.find import taught
 from distill.training.fit import RunError, out_of_memory
-from distill.training.inputs import Setting
+from distill.training.inputs import Machine, Setting, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +49,35 @@ class Task:
     environment: Mapping[str, str]
     configs: Sequence[dict[str, Any]] = ()
     names: Sequence[str] = ()
+    machine: Machine | None = None  # what "auto" means, where several machines train the sweep
+
+    def jobs(self) -> list[Job]:
+        """The jobs of the plain configs, checked on this machine.
+
+        Raises:
+            RunError: one of them is not the job that it was.
+        """
+        with trained_on(self.machine):
+            own = [Job(parse(OmegaConf.create(config))) for config in self.configs]
+        for job, name in zip(own, self.names, strict=True):
+            if job.name != name:
+                changed = "what decides it changed after the sweep began"
+                raise RunError(f"{name} would be trained as {job.name}: {changed}")
+        return own
+
+    def part(self, numbers: Sequence[int]) -> "Task":
+        """The task of some of its jobs."""
+        return replace(
+            self,
+            directories=[self.directories[n] for n in numbers],
+            configs=[self.configs[n] for n in numbers],
+            names=[self.names[n] for n in numbers],
+        )
 
     def run(self, jobs: Sequence[Job] | None = None) -> Results:
         """Train the stack; returns the result of each job."""
         with env_override(dict(self.environment)), self._logged():
-            own = jobs or [Job(parse(OmegaConf.create(config))) for config in self.configs]
-            for job, name in zip(own, self.names, strict=bool(self.names)):
-                if job.name != name:
-                    changed = "what decides it changed after the sweep began"
-                    raise RunError(f"{name} would be trained as {job.name}: {changed}")
-            return execute(own, self.directories, self._share_log)
+            return execute(jobs or self.jobs(), self.directories, self._share_log)
 
     def teach(self, job: Job) -> None:
         """Let the teacher of ``job`` and its soft targets be in the cache, made if they are not."""
@@ -105,7 +124,7 @@ class WorkerDiedError(RunError):
     """A worker was killed, as the kernel does where memory is short."""
 
 
-def _smaller(stack: Stack, error: BaseException) -> list[Stack]:
+def smaller(stack: Stack, error: BaseException) -> list[Stack]:
     """The halves of a stack that memory was too short for, to be tried instead; else none."""
     short = isinstance(error, WorkerDiedError) or out_of_memory(error)
     if len(stack.jobs) == 1 or not short:
@@ -126,7 +145,7 @@ def in_turn(stacks: Sequence[Stack], train: Callable[[Stack], Results]) -> Itera
         try:
             results = train(stack)
         except Exception as error:
-            if halves := _smaller(stack, error):
+            if halves := smaller(stack, error):
                 waiting[:0] = halves
             else:
                 yield stack, error
@@ -291,7 +310,7 @@ def _outcome(
         if not stopping:
             raise error
         return
-    halves = [] if stopping else _smaller(stack, error)
+    halves = [] if stopping else smaller(stack, error)
     if halves:
         waiting[:0] = halves
     else:

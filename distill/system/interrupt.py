@@ -122,6 +122,14 @@ def deferred() -> Iterator[None]:
         _deferring, _asked = False, None
 
 
+def ask() -> None:
+    """Let a stack that trains stop after its epoch, as SIGINT does, in whichever thread it is."""
+    global _asked
+    if _deferring and _asked is None:
+        _asked = signal.SIGINT
+        log.warning(NOTICE)
+
+
 def asked() -> bool:
     """Whether a signal waits."""
     return _asked is not None

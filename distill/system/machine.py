@@ -48,7 +48,8 @@ def _number(text: str) -> int | None:
 def cores() -> int:
     """How many cores this process may keep busy: affinity, quota of its control groups, SLURM's."""
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()]
-    counts.append(_number(os.environ.get("SLURM_CPUS_PER_TASK", "")))
+    slurm = (os.environ.get(f"SLURM_CPUS_{of}", "") for of in ("PER_TASK", "ON_NODE"))
+    counts.append(next((count for text in slurm if (count := _number(text))), None))
     for folder in _groups("cpu"):
         quota, period, *_ = [*_text(folder / "cpu.max").split(), "", ""]
         quota = quota or _text(folder / "cpu.cfs_quota_us")

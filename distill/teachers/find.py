@@ -122,6 +122,17 @@ def _identity(setting: Setting, config: TeacherConfig) -> dict[str, Any]:
     return identity
 
 
+def made(setting: Setting, config: TeacherConfig, kept: Way) -> bool:
+    """Whether a teacher, and the soft targets that are to be ``kept`` of it, are in the cache."""
+    if kept.file:
+        return True
+    own, cache = teachers.digest(_identity(setting, config)), teacher_cache(setting.data, config)
+    folders = [cache / own[: teachers.SHORT]]
+    if not kept.online:
+        folders.append(teachers.soft_folder(cache, own, kept))
+    return all(folder.exists() for folder in folders)
+
+
 def targets_seconds(setting: Setting, config: TeacherConfig, kept: Way) -> float:
     """How long it takes to make the soft targets to be ``kept``; 0 for those that are there.
 

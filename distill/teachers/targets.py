@@ -6,6 +6,7 @@ Letters: N examples, V views of each, C classes.
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -178,8 +179,13 @@ def room_for(device: torch.device, ways: Sequence[Way]) -> bool:
 
 
 def _memory(device: torch.device) -> int:
-    """The bytes that a process may have where it trains."""
+    """The bytes that a process may have where it trains.
+
+    Of a GPU of another machine nothing is known here, where only shapes and names are checked.
+    """
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            return sys.maxsize
         return torch.cuda.get_device_properties(device).total_memory
     return machine.memory()
 

@@ -3,10 +3,13 @@
 Letters: N training examples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from platformdirs import user_cache_path
@@ -33,18 +36,44 @@ class Setting:
     views: Views | None = None
 
 
+class Machine(NamedTuple):
+    """What "auto" means for all runs of a sweep: ``cpu`` or ``cuda``, and ``fp32`` or ``bf16``."""
+
+    device: str
+    precision: str
+
+
+_elsewhere: ContextVar[Machine | None] = ContextVar("elsewhere", default=None)
+
+
+@contextmanager
+def trained_on(machine: Machine | None) -> Iterator[None]:
+    """Within, jobs are for a machine that is not asked; None, for this one."""
+    token = _elsewhere.set(machine)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
 def device_of(run: Run) -> torch.device:
     """The device that a run asks for.
 
     Raises:
-        ConfigError: this machine does not have it.
+        ConfigError: this machine does not have it, on which it is to be trained.
     """
+    if (there := _elsewhere.get()) is not None:
+        return torch.device(there.device if run.device == "auto" else run.device)
     if run.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: this machine has no CUDA device; allowed are auto, cpu")
     return torch.device("cuda" if run.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def dtype_of(run: Run, device: torch.device) -> torch.dtype:
+    """The type of products that a run asks for on a ``device``."""
+    if (there := _elsewhere.get()) is not None:
+        asked = there.precision if run.precision == "auto" else run.precision
+        return torch.bfloat16 if asked == "bf16" else torch.float32
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

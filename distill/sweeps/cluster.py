@@ -1,0 +1,447 @@
+"""Where stacks train elsewhere: as elements of SLURM's arrays, or in a pool that the user gives."""
+
+import json
+import logging
+import pickle
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+
+from distill.config import ConfigError
+from distill.config.components import own
+from distill.sweeps.elements import Element
+from distill.system import machine
+from distill.training.inputs import Machine
+
+log = logging.getLogger(__name__)
+
+FOLDER = ".elements"  # in a sweep's directory
+MACHINE = "machine.json"  # in it: what "auto" means for the sweep
+ASK = 10.0  # seconds after which SLURM is asked again, whose controller serves everybody
+GONE = "gone"  # the state of an element that nobody knows any more
+# Of SLURM's states, those of an element that does not go on by itself.
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "TIMEOUT",
+}
+MINUTES = 60  # of an element, until it is warned, checkpoints, and is requeued
+REQUEUES = 10_000  # of an element by its time limit: each goes on where the last one stopped
+# Of submitit's parameters, those by which its executor is made.
+CONSTRUCTED = ("slurm_max_num_timeout", "slurm_python", "local_python")
+LARGEST = 1001  # elements of an array, where SLURM does not say it
+
+
+class Place(Protocol):
+    """Where elements go."""
+
+    room: int | None  # how many may be there at once; None: it sees to that itself
+    threads: int | None  # of each; None: as many as its machine has cores for it
+    kills: bool  # whether what is preempted there is killed, and comes back
+    gpus: bool  # whether elements get them
+
+    def __str__(self) -> str:
+        """What elements get there."""
+
+    def submit(self, elements: Sequence[Element], token: str) -> list[str]:
+        """Let elements start as soon as they can; returns their names."""
+
+    def find(self, token: str, names: Sequence[str]) -> dict[int, str]:
+        """The numbers and names of elements that are still there.
+
+        They were submitted with this ``token``, and had these ``names``, if that was written down.
+        """
+
+    def ended(self, names: Sequence[str]) -> Mapping[str, str | None]:
+        """Those that ended by themselves, and why one could not begin, if so."""
+
+    def lost(self, names: Sequence[str]) -> Mapping[str, str]:
+        """Those that ended otherwise, and their states."""
+
+    def withdraw(self, names: Sequence[str]) -> None:
+        """Take back those that have not started."""
+
+    def told(self, name: str) -> str:
+        """Where to read more of an element."""
+
+    def forget(self, name: str) -> None:
+        """Remove what is left of an element that ended well."""
+
+    def tidy(self) -> None:
+        """Remove what is left of all of them."""
+
+
+class _Submitit:
+    """Elements that submitit runs, whose files lie in ``folder``."""
+
+    cluster: str
+    kills: bool
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
+        self.folder, self.parameters = folder, dict(parameters)
+        self.gpus = any("gpu" in f"{key} {value}" and value for key, value in parameters.items())
+        # Refuses what is wrong before anything is written.
+        self._executor("distill", Path(tempfile.gettempdir()))
+
+    def _executor(self, name: str, folder: Path) -> Any:
+        """submitit's own, for elements of a ``name``, with files in a ``folder``.
+
+        Raises:
+            ConfigError: a parameter is wrong, or submitit is not there.
+        """
+        try:
+            from submitit import AutoExecutor, LocalExecutor, SlurmExecutor
+        except ImportError as error:
+            needs = "it needs submitit; install distill-sweep[slurm]"
+            raise ConfigError(f"hydra.launcher.cluster={self.cluster}: {needs}") from error
+        allowed = {*AutoExecutor._valid_parameters(), *CONSTRUCTED}
+        for kind in (SlurmExecutor, LocalExecutor):
+            allowed |= {f"{kind.name()}_{key}" for key in kind._valid_parameters()}
+        for key, value in self.parameters.items():
+            if key not in allowed:
+                names = ", ".join(sorted(allowed))
+                raise ConfigError(f"hydra.launcher.submit.{key}={value}: allowed are {names}")
+        asked = dict(self.parameters)
+        how = {key: asked.pop(key) for key in CONSTRUCTED if key in asked}
+        one = {key: asked.get(key, 1) for key in ("nodes", "tasks_per_node")}
+        for key, value in one.items():
+            if value != 1:
+                raise ConfigError(
+                    f"hydra.launcher.submit.{key}={value}: an element is one process, which starts "
+                    "one for each GPU that it finds; leave it out"
+                )
+        asked = {"timeout_min": MINUTES, **asked}
+        asked["name"] = f"{asked.get('name', 'distill')}-{name}"
+        try:
+            executor = AutoExecutor(
+                folder, cluster=self.cluster, **{"slurm_max_num_timeout": REQUEUES, **how}
+            )
+            executor.update_parameters(**asked, **self._more(asked))
+        except (ValueError, AssertionError, RuntimeError) as error:
+            wrong = " ".join(f"{key}={value}" for key, value in self.parameters.items())
+            raise ConfigError(f"hydra.launcher.submit {wrong}: {_line(error)}") from error
+        return executor
+
+    def _more(self, asked: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """What else submitit is to be told than what was ``asked``."""
+        return {}
+
+    def _submit(self, elements: Sequence[Element], name: str, **more: Any) -> list[Any]:
+        """Let submitit start elements of a ``name``; returns its jobs."""
+        from submitit.helpers import clean_env
+
+        # Else an array that is submitted by an element of another inherits what that was given.
+        with clean_env():
+            executor = self._executor(name, self.folder)
+            executor.update_parameters(**more)
+            with executor.batch():
+                return [executor.submit(element) for element in elements]
+
+    def ended(self, names: Sequence[str]) -> Mapping[str, str | None]:
+        there = {path.name for path in self.folder.glob("*_result.pkl")}
+        return {n: self._reason(n) for n in names if f"{n}_0_result.pkl" in there}
+
+    def _reason(self, name: str) -> str | None:
+        status, value = pickle.loads((self.folder / f"{name}_0_result.pkl").read_bytes())
+        return value if status == "success" else _line(value)
+
+    def told(self, name: str) -> str:
+        return str(self.folder / f"{name}_0_log.err")
+
+    def forget(self, name: str) -> None:
+        for path in self.folder.glob(f"{name}_*"):
+            path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        for pattern in ("*_submission.sh", ".submission_file_*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+
+
+class Slurm(_Submitit):
+    """Arrays of SLURM's, of ``workers`` elements at once; None: of all."""
+
+    cluster = "slurm"
+    room: int | None = None
+    threads: int | None = None
+    kills = True
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any], workers: int | None) -> None:
+        self.workers = workers
+        super().__init__(folder, parameters)
+        self._asked = 0.0
+        self._missed: set[str] = set()
+
+    def __str__(self) -> str:
+        asked = {**self.parameters, "timeout_min": self.parameters.get("timeout_min", MINUTES)}
+        given = ", ".join(f"{key}={value}" for key, value in asked.items())
+        return f"elements of SLURM{f', {self.workers} at once' if self.workers else ''} ({given})"
+
+    def _more(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        more = {"slurm_array_parallelism": self.workers or LARGEST**2}
+        own = {key: value for key, value in more.items() if key not in asked}
+        if (cores := asked.get("cpus_per_task")) and "slurm_srun_args" not in asked:
+            # What srun does not inherit of sbatch, since SLURM 22.05.
+            return {**own, "slurm_srun_args": [f"--cpus-per-task={cores}"]}
+        return own
+
+    def submit(self, elements: Sequence[Element], token: str) -> list[str]:
+        """One array, or as many as the size of one allows, each after the one before it."""
+        largest = _largest()
+        names: list[str] = []
+        for start in range(0, len(elements), largest):
+            part = elements[start : start + largest]
+            after = {"slurm_dependency": f"afterany:{names[-1].partition('_')[0]}"} if names else {}
+            names += [job.job_id for job in self._submit(part, f"{token}-{start}", **after)]
+        return names
+
+    def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
+        found = {}
+        for name, (state, title) in self._states().items():
+            if (of := re.search(rf"-{token}-(\d+)$", title)) and state not in ENDED:
+                found[int(of[1]) + int(name.partition("_")[2] or 0)] = name
+        return found
+
+    def lost(self, names: Sequence[str]) -> Mapping[str, str]:
+        if not names or time.monotonic() - self._asked < ASK:
+            return {}
+        self._asked = time.monotonic()
+        try:
+            states = self._states()
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("SLURM does not answer (%s); elements go on without", _line(error))
+            return {}
+        now = {name: states.get(name, (GONE, ""))[0] for name in names}
+        gone = {name for name, state in now.items() if state in ENDED or state == GONE}
+        # What an element has written may be seen late: it is lost if that is not there next time.
+        lost = {name: now[name] for name in gone & self._missed}
+        self._missed = gone
+        return lost
+
+    def _states(self) -> dict[str, tuple[str, str]]:
+        """The state and the title of each element of this user's that SLURM knows."""
+        ask = ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%j"]
+        text = subprocess.run(ask, check=True, capture_output=True, text=True, timeout=60).stdout
+        rows = (line.split("|", 2) for line in text.splitlines() if line.count("|") >= 2)
+        return {name.strip(): (state, title.strip()) for name, state, title in rows}
+
+    def withdraw(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), 100):
+            some = names[start : start + 100]
+            subprocess.run(["scancel", "--state=PENDING", *some], check=False, capture_output=True)
+
+
+class Local(_Submitit):
+    """Processes of this machine that outlive the command, ``workers`` at once; None: one a core."""
+
+    cluster = "local"
+    kills = False
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any], workers: int | None) -> None:
+        super().__init__(folder, parameters)
+        self.room: int | None = workers or machine.cores()
+        self.threads: int | None = max(1, machine.cores() // self.room)
+        self._missed: set[str] = set()
+        self._jobs: dict[str, Any] = {}  # submitit's, of which each is asked whether it ended
+
+    def __str__(self) -> str:
+        return f"processes of this machine, {self.room} at once"
+
+    def submit(self, elements: Sequence[Element], token: str) -> list[str]:
+        """Start a process for each, which a signal of the terminal does not reach."""
+        with _ignored():
+            jobs = {job.job_id: job for job in self._submit(elements, token)}
+        self._jobs |= jobs
+        return [*jobs]
+
+    def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
+        return {number: name for number, name in enumerate(names) if _lives(name)}
+
+    def lost(self, names: Sequence[str]) -> Mapping[str, str]:
+        gone = {name for name in names if not self._lives(name)}
+        lost, self._missed = gone & self._missed, gone
+        return dict.fromkeys(lost, GONE)
+
+    def _lives(self, name: str) -> bool:
+        return not self._jobs[name].done() if name in self._jobs else _lives(name)
+
+    def forget(self, name: str) -> None:
+        while self._lives(name):  # what it had to do is done
+            time.sleep(0.05)
+        self._jobs.pop(name, None)
+        super().forget(name)
+
+    def withdraw(self, names: Sequence[str]) -> None:
+        """All have started."""
+
+
+class Pool:
+    """The user's own `concurrent.futures.Executor`."""
+
+    room: int | None = None
+    threads: int | None = None
+    kills = False
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+        self.gpus = torch.cuda.is_available()
+        self.futures: dict[str, Future[str | None]] = {}
+
+    def __str__(self) -> str:
+        return f"tasks of {type(self.executor).__name__}"
+
+    def submit(self, elements: Sequence[Element], token: str) -> list[str]:
+        names = [f"{token}-{n}" for n in range(len(elements))]
+        for name, element in zip(names, elements, strict=True):
+            self.futures[name] = self.executor.submit(element)
+        return names
+
+    def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
+        return {}
+
+    def ended(self, names: Sequence[str]) -> Mapping[str, str | None]:
+        done = [name for name in names if self.futures[name].done() and self._error(name) is None]
+        return {name: self.futures[name].result() for name in done}
+
+    def lost(self, names: Sequence[str]) -> Mapping[str, str]:
+        done = [name for name in names if self.futures[name].done()]
+        return {name: error for name in done if (error := self._error(name)) is not None}
+
+    def _error(self, name: str) -> str | None:
+        future = self.futures[name]
+        if future.cancelled():
+            return "CANCELLED"
+        error = future.exception()
+        return None if error is None else f"{type(error).__name__}: {_line(error)}"
+
+    def withdraw(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.futures[name].cancel()
+
+    def told(self, name: str) -> str:  # noqa: ARG002
+        return f"the log of {type(self.executor).__name__}"
+
+    def forget(self, name: str) -> None:
+        del self.futures[name]
+
+    def tidy(self) -> None:
+        """Nothing is left of futures."""
+
+
+def place(
+    cluster: str | None,
+    executor: str | None,
+    submit: Mapping[str, Any],
+    workers: int | None,
+    folder: Path,
+) -> Place | None:
+    """Where the stacks of a sweep go, by the keys of the launcher; None if they train here.
+
+    Raises:
+        ConfigError: the keys disagree, or ask for what is not there.
+    """
+    if executor is not None:
+        if cluster is not None:
+            raise ConfigError(
+                f"hydra.launcher.executor={executor}: hydra.launcher.cluster={cluster} says "
+                "otherwise; leave one of them out"
+            )
+        made = own(executor, "hydra.launcher.executor")()
+        if not isinstance(made, Executor):
+            kind = type(made).__name__
+            wanted = "it must return a concurrent.futures.Executor"
+            raise ConfigError(f"hydra.launcher.executor={executor}: it returned a {kind}; {wanted}")
+        return Pool(made)
+    if cluster is None:
+        if submit:
+            given = ", ".join(submit)
+            raise ConfigError(
+                f"hydra.launcher.submit ({given}): it says what an element of a cluster gets; "
+                "set hydra.launcher.cluster=slurm too"
+            )
+        return None
+    kinds: dict[str, Callable[..., Place]] = {"slurm": Slurm, "local": Local}
+    if cluster not in kinds:
+        allowed = ", ".join(kinds)
+        raise ConfigError(f"hydra.launcher.cluster={cluster}: allowed are {allowed}, null")
+    return kinds[cluster](folder, submit, workers)
+
+
+def machine_of(folder: Path, place: Place) -> Machine:
+    """What "auto" means for all runs of a sweep, whichever machines train it.
+
+    A GPU is what elements ask for. The first command decides, and writes it into ``folder`` (see
+    `Dispatch.train`); GPUs of other machines are taken to be fast at bf16.
+
+    Raises:
+        ConfigError: an earlier command decided otherwise.
+    """
+    device = "cuda" if place.gpus else "cpu"
+    fast = place.gpus or bool({"avx512_bf16", "amx_bf16"} & machine.abilities())
+    found, path = Machine(device, "bf16" if fast else "fp32"), folder / MACHINE
+    try:
+        kept = Machine(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return found
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: remove it") from error
+    if kept.device != device:
+        raise ConfigError(
+            f"hydra.launcher.submit: this sweep began on {kept.device}, and its elements now ask "
+            f"for {device}; go on with {kept.device}, or choose another hydra.sweep.dir"
+        )
+    return kept
+
+
+def _line(error: object) -> str:
+    """The last line that an error says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+
+
+def _largest() -> int:
+    """How many elements an array of this SLURM may have."""
+    ask = ["scontrol", "show", "config"]
+    text = subprocess.run(ask, check=False, capture_output=True, text=True, timeout=60).stdout
+    found = re.search(r"MaxArraySize\s*=\s*(\d+)", text)
+    return max(1, int(found[1]) if found else LARGEST)
+
+
+def _lives(name: str) -> bool:
+    """Whether the process of a number is one that submitit started."""
+    try:
+        process = psutil.Process(int(name))
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return not dead and any("submitit.local" in part for part in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@contextmanager
+def _ignored() -> Iterator[None]:
+    """Let processes that are started within ignore what a terminal sends to all of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [n for name in ("SIGINT", "SIGHUP") if (n := getattr(signal, name, None)) is not None]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
