@@ -22,6 +22,7 @@ from distill.sweeps.workers import Outcome, Task, in_turn, side_by_side
 from distill.system import interrupt, machine, store
 from distill.system.interrupt import Interrupt
 from distill.system.progress import silence
+from distill.system.pulse import PULSE, alive
 from distill.training.fit import RunError
 
 log = logging.getLogger(__name__)
@@ -100,10 +101,23 @@ class Element:
         """Train the stack as this machine can."""
         own = self.task
         jobs = self._jobs()
+        self._wait()
         for stack, outcome in self._outcomes(own, jobs):
             if isinstance(outcome, Exception):
                 places = [own.directories[n] for n in stack.jobs]
                 fail([jobs[n] for n in stack.jobs], places, outcome)
+
+    def _wait(self) -> None:
+        """Let who still trains one of the jobs end: SLURM may have lost a machine that goes on."""
+        told = False
+        for mark in (directory / PULSE for directory in self.task.directories):
+            while alive(mark):
+                if self.stop.exists():
+                    raise Interrupt(signal.SIGINT)
+                if not told:
+                    log.warning("another process trains in %s: waiting for it", mark.parent)
+                told = True
+                time.sleep(LOOK)
 
     def _outcomes(self, own: Task, jobs: list[Job]) -> Iterator[Outcome]:
         left = [n for n, job in enumerate(jobs) if kept(job, own.directories[n]) is None]
