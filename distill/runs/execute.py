@@ -6,7 +6,7 @@ teachers, train as one stack.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def fail(
     bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
     for k, (job, body, directory) in enumerate(zip(jobs, bodies, directories, strict=True)):
         try:
+            directory.mkdir(parents=True, exist_ok=True)  # it ended before its stack began
             if job.run.resume and (before := results.finished(directory, job.name)) is not None:
                 bodies[k] = before  # it ended before the error came
                 continue
@@ -140,13 +141,11 @@ def unlike(kept: Sequence[tuple[Job, dict[str, Any]]]) -> str | None:
 def execute(
     jobs: Sequence[Job],
     directories: Sequence[Path],
-    trained: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Train K jobs as one stack, write each one's files into its directory, return its result.
 
     A member that diverges, is stopped, or whose files cannot be written, has that status in its
     result. An error that ends all of them is written into each one's result, and raised again.
-    ``trained`` is called before the first of the results is written, which make the runs count.
     """
     machine.settle()
     first = jobs[0].run
@@ -164,13 +163,12 @@ def execute(
         left = [(jobs[k], taught[k].teacher) for k in history.members]
         details = _details(left, training.stack)
     except TeacherError as error:
-        return _others(error, jobs, directories, trained)
+        return _others(error, jobs, directories)
     except BaseException as error:
         log.info("it ended here:", exc_info=error)
         for k, body in enumerate(fail(jobs, directories, error)):
             watch.end(k, body)
         raise
-    trained()
     bodies = []
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
@@ -192,7 +190,6 @@ def _others(
     error: TeacherError,
     jobs: Sequence[Job],
     directories: Sequence[Path],
-    trained: Callable[[], object],
 ) -> list[dict[str, Any]]:
     """The results of all jobs, of which those of a teacher fail with it; the others are trained."""
     log.info("students of one teacher ended here:", exc_info=error.__cause__)
@@ -201,7 +198,7 @@ def _others(
         numbers = [k for k in range(len(jobs)) if (k in error.members) is lost]
         own = [jobs[k] for k in numbers], [directories[k] for k in numbers]
         try:
-            found = fail(*own, error.__cause__ or error) if lost else execute(*own, trained)
+            found = fail(*own, error.__cause__ or error) if lost else execute(*own)
         except Exception as other:  # of their teacher; it is in their results
             if out_of_memory(other):
                 raise
