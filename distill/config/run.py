@@ -131,6 +131,11 @@ class Run(Strict):
         """
         return self.common(Memo())
 
+    @property
+    def loss_kind(self) -> str:
+        """What losses have in common that are called together."""
+        return _in_common("loss", self.loss)
+
     def common(self, memo: Memo) -> Hashable:
         """The same, found once for sections that many runs share."""
         aside = {*self.aside, "teacher"} - {"halving"}

@@ -25,7 +25,9 @@ from distill.teachers.weights import content as teacher_content
 from distill.training.augmentation import mixes
 from distill.training.build import (
     check_batches,
+    check_class_weights,
     check_loss,
+    check_losses,
     check_views,
     feature_shapes,
     parameters,
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 # Part of every run's digest: raise it when the same configuration would make another student.
 SCHEMA = 2
 LONGEST = 170  # characters of a loss's numbers in a run's name; file systems take 255 bytes
+TOGETHER = 256  # losses that are tried at once
 WHOLE = re.compile(r"-?[0-9]+")
 
 
@@ -59,6 +62,25 @@ class Checked:
         self.memo = Memo()
         self.alike: dict[Hashable, Job] = {}
         self.losses: dict[Hashable, Component] = {}
+        self._untried: dict[Hashable, tuple[Job, list[Component]]] = {}
+
+    def later(self, job: "Job") -> None:
+        """Let the loss of a job be tried by `finish`, together with others of its kind."""
+        loss = job.run.loss
+        kind = (job.run.loss_kind, job.data.classes, job.mixed, job.seen)
+        self._untried.setdefault(kind, (job, []))[1].append(loss)
+
+    def finish(self) -> None:
+        """Try the losses that are left.
+
+        Raises:
+            ConfigError: the training loop cannot use one of them.
+        """
+        for job, losses in self._untried.values():
+            for n in range(0, len(losses), TOGETHER):
+                some = losses[n : n + TOGETHER]
+                check_losses(some, job.data.classes, mixed=job.mixed, seen=job.seen)
+        self._untried.clear()
 
 
 class Job:
@@ -66,7 +88,8 @@ class Job:
 
     Args:
         run: what was composed.
-        before: the jobs of the same sweep that were checked before.
+        before: the jobs of the same sweep that were checked before; then nothing may be trained
+            until its `finish` was called.
 
     Raises:
         ConfigError: a file is missing or damaged, or a value does not fit the data or the machine.
@@ -84,7 +107,11 @@ class Job:
             self.seen, self.way = like.seen, like.way
             if (kind, id(run.loss)) not in known.losses:
                 self._check_names()
-                self._try_loss()
+                check_class_weights(run.loss, self.data.classes)
+                if before is None or run.loss.learned is not None:
+                    self._try_loss()
+                else:
+                    before.later(self)
         else:
             device = device_of(run)
             self.setting = Setting(run.data, device, dtype_of(run, device), run.views)

@@ -105,6 +105,7 @@ class StackLauncher(Launcher):
             return [self._run(self._compose(overrides, n)) for n, overrides in numbered]
         read = Reader()
         members = [read(self.composer.compose(self.config, own), n) for n, own in numbered]
+        read.finish()
         check(members, self.config)
         with store.locked(Path(self.config.hydra.sweep.dir)):
             self._tell(members)

@@ -137,6 +137,14 @@ class Reader:
             raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
         return Member(composed, number, config, job, subdir, directory, environment)
 
+    def finish(self) -> None:
+        """Check what is checked of many jobs at once.
+
+        Raises:
+            ConfigError: something is wrong with one of them.
+        """
+        self._checked.finish()
+
 
 def _alike(kind: Kind) -> tuple[dict[str, str], str] | None:
     """The environment and the sweep's folder of all jobs of a kind, whose names are checked.
@@ -153,7 +161,7 @@ def _alike(kind: Kind) -> tuple[dict[str, str], str] | None:
         hydra["sweep"]["dir"]
     ):
         return None
-    live, _ = kind.live()
+    live = kind.fresh()
     with current(live):
         names.check_names(live)
         return _place(live)

@@ -72,6 +72,7 @@ class Task:
         """
         check, checked = Checker(), Checked()
         jobs = [Job(check(member.config), checked) for member in self.members]
+        checked.finish()
         for job, member in zip(jobs, self.members, strict=True):
             if job.name != member.name:
                 changed = "what decides it changed after the sweep began"
