@@ -5,6 +5,7 @@ teachers, train as one stack.
 """
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -60,7 +61,10 @@ def fail(
     name = "" if isinstance(error, RunError | interrupt.Interrupt) else f"{type(error).__name__}: "
     text = store.told(error) if isinstance(error, OSError) else None
     reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
-    bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
+    bodies = [
+        {**_head(job), **beside(directories[0], own), "status": status, "reason": reason}
+        for job, own in zip(jobs, directories, strict=True)
+    ]
     for k, (job, body, directory) in enumerate(zip(jobs, bodies, directories, strict=True)):
         try:
             directory.mkdir(parents=True, exist_ok=True)  # it ended before its stack began
@@ -81,6 +85,13 @@ def fail(
                 store.told(problem) or problem,
             )
     return bodies
+
+
+def beside(first: Path, directory: Path) -> dict[str, str]:
+    """Where the log and Hydra's record of a stack lie, which its first job has in its directory."""
+    return (
+        {} if directory == first else {"stack": Path(os.path.relpath(first, directory)).as_posix()}
+    )
 
 
 def kept(job: Job, directory: Path) -> dict[str, Any] | None:
@@ -174,7 +185,7 @@ def execute(
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
         try:
-            facts = taught[k].facts
+            facts = taught[k].facts | beside(directories[0], directories[k])
             body = _written(jobs[k], directories[k], k, training, history, facts, details)
         except (OSError, SafetensorError) as error:
             [body] = fail([jobs[k]], [directories[k]], error)

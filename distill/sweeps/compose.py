@@ -43,8 +43,8 @@ class Kind:
         raw: Any = OmegaConf.to_container(first, resolve=False, enum_to_str=True)
         self.hydra: Values = raw.pop("hydra")
         self.raw = {key: self._one(value) for key, value in raw.items()}
-        # The sections in which something is looked up anew for each job.
-        self._anew = [key for key, value in raw.items() if hangs(value)]
+        # The sections in which something is looked up anew for each job, perhaps of Hydra's part.
+        self.anew = [key for key, value in raw.items() if hangs(value)]
         self._live: Live | None = None
         self._task: DictConfig | None = None
 
@@ -86,10 +86,10 @@ class Kind:
             ConfigError: a key is missing, or what it says cannot be looked up.
         """
         found = self._with(self._plain, values)
-        if self._anew:
+        if self.anew:
             self._task = self._task or task_config(self.fresh())
             put(self._task, values)
-            anew = looked_up(self._task, self._anew)
+            anew = looked_up(self._task, self.anew)
             found |= {key: self._one(value) for key, value in anew.items()}
         return found
 

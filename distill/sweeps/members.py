@@ -118,20 +118,21 @@ class Reader:
         from distill.config import ConfigError
         from distill.runs.job import Job
 
-        alike = self._memo(_alike, composed.kind)
-        if alike is None:
-            live = numbered(composed.live(), number)
-            with current(live):
+        kind, alike = composed.kind, self._memo(_alike, composed.kind)
+        if alike is not None and not kind.anew:
+            config = kind.task(composed.values)
+        else:
+            with current(live := numbered(composed.live(), number)):
                 names.check_names(live)
-        config = composed.kind.task(composed.values)
+                config = kind.task(composed.values)
         job = Job(self._check(config), self._checked)
-        if alike is None or composed.kind.hydra["sweep"]["subdir"] != NAME:
+        if alike is not None and kind.hydra["sweep"]["subdir"] == NAME:
+            subdir, (environment, sweep) = job.name, alike
+        else:
             live = numbered(composed.live(), number)
             with current(live), names.naming(job):
                 subdir = str(OmegaConf.select(live, "hydra.sweep.subdir"))
                 environment, sweep = _place(live)
-        else:
-            subdir, (environment, sweep) = job.name, alike
         directory = Path(os.path.normpath(Path(sweep, subdir)))
         if not directory.is_relative_to(sweep):
             raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
