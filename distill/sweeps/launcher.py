@@ -1,6 +1,7 @@
 """The launcher that trains the jobs of a sweep as stacks."""
 
 import csv
+import gc
 import io
 import logging
 import shlex
@@ -217,6 +218,7 @@ class StackLauncher(Launcher):
         self._started: dict[Stack, list[Member]] = {}
         with progress() as bars:
             bar = bars.add_task("sweep", total=len(members))
+            gc.freeze()  # or each collection looks through all jobs
             try:
                 for stack, outcome in self._outcomes(members, schedule):
                     own = self._started.pop(stack, [members[n] for n in stack.jobs])
@@ -231,6 +233,8 @@ class StackLauncher(Launcher):
                 for own in self._started.values():
                     failed([m for m in own if not (m.directory / RESULT).exists()], stop)
                 raise
+            finally:
+                gc.unfreeze()
             bars.remove_task(bar)
 
     def _outcomes(

@@ -4,6 +4,7 @@ Letters: K members.
 """
 
 import logging
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from distill.teachers.find import taught
 from distill.training.fit import RunError
 
 Results = list[dict[str, Any]]
+PLAIN = re.compile(r"[A-Za-z_][\w./]{0,40}=[A-Za-z0-9_.+-]{1,24}", re.ASCII)  # in a yaml as it is
 
 
 class Planned(NamedTuple):
@@ -145,14 +147,28 @@ def _sweeper(hydra: Mapping[str, Any]) -> str:
     return str(hydra["sweeper"]["_target_"])
 
 
+_known: dict[str, str] = {}
+MOST = 4096  # texts that are kept
+
+
+def _yaml(values: dict[str, Any] | list[str]) -> str:
+    """Plain values as their yaml has them; most are those of the stacks before."""
+    content = repr(values)
+    if content not in _known:
+        if len(_known) >= MOST:
+            _known.clear()
+        _known[content] = OmegaConf.to_yaml(OmegaConf.create(values))
+    return _known[content]
+
+
 def _section(key: str, value: Any) -> str:
     """A key of a config as its yaml has it."""
-    return OmegaConf.to_yaml(OmegaConf.create({key: value}))
+    return _yaml({key: value})
 
 
 def _item(text: str) -> str:
     """A text of a list as its yaml has it."""
-    return OmegaConf.to_yaml(OmegaConf.create([text]))
+    return f"- {text}\n" if PLAIN.fullmatch(text) else _yaml([text])
 
 
 def _hydra(member: Planned) -> str:
@@ -164,7 +180,7 @@ def _hydra(member: Planned) -> str:
         "runtime": {"output_dir": str(member.directory)},
     }
     own = {key: {**member.hydra[key], **changes} for key, changes in parts.items()}
-    text = OmegaConf.to_yaml(OmegaConf.create({**member.hydra, **own}))
+    text = "".join(_section(*item) for item in {**member.hydra, **own}.items())
     return "hydra:\n" + textwrap.indent(text, "  ")
 
 
