@@ -1,6 +1,7 @@
 """The launcher: Hydra's own conformance suite, and what stacks add to it."""
 
 import os
+import pickle
 import re
 import signal
 from pathlib import Path
@@ -21,6 +22,7 @@ from distill.runs import results
 from distill.runs.job import Job
 from distill.runs.students import students
 from distill.sweeps import costs
+from distill.sweeps.tasks import Task
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("stack", [])])
@@ -235,6 +237,45 @@ def test_files_are_those_of_the_basic_launcher(cli: Cli) -> None:
         config.runtime.choices["hydra/launcher"] = None
     assert ours == theirs
     assert "epoch 1 of" in (folder / "distill.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_stack_has_one_record_and_each_member_few_files(cli: Cli) -> None:
+    """The plan is written before; a member is run again from the stack's record and its own."""
+    sweep(cli, "loss.temperature=1,2,3", "seed=0,0")
+    folders = sorted(Path("sweep0").glob("*seed*"))
+    firsts = [f for f in folders if (f / ".hydra" / "hydra.yaml").exists()]
+    assert len(folders) == 3 and len(firsts) == 1
+    plan = pd.read_csv(Path("sweep0") / "planned.csv")
+    assert sorted(plan["directory"]) == [folder.name for folder in folders]
+    assert plan["overrides"].str.contains("loss.temperature=2 seed=0").sum() == 1
+    [other, _] = [folder for folder in folders if folder not in firsts]
+    assert sum(path.is_file() for path in other.rglob("*")) == 5
+    before = results.read(other / results.RESULT)
+    assert (other / before["stack"]).resolve() == firsts[0].resolve()
+    done = cli("--experimental-rerun", str(other), "resume=false")
+    assert done.code == 0, done.err
+    after = results.read(other / results.RESULT)
+    assert after["run"] == before["run"] and "stack" not in after
+    assert after["test_errors"] == before["test_errors"]
+
+
+@pytest.mark.slow
+def test_a_part_of_a_task_is_a_stack_of_its_own(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickled and in two parts, as another machine would train it."""
+
+    run = Task.run
+
+    def train(self: Task, _: Any = None) -> Any:
+        task = pickle.loads(pickle.dumps(self))
+        return [*run(task.part([0])), *run(task.part([1, 2]))]
+
+    monkeypatch.setattr(Task, "run", train)
+    frame, _ = sweep(cli, "loss.temperature=1,2,3")
+    assert (frame["status"] == "complete").all()
+    stacks = [results.read(p).get("stack") for p in sorted(Path("sweep0").glob("*/result.json"))]
+    assert stacks.count(None) == 2
+    assert len([*Path("sweep0").glob("*seed*/distill.log")]) == 2
 
 
 @pytest.mark.slow
