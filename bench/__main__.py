@@ -2,6 +2,7 @@
 `python -m bench halving`: what halving saves, and what it costs; `python -m bench busy`: the
 quickstart beside a busy process; `python -m bench start`: how long commands take that do little;
 `python -m bench images`: convolutional students on CIFAR-100, an image folder in DISTILL_DATA;
+`python -m bench jobs`: what a job of a sweep costs before it trains;
 `python -m bench losses`: steps with each loss against those with kd, a part of the first, too;
 `python -m bench slurm`: on a SLURM, beside Hydra's launcher for it, and disturbed at random.
 
@@ -28,6 +29,7 @@ from rich.table import Table
 from bench.commands import busy, start
 from bench.field import images
 from bench.halving import halving
+from bench.jobs import jobs
 from bench.losses import against_kd
 from bench.ours import Epochs, clock, gemm, job, peak_memory, spread
 from bench.post import Post
@@ -185,6 +187,7 @@ WHAT: dict[str, tuple[Callable[[int], Rows], tuple[str, ...]]] = {
     "table": (table, ("what", "measured", "against", "ratio", "wanted")),
     "losses": (against_kd, ("what", "measured", "against", "ratio", "wanted")),
     "images": (images, ("what", "ours", "the field's loop", "ratio", "wanted")),
+    "jobs": (jobs, ("what", "ours", "Hydra's", "ratio", "wanted")),
     "halving": (halving, ("halving", "time / plain", "same choice", "val errors", "test errors")),
     "slurm": (on_slurm, ("what", "measured", "against", "ratio", "wanted")),
     "busy": (busy, ("quickstart", "alone", "/ first", "beside", "/ alone", "/ first alone")),

@@ -19,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from distill.cli import modules
+from distill.cli.rerun import rerun
 from distill.cli.untouched import untouched
 from distill.sweeps import names
 from distill.sweeps.compose import command, override
@@ -85,7 +86,7 @@ def _check_configs(flags: Namespace) -> None:
         if (
             folder.name
             and (folder / "overrides.yaml").exists()
-            and (folder / "hydra.yaml").exists()
+            and (folder / "config.yaml").exists()
         ):
             from distill.config import ConfigError
 
@@ -172,7 +173,7 @@ def perform(arguments: Sequence[str], *, single: bool = False) -> None:
     """
     token = names.typed.set(arguments)
     own, rest = modules.taken(arguments)
-    sys.argv = [sys.argv[0], *rest]
+    sys.argv = [sys.argv[0], *rerun(rest)]
     try:
         # So that Hydra lets errors through to here.
         with modules.trusting(own), env_override({"HYDRA_FULL_ERROR": "1"}):

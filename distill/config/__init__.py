@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from distill.config.components import GROUPS, SUM, find, schema, summed, targets, term
 from distill.config.errors import ConfigError, shown, unknown
-from distill.config.run import Run
+from distill.config.run import Run, without_features
 from distill.config.sections import (
     Data,
     Halving,
@@ -27,9 +27,11 @@ from distill.config.sections import (
     Views,
 )
 from distill.config.strict import LARGEST, SMALLEST, Component, Strict, in_float32
+from distill.system.memo import Memo
 
 __all__ = [
     "GROUPS",
+    "Checker",
     "Component",
     "ConfigError",
     "Data",
@@ -43,6 +45,7 @@ __all__ = [
     "Views",
     "check",
     "parse",
+    "plain",
     "targets",
     "unknown",
 ]
@@ -54,20 +57,27 @@ def _typed(config: Mapping[str, Any], base: type[Strict], path: str = "") -> typ
     Raises:
         ConfigError: a ``_target_`` is missing or not among those allowed.
     """
-    fields: dict[str, type[Strict]] = {}
-    for key, section in config.items():
-        if key == "teacher" and isinstance(section, Mapping):
-            fields[key] = _typed(section, Teacher, "teacher.")
-        elif key == "logger" and isinstance(section, Mapping):
-            fields[key] = _loggers(section)
-        elif key in GROUPS and key in base.model_fields and section is not None:
-            name = f"{path}{key}._target_"
-            target = _target(key, section, name)
-            if target == SUM:
-                fields[key] = _sum(section.get("terms"), f"{path}{key}.terms")
-            else:
-                fields[key] = schema(key, find(key, target, name), target)
-    return _section(base, tuple(fields.items()))
+    found = ((key, _schema(key, section, base, path)) for key, section in config.items())
+    return _section(base, tuple((key, own) for key, own in found if own is not None))
+
+
+def _schema(key: str, section: Any, base: type[Strict], path: str = "") -> type[Strict] | None:
+    """The schema of the section ``key`` of ``base``; None if it is that which ``base`` says.
+
+    Raises:
+        ConfigError: as `_typed`.
+    """
+    if key == "teacher" and isinstance(section, Mapping):
+        return _typed(section, Teacher, "teacher.")
+    if key == "logger" and isinstance(section, Mapping):
+        return _loggers(section)
+    if key not in GROUPS or key not in base.model_fields or section is None:
+        return None
+    name = f"{path}{key}._target_"
+    target = _target(key, section, name)
+    if target == SUM:
+        return _sum(section.get("terms"), f"{path}{key}.terms")
+    return schema(key, find(key, target, name), target)
 
 
 def _loggers(config: Mapping[str, Any]) -> type[Strict]:
@@ -139,14 +149,23 @@ def parse(config: DictConfig) -> Run:
     Raises:
         ConfigError: keys are missing or unknown, or values have a wrong type or range.
     """
+    return check(plain(config))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain values, nothing of which is still to be looked up.
+
+    Raises:
+        ConfigError: a key is missing, or what it says cannot be looked up.
+    """
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         missing = isinstance(error, MissingMandatoryValue)
         reason = "it needs a value" if missing else str(error).splitlines()[0]
         raise ConfigError(f"{error.full_key}: {reason}") from error
-    assert isinstance(plain, dict)
-    return check({str(key): value for key, value in plain.items()})
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def check(values: Mapping[str, Any]) -> Run:
@@ -161,14 +180,66 @@ def check(values: Mapping[str, Any]) -> Run:
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, section))) from error
     assert isinstance(run, Run)
-    beyond = [
-        (k, v)
-        for k, v in _floats(run.model_dump(by_alias=True, exclude={"logger"}))
-        if not in_float32(v)
-    ]
+    beyond = _beyond(run.model_dump(by_alias=True, exclude={"logger"}))
     if beyond:
         allowed = f"allowed are 0 and sizes from {SMALLEST:.3g} to {LARGEST:.3g}, as in float32"
         raise ConfigError("\n".join(f"{key}={value}: {allowed}" for key, value in beyond))
+    _agree(run)
+    return run.effective
+
+
+class Checker:
+    """`check` for many configs that share their sections, each of which is checked once.
+
+    Two configs share a section if it is the same object in both.
+    """
+
+    def __init__(self) -> None:
+        self._memo = Memo()
+
+    def __call__(self, values: Mapping[str, Any]) -> Run:
+        """The checked run that plain values describe.
+
+        Raises:
+            ConfigError: as `parse`.
+        """
+        given, kinds = dict(values), []
+        for key, section in values.items():
+            if isinstance(section, dict):
+                own = self._memo(_part, key, section)
+                if own is None:
+                    return check(values)  # which says of each key what is wrong
+                given[key] = own
+                kinds.append((key, type(own)))
+        try:
+            run = _section(Run, tuple(kinds)).model_validate(given)
+        except ValidationError:
+            return check(values)
+        assert isinstance(run, Run)
+        _agree(run)
+        changes = {key: self._memo(without_features, getattr(run, key)) for key in run.unheard}
+        return run.model_copy(update=changes) if changes else run
+
+
+def _part(key: str, values: dict[str, Any]) -> Strict | None:
+    """The checked section ``key`` of a run; None if something is wrong with it."""
+    try:
+        kind = _schema(key, values, Run) or Run.__annotations__.get(key)
+        if not (isinstance(kind, type) and issubclass(kind, Strict)):
+            return None
+        section = kind.model_validate(values)
+    except (ConfigError, ValidationError):
+        return None
+    within = key == "logger" or not _beyond(section.model_dump(by_alias=True))
+    return section if within else None
+
+
+def _agree(run: Run) -> None:
+    """See that a loss has the teacher that it needs.
+
+    Raises:
+        ConfigError: it has not.
+    """
     if run.distils and run.teacher.model is None and run.teacher.kind == "weights":
         raise ConfigError(
             f"teacher={run.teacher.name}: loss={run.loss.name} needs a teacher; "
@@ -176,7 +247,6 @@ def check(values: Mapping[str, Any]) -> Run:
         )
     if "teacher_features" in run.loss.takes:
         _check_heard(run)
-    return run.effective
 
 
 def _check_heard(run: Run) -> None:
@@ -196,6 +266,11 @@ def _check_heard(run: Run) -> None:
             f"teacher={teacher.name}: {needs}, and an ensemble of {teacher.count} has none that "
             "are its own; choose one teacher"
         )
+
+
+def _beyond(values: Any) -> list[tuple[str, float]]:
+    """Those of the floats of a checked config, with their dotted keys, that float32 cannot hold."""
+    return [(key, value) for key, value in _floats(values) if not in_float32(value)]
 
 
 def _floats(value: Any, key: str = "") -> Iterator[tuple[str, float]]:

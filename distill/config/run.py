@@ -1,6 +1,6 @@
 """The whole config of a run: what its sections must agree on, and the run's digest."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
@@ -16,8 +16,9 @@ from distill.config.sections import (
     Train,
     Views,
 )
-from distill.config.strict import Component, Seed, Strict, said, sources
+from distill.config.strict import Component, Seed, Strict, deciding, said, sources
 from distill.system import store
+from distill.system.memo import Memo
 
 
 class Run(Strict):
@@ -75,31 +76,44 @@ class Run(Strict):
         return not self.loss.takes.isdisjoint({"teacher_logits", "teacher_features"})
 
     @property
+    def unheard(self) -> list[str]:
+        """The keys of sections whose features its loss does not ask for, which decide nothing."""
+        asked, own = self.loss.takes, self.teacher.model
+        found = []
+        if "student_features" not in asked and self.model.features is not None:
+            found.append("model")
+        if "teacher_features" not in asked and own is not None and own.features is not None:
+            found.append("teacher")
+        return found
+
+    @property
     def effective(self) -> Self:
-        """The same without the features that its loss does not ask for, which decide nothing."""
-        changes: dict[str, Any] = {}
-        if "student_features" not in self.loss.takes and self.model.features is not None:
-            changes["model"] = self.model.model_copy(update={"features": None})
-        own = self.teacher.model
-        unheard = "teacher_features" not in self.loss.takes
-        if unheard and own is not None and own.features is not None:
-            plain = own.model_copy(update={"features": None})
-            changes["teacher"] = self.teacher.model_copy(update={"model": plain})
+        """The same without the features that its loss does not ask for."""
+        changes = {key: without_features(getattr(self, key)) for key in self.unheard}
         return self.model_copy(update=changes) if changes else self
 
-    def digest(self, content: Mapping[str, str]) -> str:
+    def digest(self, content: Mapping[str, str], memo: Memo | None = None) -> str:
         """The SHA-256 of all that decides the student, given the digests of the data and files.
 
         Where things lie (data.root, teacher.cache, teacher.path, ...), the device, halving, resume,
         checkpoint and loggers do not count, nor does the teacher of a loss that does not use one.
         """
-        elsewhere = self.aside | {"device": True, "teacher": True, "data": {"root"}}
-        config = said(self, elsewhere)
-        teacher = self.teacher.recipe if self.distils else None
-        heard = None if self.teacher.model is None else self.teacher.model.features
-        if teacher is not None and heard is not None:  # which decides the student, not the teacher
-            teacher |= {"features": heard}
-        return store.digest({"config": config, "teacher": teacher, "content": dict(content)})
+        known = memo or Memo()
+        elsewhere = {*self.aside, "device", "teacher"}
+        config = {
+            key: known(_said, value) if isinstance(value, Strict) else store.text(value)
+            for key, value in deciding(self).items()
+            if key not in elsewhere
+        }
+        return store.text_digest(
+            store.joined(
+                {
+                    "config": store.joined(config),
+                    "teacher": known(_taught, self.teacher) if self.distils else "null",
+                    "content": store.text(dict(content)),
+                }
+            )
+        )
 
     @property
     def sources(self) -> dict[str, str]:
@@ -109,16 +123,53 @@ class Run(Strict):
         return sources(own + self.teacher.components * self.distils)
 
     @property
-    def shared(self) -> str:
-        """A digest of all that runs must have in common to be trained as one stack.
+    def shared(self) -> Hashable:
+        """All that runs must have in common to be trained as one stack.
 
         They may differ in the numbers of the loss, the learning rate, the weight decay, and in
         their teachers, if their soft targets come in the same way (see `distill.sweeps.plan`).
         """
-        varies: Any = {
-            **{key: True for key in self.aside if key != "halving"},
-            "teacher": True,
-            "loss": self.loss.varying,
-            "optim": {"lr", "weight_decay"},
-        }
-        return store.digest(self.model_dump(by_alias=True, exclude=varies))
+        return self.common(Memo())
+
+    @property
+    def loss_kind(self) -> str:
+        """What losses have in common that are called together."""
+        return _in_common("loss", self.loss)
+
+    def common(self, memo: Memo) -> Hashable:
+        """The same, found once for sections that many runs share."""
+        aside = {*self.aside, "teacher"} - {"halving"}
+        values = {n: getattr(self, n) for n in type(self).model_fields if n not in aside}
+        return tuple(
+            memo(_in_common, name, value) if isinstance(value, Strict) else value
+            for name, value in values.items()
+        )
+
+
+def without_features(section: Model | Teacher) -> Model | Teacher:
+    """A section whose model names no features."""
+    if isinstance(section, Model):
+        return section.model_copy(update={"features": None})
+    assert section.model is not None
+    return section.model_copy(update={"model": without_features(section.model)})
+
+
+def _said(section: Strict) -> str:
+    """What a section says of the student, as the text of a digest."""
+    return store.text(said(section, {"root"} if isinstance(section, Data) else None))
+
+
+def _taught(teacher: Teacher) -> str:
+    """The same of what decides a teacher, and of the features of it that decide the student."""
+    recipe = teacher.recipe
+    if teacher.model is not None and teacher.model.features is not None:
+        recipe |= {"features": teacher.model.features}
+    return store.text(recipe)
+
+
+def _in_common(name: str, section: Strict) -> str:
+    """What the runs of a stack must have in common of a section."""
+    varies = {"lr", "weight_decay"} if name == "optim" else None
+    if isinstance(section, Component) and name == "loss":
+        varies = section.varying
+    return store.text(section.model_dump(by_alias=True, exclude=varies))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
@@ -42,6 +42,9 @@ def in_float32(value: float) -> bool:
 class Strict(BaseModel):
     """A section: unknown keys and conversions (other than int to float) are errors."""
 
+    __slots__ = ("_hashed",)  # which no copy takes along
+    if TYPE_CHECKING:
+        _hashed: int
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
     # What its files were when it was checked: so that a process that reads it once, and again for a
     # section equal to it, does not take files for those that they were. It decides no name.
@@ -58,7 +61,12 @@ class Strict(BaseModel):
         return []
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # its values may be lists
+        try:
+            return self._hashed
+        except AttributeError:
+            known = hash(self.model_dump_json())  # its values may be lists
+            object.__setattr__(self, "_hashed", known)
+            return known
 
 
 class Component(Strict):
@@ -204,20 +212,27 @@ def said(section: Strict, exclude: Any = None) -> dict[str, Any]:
     return _said(section, dumped)
 
 
-def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
-    fields = type(section).model_fields
-    kept: dict[str, Any] = {}
+def deciding(section: Strict) -> dict[str, Any]:
+    """The values of a section that decide something, by the names of its keys in a yaml."""
     kinds = [kind.__name__ for kind in type(section).__mro__]
     if isinstance(section, Component):
         kinds.append(section.target)
     always = set().union(*(COUNTED.get(kind, set()) for kind in kinds))
-    for name, field in fields.items():
-        key, value = field.alias or name, getattr(section, name)
+    return {
+        field.alias or name: value
+        for name, field in type(section).model_fields.items()
+        for value in (getattr(section, name),)
+        if name in always or field.is_required() or value != field.get_default()
+    }
+
+
+def _said(section: Strict, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field.alias or name: field for name, field in type(section).model_fields.items()}
+    kept: dict[str, Any] = {}
+    for key, value in deciding(section).items():
         if key not in dumped:
             continue
-        if name not in always and not field.is_required() and value == field.get_default():
-            continue
-        place = _place(field)
+        place = _place(fields[key])
         if isinstance(place, store.Content):
             kept[key] = place.of(value)
         elif place is None or not place.has(value):

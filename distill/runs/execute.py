@@ -5,8 +5,9 @@ teachers, train as one stack.
 """
 
 import logging
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,13 @@ def fail(
     name = "" if isinstance(error, RunError | interrupt.Interrupt) else f"{type(error).__name__}: "
     text = store.told(error) if isinstance(error, OSError) else None
     reason = text or " ".join(f"{name}{error}".split()).removesuffix(":")
-    bodies = [{**_head(job), "status": status, "reason": reason} for job in jobs]
+    bodies = [
+        {**_head(job), **beside(directories[0], own), "status": status, "reason": reason}
+        for job, own in zip(jobs, directories, strict=True)
+    ]
     for k, (job, body, directory) in enumerate(zip(jobs, bodies, directories, strict=True)):
         try:
+            directory.mkdir(parents=True, exist_ok=True)  # it ended before its stack began
             if job.run.resume and (before := results.finished(directory, job.name)) is not None:
                 bodies[k] = before  # it ended before the error came
                 continue
@@ -81,6 +86,13 @@ def fail(
                 store.told(problem) or problem,
             )
     return bodies
+
+
+def beside(first: Path, directory: Path) -> dict[str, str]:
+    """Where the log and Hydra's record of a stack lie, which its first job has in its directory."""
+    return (
+        {} if directory == first else {"stack": Path(os.path.relpath(first, directory)).as_posix()}
+    )
 
 
 def kept(job: Job, directory: Path) -> dict[str, Any] | None:
@@ -141,27 +153,23 @@ def unlike(kept: Sequence[tuple[Job, dict[str, Any]]]) -> str | None:
 def execute(
     jobs: Sequence[Job],
     directories: Sequence[Path],
-    trained: Callable[[], object] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Train K jobs as one stack, write each one's files into its directory, return its result.
 
     A member that diverges, is stopped, or whose files cannot be written, has that status in its
     result. An error that ends all of them is written into each one's result, and raised again.
-    ``trained`` is called before the first of the results is written, which make the runs count.
     """
     machine.settle()
     if jobs[0].run.resume:
         checkpoint.members(directories[0])  # one that cannot be read ends it before any change
     try:
         with pulse(directories[0] / PULSE):
-            return _execute(jobs, directories, trained)
+            return _execute(jobs, directories)
     except TeacherError as error:
-        return _others(error, jobs, directories, trained)
+        return _others(error, jobs, directories)
 
 
-def _execute(
-    jobs: Sequence[Job], directories: Sequence[Path], trained: Callable[[], object]
-) -> list[dict[str, Any]]:
+def _execute(jobs: Sequence[Job], directories: Sequence[Path]) -> list[dict[str, Any]]:
     """The same of jobs none of whose teachers fails, or all.
 
     Raises:
@@ -186,13 +194,12 @@ def _execute(
         for k, body in enumerate(fail(jobs, directories, error)):
             watch.end(k, body)
         raise
-    trained()
     bodies = []
     # The first job's result comes last: as long as one is missing, the checkpoint lies in the
     # directory of a job that will be tried again.
     for k in reversed(range(len(jobs))):
         try:
-            facts = taught[k].facts
+            facts = taught[k].facts | beside(directories[0], directories[k])
             body = _written(jobs[k], directories[k], k, training, history, facts, details)
         except (OSError, SafetensorError) as error:
             [body] = fail([jobs[k]], [directories[k]], error)
@@ -208,7 +215,6 @@ def _others(
     error: TeacherError,
     jobs: Sequence[Job],
     directories: Sequence[Path],
-    trained: Callable[[], object],
 ) -> list[dict[str, Any]]:
     """The results of all jobs, of which those of a teacher fail with it; the others are trained."""
     log.info("students of one teacher ended here:", exc_info=error.__cause__)
@@ -217,7 +223,7 @@ def _others(
         numbers = [k for k in range(len(jobs)) if (k in error.members) is lost]
         own = [jobs[k] for k in numbers], [directories[k] for k in numbers]
         try:
-            found = fail(*own, error.__cause__ or error) if lost else execute(*own, trained)
+            found = fail(*own, error.__cause__ or error) if lost else execute(*own)
         except Exception as other:  # of their teacher; it is in their results
             if out_of_memory(other):
                 raise

@@ -5,16 +5,18 @@ Letters: N training examples, M of them in the transfer set.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from distill.config import ConfigError, Run, Teacher
+from distill.config import Component, ConfigError, Data, Run, Teacher
+from distill.data.dataset import Dataset
 from distill.runs.loggers import check_logger
 from distill.seeds import generator
+from distill.system.memo import Memo
 from distill.teachers.find import teacher_cache
 from distill.teachers.given import check_targets
 from distill.teachers.targets import Way, way
@@ -23,7 +25,9 @@ from distill.teachers.weights import content as teacher_content
 from distill.training.augmentation import mixes
 from distill.training.build import (
     check_batches,
+    check_class_weights,
     check_loss,
+    check_losses,
     check_views,
     feature_shapes,
     parameters,
@@ -36,6 +40,7 @@ log = logging.getLogger(__name__)
 # Part of every run's digest: raise it when the same configuration would make another student.
 SCHEMA = 2
 LONGEST = 170  # characters of a loss's numbers in a run's name; file systems take 255 bytes
+TOGETHER = 256  # losses that are tried at once
 WHOLE = re.compile(r"-?[0-9]+")
 
 
@@ -46,19 +51,81 @@ def _tell(key: str, weights: tuple[float, ...], names: tuple[str, ...]) -> None:
     log.warning("%s, in the order of the classes: %s", key, pairs)
 
 
+class Checked:
+    """The jobs that were checked before, and what was found of them, which others share.
+
+    Jobs of a sweep consist of the same sections, most of them. What does not depend on the numbers
+    of a loss is checked once for each combination of the others, and a loss once for each of these.
+    """
+
+    def __init__(self) -> None:
+        self.memo = Memo()
+        self.alike: dict[Hashable, Job] = {}
+        self.losses: dict[Hashable, Component] = {}
+        self._untried: dict[Hashable, tuple[Job, list[Component]]] = {}
+
+    def later(self, job: "Job") -> None:
+        """Let the loss of a job be tried by `finish`, together with others of its kind."""
+        loss = job.run.loss
+        kind = (job.run.loss_kind, job.data.classes, job.mixed, job.seen)
+        self._untried.setdefault(kind, (job, []))[1].append(loss)
+
+    def finish(self) -> None:
+        """Try the losses that are left.
+
+        Raises:
+            ConfigError: the training loop cannot use one of them.
+        """
+        for job, losses in self._untried.values():
+            for n in range(0, len(losses), TOGETHER):
+                some = losses[n : n + TOGETHER]
+                check_losses(some, job.data.classes, mixed=job.mixed, seen=job.seen)
+        self._untried.clear()
+
+
 class Job:
     """A run that was checked: nothing but training is left to do.
+
+    Args:
+        run: what was composed.
+        before: the jobs of the same sweep that were checked before; then nothing may be trained
+            until its `finish` was called.
 
     Raises:
         ConfigError: a file is missing or damaged, or a value does not fit the data or the machine.
     """
 
-    def __init__(self, run: Run) -> None:
-        device = device_of(run)
-        self.run = run
-        self.setting = Setting(run.data, device, dtype_of(run, device), run.views)
-        self.data = read(run.data)
-        self._check()
+    def __init__(self, run: Run, before: Checked | None = None) -> None:
+        known = before or Checked()
+        self.run, self._memo = run, known.memo
+        self.setting: Setting
+        self.data: Dataset
+        self.mixed = False  # whether its augmentation mixes labels
+        kind = self._kind()
+        if (like := known.alike.get(kind)) is not None:
+            self.setting, self.data, self.mixed = like.setting, like.data, like.mixed
+            self.seen, self.way = like.seen, like.way
+            if (kind, id(run.loss)) not in known.losses:
+                self._check_names()
+                check_class_weights(run.loss, self.data.classes)
+                if before is None or run.loss.learned is not None:
+                    self._try_loss()
+                else:
+                    before.later(self)
+        else:
+            device = device_of(run)
+            self.setting = Setting(run.data, device, dtype_of(run, device), run.views)
+            self.data = read(run.data)
+            self._check()
+            known.alike[kind] = self
+        known.losses[kind, id(run.loss)] = run.loss
+
+    def _kind(self) -> Hashable:
+        """What the checks depend on, beside what the loss is given; sections by their identity."""
+        run = self.run
+        parts = (run.data, run.model, run.teacher, run.transfer, run.views, run.augment, run.train)
+        own = (type(run.loss), run.device, run.precision, _drawn(run))
+        return *map(id, (*parts, run.logger)), *own
 
     def _check(self) -> None:
         run, last = self.run, self.data.classes - 1
@@ -80,6 +147,7 @@ class Job:
         if len(self.index) == 0:
             raise ConfigError(f"transfer={run.transfer.name}: it leaves no training example")
         self._check_augmentation()
+        self._try_loss()
         parameters(run.model, run.data, "model")
         check_batches(run.model, run.data, "model", len(self.index), run.train.batch_size)
         if run.distils:
@@ -138,8 +206,8 @@ class Job:
             raise ConfigError(f"teacher.cache={cache}: no folder can be made ({error})") from error
 
     def _check_augmentation(self) -> None:
-        """The loss can use the labels that an augmentation leaves."""
-        run, mixed = self.run, False
+        """The training loop can use the augmentations; see whether the students' mixes labels."""
+        run = self.run
         for key, component in {
             "augment": run.augment,
             "teacher.augment": run.teacher.augment if run.distils else None,
@@ -150,12 +218,17 @@ class Job:
                 mixing = mixes(component, self.data)
             except ValueError as error:
                 raise ConfigError(f"{key}={component.name}: {error}") from error
-            mixed |= mixing and key == "augment"
+            self.mixed |= mixing and key == "augment"
+
+    def _try_loss(self) -> None:
+        """The training loop can use the loss."""
+        run = self.run
         counts: list[int] = []
         if run.loss.learned is not None:
             own = self.data.train_labels[self.index]
             counts = own.bincount(minlength=self.data.classes).tolist()
-        check_loss(run.loss, self.data.classes, mixed=mixed, seen=self.seen, counts=tuple(counts))
+        seen = self.seen
+        check_loss(run.loss, self.data.classes, mixed=self.mixed, seen=seen, counts=tuple(counts))
 
     def _check_reading(self) -> None:
         """As many means and deviations as there are channels or features."""
@@ -238,29 +311,20 @@ class Job:
             )
         return found
 
-    @cached_property
+    @property
     def index(self) -> Tensor:
         """Indices (M,) of the training examples in the transfer set, on the CPU."""
-        subset = self.run.transfer
-        source = generator(self.run.seed, "transfer")
-        labels = self.data.train_labels
-        mask = subset(labels=labels.clone(), generator=source)
-        if not isinstance(mask, Tensor) or (mask.dtype, mask.shape) != (torch.bool, labels.shape):
-            kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
-            wanted = f"wanted is torch.bool ({len(labels)},), whether each example is in it"
-            raise ConfigError(f"transfer={subset.name}: it returns {kind}; {wanted}")
-        indices: Tensor = (mask & ~held_out(self.run.data)).nonzero().flatten()
-        return indices
+        return _index(self.run.transfer, self.run.data, _drawn(self.run))
 
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of all that decides the student."""
         content = {"data": self.data.digest, "schema": str(SCHEMA), **self.run.sources}
         if self.run.distils and self.run.teacher.path is not None:
-            content["teacher"] = teacher_content(self.run.teacher)
-        return self.run.digest(content)
+            content["teacher"] = self._memo(teacher_content, self.run.teacher)
+        return self.run.digest(content, self._memo)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A name that a person can read, the same for the same config, safe as a file's name."""
         run = self.run
@@ -273,6 +337,22 @@ class Job:
         loss = loss if len(loss) <= LONGEST else ""  # the digest holds them all
         student = f"{run.data.name}-{run.model.name}{width}-{run.loss.name}{loss}-seed{run.seed}"
         return f"{student}-{self.digest[:8]}"
+
+
+def _drawn(run: Run) -> int:
+    """The seed of a run, if its transfer set is drawn by it; else 0."""
+    return run.seed if "generator" in run.transfer.takes else 0
+
+
+@lru_cache(maxsize=4)  # a job does not hold its own: 10,000 jobs would hold 400 MB
+def _index(subset: Component, data: Data, seed: int) -> Tensor:
+    labels = read(data).train_labels
+    mask = subset(labels=labels.clone(), generator=generator(seed, "transfer"))
+    if not isinstance(mask, Tensor) or (mask.dtype, mask.shape) != (torch.bool, labels.shape):
+        kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+        wanted = f"wanted is torch.bool ({len(labels)},), whether each example is in it"
+        raise ConfigError(f"transfer={subset.name}: it returns {kind}; {wanted}")
+    return (mask & ~held_out(data)).nonzero().flatten()
 
 
 def by_teacher(jobs: Sequence[Job]) -> dict[Teacher | None, list[int]]:

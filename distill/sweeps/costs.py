@@ -5,7 +5,7 @@ Letters: K members, B examples in a batch, N training examples, V views of each,
 
 import logging
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice
 from math import ceil
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from distill.config import Run
+from distill.data.views import Inputs
 from distill.runs.job import Job, by_teacher
 from distill.runs.students import students
 from distill.seeds import generator, seeded
 from distill.teachers.find import stand_in
-from distill.training.evaluate import FEWEST
+from distill.training.evaluate import FEWEST, evaluate
 from distill.training.evaluator import evaluator
 from distill.training.loop import Training
 from distill.training.transfer_set import Source
@@ -25,6 +26,7 @@ from distill.training.transfer_set import Source
 log = logging.getLogger(__name__)
 
 BATCHES = 2  # that are timed, after one that warms up
+EVALUATED = 2000  # examples of each part of the data on which a stack is evaluated meanwhile
 
 
 def _ready(jobs: Sequence[Job]) -> Training:
@@ -151,7 +153,7 @@ def _timed(jobs: Sequence[Job]) -> Hashable:
 def seconds(jobs: Sequence[Job]) -> float:
     """How long a stack of these jobs will train, from the time of a few batches."""
     first = jobs[0]
-    training, evaluate = _ready(jobs), evaluator(first.setting, first.run.test)
+    training, parts = _ready(jobs), evaluator(first.setting, first.run.test).parts.values()
     cuda = first.setting.device.type == "cuda"
 
     def now() -> float:
@@ -161,15 +163,24 @@ def seconds(jobs: Sequence[Job]) -> float:
 
     _steps(training, 1)
     if cuda:  # where a kernel's first call is slow
-        evaluate(training.stack)
+        _evaluate(training, parts)
     start = now()
     timed = _steps(training, BATCHES)
     middle = now()
-    evaluate(training.stack)
-    evaluation = now() - middle
+    times_as_many = _evaluate(training, parts)
+    evaluation = times_as_many * (now() - middle)
     steps = ceil(len(first.index) / first.run.train.batch_size)
     times = 1 if first.run.train.ema is None else 2
     return _epochs(first.run) * (steps * (middle - start) / timed + times * evaluation)
+
+
+def _evaluate(training: Training, parts: Iterable[tuple[Inputs, Tensor]]) -> float:
+    """Evaluate on the first few examples of each part; returns how many times as many there are."""
+    sizes = []
+    for images, labels in parts:
+        evaluate(training.stack, images, labels, most=EVALUATED)
+        sizes.append(len(labels))
+    return sum(sizes) / sum(min(size, EVALUATED) for size in sizes)
 
 
 def _epochs(run: Run) -> float:

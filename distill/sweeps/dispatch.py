@@ -20,7 +20,8 @@ from distill.runs.results import DAMAGED, RESULT, read
 from distill.sweeps.cluster import FOLDER, MACHINE, Place
 from distill.sweeps.elements import Element, Lesson
 from distill.sweeps.plan import Stack
-from distill.sweeps.workers import Outcome, Task, WorkerDiedError, smaller
+from distill.sweeps.tasks import Task
+from distill.sweeps.workers import Outcome, WorkerDiedError, smaller
 from distill.system import interrupt, store
 from distill.system.interrupt import Interrupt
 from distill.teachers.find import made

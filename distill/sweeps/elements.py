@@ -18,7 +18,8 @@ from distill.config import ConfigError
 from distill.runs.execute import fail, kept
 from distill.runs.job import Job
 from distill.sweeps import plan
-from distill.sweeps.workers import Outcome, Task, in_turn, side_by_side
+from distill.sweeps.tasks import Task
+from distill.sweeps.workers import Outcome, in_turn, side_by_side
 from distill.system import interrupt, machine, store
 from distill.system.interrupt import Interrupt
 from distill.system.progress import silence

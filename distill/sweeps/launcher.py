@@ -1,9 +1,12 @@
 """The launcher that trains the jobs of a sweep as stacks."""
 
+import csv
+import gc
+import io
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,22 +19,26 @@ from hydra.core.utils import (
     run_job,
     setup_globals,
 )
+from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
 from distill.runs.columns import Status
 from distill.sweeps.compose import Composer
-from distill.sweeps.members import Member, check, current, failed, resolved
+from distill.sweeps.members import Member, Reader, check, current, failed, numbered, resolved, short
+from distill.sweeps.summary import Summary
 from distill.system import machine, store
 from distill.system.disk import present
 
 if TYPE_CHECKING:
     from distill.sweeps.cluster import Place
     from distill.sweeps.plan import Schedule, Stack
-    from distill.sweeps.workers import Results, Task
+    from distill.sweeps.tasks import Results, Task
 
 log = logging.getLogger(__name__)
+
+PLANNED = "planned.csv"  # the jobs of a sweep, each by its directory and its overrides
 
 
 def stackable(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -93,6 +100,7 @@ class StackLauncher(Launcher):
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
+        self.planned: dict[str, str] = {}  # the overrides of each job, by its directory
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -113,7 +121,7 @@ class StackLauncher(Launcher):
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         numbered = enumerate(job_overrides, initial_job_idx)
         if not getattr(self.task_function, "stackable", False):
-            return [self._run(self._compose(overrides, n)[0]) for n, overrides in numbered]
+            return [self._run(self._compose(overrides, n)) for n, overrides in numbered]
         from distill.sweeps import cluster
         from distill.training.inputs import trained_on
 
@@ -126,10 +134,25 @@ class StackLauncher(Launcher):
         if self.place is not None:
             self.machine = cluster.machine_of(folder / cluster.FOLDER, self.place)
         with trained_on(self.machine):
-            members = [Member.of(*self._compose(overrides, n)) for n, overrides in numbered]
+            read = Reader()
+            members = [read(self.composer.compose(self.config, own), n) for n, own in numbered]
+            read.finish()
             check(members, self.config)
             with store.locked(folder):
+                self._tell(members)
                 return self._train(members)
+
+    def _tell(self, members: Sequence[Member]) -> None:
+        """Write which jobs there are to be, those of the command's earlier batches among them."""
+        folder = Path(self.config.hydra.sweep.dir).absolute()
+        for member in members:
+            place = member.directory.relative_to(folder).as_posix()
+            self.planned.setdefault(place, shlex.join(member.composed.overrides))
+        with io.StringIO(newline="") as text:
+            csv.writer(text, lineterminator="\n").writerows(
+                [("directory", "overrides"), *self.planned.items()]
+            )
+            store.write_text(folder / PLANNED, text.getvalue(), sync=False)
 
     def _log_as_sweep(self) -> None:
         configure_log(
@@ -138,12 +161,8 @@ class StackLauncher(Launcher):
             execution_whitelist=self.hydra_context.execution_whitelist,
         )
 
-    def _compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, DictConfig]:
-        config, task = self.composer.compose(self.config, overrides)
-        with open_dict(config):
-            config.hydra.job.id = str(number)
-            config.hydra.job.num = number
-        return config, task
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        return numbered(self.composer.compose(self.config, overrides).config(), number)
 
     def _run(self, config: DictConfig) -> JobReturn:
         log.info("#%d : %s", config.hydra.job.num, " ".join(config.hydra.overrides.task))
@@ -198,7 +217,7 @@ class StackLauncher(Launcher):
             log.info("%d of %d jobs were finished before and are kept", len(before), len(members))
         if line := unlike([(member.job, result) for member, result in before]):
             log.warning(line)
-        return {member.directory: result for member, result in before}
+        return {member.directory: short(result) for member, result in before}
 
     def _schedule(self, members: Sequence[Member]) -> "Schedule":
         """The stacks that jobs become, told before anything is timed, and where they train."""
@@ -232,6 +251,7 @@ class StackLauncher(Launcher):
         self._started: dict[Stack, list[Member]] = {}
         with progress() as bars:
             bar = bars.add_task("sweep", total=len(members))
+            gc.freeze()  # or each collection looks through all jobs
             try:
                 for stack, outcome in outcomes:
                     own = self._started.pop(stack, [members[n] for n in stack.jobs])
@@ -239,14 +259,15 @@ class StackLauncher(Launcher):
                     done = failed(own, outcome) if isinstance(outcome, Exception) else outcome
                     for member, result in zip(own, done, strict=True):
                         ended(member, result, error)
-                    # For the count of them; their configs are most of what they hold.
-                    finished += [{k: v for k, v in r.items() if k != "config"} for r in done]
+                    finished += map(short, done)
                     bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
                     log.info("%d of %d jobs: %s", len(finished), len(members), counted(finished))
             except BaseException as stop:
                 for own in self._started.values():
                     failed([m for m in own if not (m.directory / RESULT).exists()], stop)
                 raise
+            finally:
+                gc.unfreeze()
             bars.remove_task(bar)
 
     def _outcomes(
@@ -254,21 +275,21 @@ class StackLauncher(Launcher):
     ) -> Iterator[tuple["Stack", "Results | Exception"]]:
         from distill.sweeps.workers import in_turn, side_by_side, teach
 
-        def begin(stack: "Stack", plain: bool) -> "Task":
+        def begin(stack: "Stack") -> "Task":
             own = [members[n] for n in stack.jobs]
             self._started[stack] = own
-            return self._start(own, plain)
+            return self._start(own)
 
         def train(stack: "Stack") -> "Results":
             try:
-                return begin(stack, False).run([members[n].job for n in stack.jobs])
+                return begin(stack).run([members[n].job for n in stack.jobs])
             finally:
                 self._log_as_sweep()
 
         if schedule.workers == 1:
             yield from in_turn(schedule.stacks, train)
         else:
-            start: Callable[[Stack], Task] = partial(begin, plain=True)
+            start: Callable[[Stack], Task] = begin
             try:
                 start = teach(schedule.stacks, [member.job for member in members], start)
             finally:
@@ -304,44 +325,47 @@ class StackLauncher(Launcher):
         log.info(plan.dispatched(stacks, place))
 
         def start(stack: "Stack") -> "Task":
-            return self._start([members[n] for n in stack.jobs], plain=True)
+            return self._start([members[n] for n in stack.jobs])
 
         first = [(stack, start(stack)) for stack in lessons(stacks, jobs)]
         return dispatch.train(stacks, first, start)
 
-    def _start(self, members: Sequence[Member], plain: bool) -> "Task":
-        """Make the directories of a stack's jobs, with the configs in them.
+    def _start(self, members: Sequence[Member]) -> "Task":
+        """The stack of these jobs, of which its callbacks know that it is about to be trained."""
+        from distill.sweeps.tasks import Task
 
-        With ``plain``, the task holds the configs too, for another process.
-        """
-        from distill.sweeps.workers import Task
-
-        configs = []
-        for member in members:
-            member.prepare()
-            with current(member.config):
-                if plain:
-                    configs.append(resolved(member.task))
-                self.hydra_context.callbacks.on_job_start(
-                    config=member.config, task_function=self.task_function
-                )
-        first = members[0].config.hydra
-        with current(members[0].config):
-            logs = resolved(first.job_logging) if first.job_logging is not None else None
-        return Task(
-            directories=[member.directory for member in members],
+        first = members[0].hydra_config()
+        with current(first):
+            logs = first.hydra.job_logging and resolved(first.hydra.job_logging)
+        verbose = first.hydra.verbose
+        task = Task(
+            members=[member.planned() for member in members],
             log=logs,
-            verbose=first.verbose if isinstance(first.verbose, bool | str) else list(first.verbose),
+            verbose=verbose if isinstance(verbose, bool | str) else list(verbose),
             whitelist=self.hydra_context.execution_whitelist,
             environment=members[0].environment,
-            configs=configs,
-            names=[member.job.name for member in members] if plain else (),
             machine=self.machine,
+        )
+        if self._heard("on_job_start"):
+            task.make()
+            for member in members:
+                with current(config := member.hydra_config()):
+                    self.hydra_context.callbacks.on_job_start(
+                        config=config, task_function=self.task_function
+                    )
+        return task
+
+    def _heard(self, event: str) -> bool:
+        """Whether a callback of the user's asks for this event of each job."""
+        silent = {getattr(kind, event) for kind in (Callback, Summary)}
+        return any(
+            getattr(type(c), event) not in silent for c in self.hydra_context.callbacks.callbacks
         )
 
     def _return(self, member: Member, result: dict[str, Any], cause: Exception | None) -> JobReturn:
         """What Hydra wants to know of a job that ended; its callbacks get it, too."""
         done = member.returned(result, cause)
-        with current(member.config):
-            self.hydra_context.callbacks.on_job_end(config=member.config, job_return=done)
+        if self._heard("on_job_end"):
+            with current(config := member.hydra_config()):
+                self.hydra_context.callbacks.on_job_end(config=config, job_return=done)
         return done

@@ -1,90 +1,71 @@
-"""The jobs of a sweep that train as stacks: checked, prepared, and given back to Hydra."""
+"""The jobs of a sweep that train as stacks: composed, checked, and given back to Hydra."""
 
 import os
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from distill.sweeps import names
-from distill.system import store
+from distill.sweeps.compose import LOOKED_UP, Composed, Kind, hangs, task_config, texts
+from distill.system.memo import Memo
 
 if TYPE_CHECKING:
     from distill.runs.job import Job
-    from distill.sweeps.workers import Results
+    from distill.sweeps.tasks import Planned, Results
+
+NAME = "${distill.run:}"  # hydra.sweep.subdir by default
+NOTHING = "${distill.free:}"  # which is asked for by a job that runs alone
 
 
-@dataclass
+@dataclass(slots=True)
 class Member:
     """A job of a sweep: its config, whole and checked, its directory and environment."""
 
-    config: DictConfig
-    task: DictConfig
+    composed: Composed
+    number: int
+    config: dict[str, Any]  # the task's, with nothing to be looked up
     job: "Job"
+    subdir: str
     directory: Path
-    environment: dict[str, str]
+    environment: Mapping[str, str]
 
-    @classmethod
-    def of(cls, config: DictConfig, task: DictConfig) -> Self:
-        """The job of a composed ``config``, of which the ``task`` is all but Hydra's part.
-
-        Raises:
-            ConfigError: the config is wrong, or its directory is not within the sweep's.
-        """
-        from distill.config import ConfigError, parse
-        from distill.runs.job import Job
-
-        with current(config):
-            names.check_names(config)
-            job = Job(parse(task))
-            token = names.named.set(job)
-            try:
-                subdir = str(OmegaConf.select(config, "hydra.sweep.subdir"))
-            finally:
-                names.named.reset(token)
-            environment = resolved(config.hydra.job.env_set)
-        sweep = Path(os.path.abspath(config.hydra.sweep.dir))  # noqa: PTH100
-        directory = Path(os.path.normpath(sweep / subdir))
-        if not directory.is_relative_to(sweep):
-            raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
+    def hydra_config(self) -> DictConfig:
+        """The config as Hydra's own, with Hydra's part."""
+        config = numbered(self.composed.config(), self.number)
         with open_dict(config):
-            config.hydra.sweep.subdir = subdir
-            config.hydra.runtime.output_dir = str(directory)
-        return cls(config, task, job, directory, environment)
+            config.hydra.sweep.subdir = self.subdir
+            config.hydra.runtime.output_dir = str(self.directory)
+        return config
 
-    def prepare(self) -> None:
-        """Make the directory, without what an earlier try left there, and write the config."""
-        from distill.runs.results import clear
+    def planned(self) -> "Planned":
+        """The job as a member of a stack that is to be trained."""
+        from distill.sweeps.tasks import Planned
 
-        hydra = self.config.hydra
-        self.directory.mkdir(parents=True, exist_ok=True)
-        clear(self.directory, keep=not self.job.run.resume, config=hydra.output_subdir)
-        if hydra.output_subdir is None:
-            return
-        folder = self.directory / hydra.output_subdir
-        with current(self.config):
-            folder.mkdir(exist_ok=True)
-            texts = {
-                "config": OmegaConf.to_yaml(self.task),
-                "hydra": "hydra:\n" + textwrap.indent(OmegaConf.to_yaml(hydra), "  "),
-                "overrides": OmegaConf.to_yaml(hydra.overrides.task),
-            }
-            for name, text in texts.items():
-                store.write_text(folder / f"{name}.yaml", text, sync=False)
+        kind, values, overrides = self.composed
+        return Planned(
+            name=self.job.name,
+            directory=self.directory,
+            config=self.config,
+            composed=kind.unresolved(values),
+            overrides=overrides,
+            hydra=kind.hydra,
+            number=self.number,
+            subdir=self.subdir,
+        )
 
     def returned(self, result: dict[str, Any], cause: Exception | None = None) -> JobReturn:
         """What Hydra wants to know of the job, by its result and the error that ended it."""
         from distill.runs.execute import failure
 
-        done = JobReturn()
-        done.cfg, done.hydra_cfg = self.task, self.config
-        done.overrides = list(self.config.hydra.overrides.task)
+        done = Returned()
+        done.member = self
+        done.overrides = self.composed.overrides
         done.working_dir = os.getcwd()  # noqa: PTH109
         done.task_name = JobRuntime.instance().get("name")
         error = failure(result)
@@ -93,6 +74,111 @@ class Member:
         done.return_value = result.get("val_errors") if error is None else error
         done.status = JobStatus.COMPLETED if error is None else JobStatus.FAILED
         return done
+
+
+class Returned(JobReturn):
+    """What Hydra wants to know of a job, with configs that are made when somebody asks."""
+
+    member: Member
+
+    @property
+    def hydra_cfg(self) -> DictConfig:
+        """The whole config."""
+        return self.member.hydra_config()
+
+    @hydra_cfg.setter
+    def hydra_cfg(self, _: object) -> None:
+        """As a JobReturn begins, with none."""
+
+    @property
+    def cfg(self) -> DictConfig:
+        """The task's part of it."""
+        return task_config(self.member.composed.config())
+
+    @cfg.setter
+    def cfg(self, _: object) -> None:
+        """As a JobReturn begins, with none."""
+
+
+class Reader:
+    """Makes the members of a sweep; what they have in common is checked once."""
+
+    def __init__(self) -> None:
+        from distill.config import Checker
+        from distill.runs.job import Checked
+
+        self._check, self._checked, self._memo = Checker(), Checked(), Memo()
+
+    def __call__(self, composed: Composed, number: int) -> Member:
+        """The job of this ``number``.
+
+        Raises:
+            ConfigError: the config is wrong, or its directory is not within the sweep's.
+        """
+        from distill.config import ConfigError
+        from distill.runs.job import Job
+
+        kind, alike = composed.kind, self._memo(_alike, composed.kind)
+        if alike is not None and not kind.anew:
+            config = kind.task(composed.values)
+        else:
+            with current(live := numbered(composed.live(), number)):
+                names.check_names(live)
+                config = kind.task(composed.values)
+        job = Job(self._check(config), self._checked)
+        if alike is not None and kind.hydra["sweep"]["subdir"] == NAME:
+            subdir, (environment, sweep) = job.name, alike
+        else:
+            live = numbered(composed.live(), number)
+            with current(live), names.naming(job):
+                subdir = str(OmegaConf.select(live, "hydra.sweep.subdir"))
+                environment, sweep = _place(live)
+        directory = Path(os.path.normpath(Path(sweep, subdir)))
+        if not directory.is_relative_to(sweep):
+            raise ConfigError(f"hydra.sweep.subdir={subdir}: it must be a folder within {sweep}")
+        return Member(composed, number, config, job, subdir, directory, environment)
+
+    def finish(self) -> None:
+        """Check what is checked of many jobs at once.
+
+        Raises:
+            ConfigError: something is wrong with one of them.
+        """
+        self._checked.finish()
+
+
+def _alike(kind: Kind) -> tuple[dict[str, str], str] | None:
+    """The environment and the sweep's folder of all jobs of a kind, whose names are checked.
+
+    None if something in these may be another for each job.
+
+    Raises:
+        ConfigError: as `names.check_names`.
+    """
+    hydra = kind.hydra
+    environment = {k: v for k, v in hydra["job"]["env_set"].items() if v != NOTHING}
+    parts = (environment, hydra["job"]["name"], hydra["output_subdir"])
+    if any(LOOKED_UP in text for part in parts for text in texts(part)) or hangs(
+        hydra["sweep"]["dir"]
+    ):
+        return None
+    live = kind.fresh()
+    with current(live):
+        names.check_names(live)
+        return _place(live)
+
+
+def _place(config: DictConfig) -> tuple[dict[str, str], str]:
+    """The environment of a job, and the folder of its sweep."""
+    return resolved(config.hydra.job.env_set), os.path.abspath(config.hydra.sweep.dir)  # noqa: PTH100
+
+
+def numbered(config: DictConfig, number: int) -> DictConfig:
+    """A job's config, which knows its ``number`` in the sweep."""
+    with open_dict(config):
+        config.hydra.job.id = str(number)
+        config.hydra.job.num = number
+    return config
 
 
 def check(members: Sequence[Member], sweep: DictConfig) -> None:
@@ -120,17 +206,23 @@ def check(members: Sequence[Member], sweep: DictConfig) -> None:
         name = member.job.name
         if (other := runs.setdefault(member.directory, name)) != name:
             raise ConfigError(
-                f"hydra.sweep.subdir={member.config.hydra.sweep.subdir}: "
+                f"hydra.sweep.subdir={member.subdir}: "
                 f"{other} and {name} would both be written there"
             )
         own = member.job.run.logger
         if loggers.setdefault(member.directory, own) != own:
-            task = member.config.hydra.overrides.task
+            task = member.composed.overrides
             given = " ".join(o for o in task if o.lstrip("+~").startswith("logger"))
             raise ConfigError(
                 f"{given}: {name} would be trained twice, with other loggers; several at once "
                 "are a list, 'logger=[tensorboard,mlflow]'"
             )
+
+
+def short(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a sweep remembers of a result: how it ended, and its errors."""
+    keys = ("run", "status", "reason", "val_errors", "test_errors", "precision", "device")
+    return {key: result[key] for key in keys if key in result}
 
 
 def failed(members: Sequence[Member], error: BaseException) -> "Results":

@@ -1,7 +1,8 @@
 """How runs and sweeps are named, and how a run gets its directory to itself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import mul
 from pathlib import Path
@@ -25,6 +26,16 @@ named: ContextVar["Job | None"] = ContextVar("named", default=None)
 typed: ContextVar[Sequence[str]] = ContextVar("typed", default=())  # the command's arguments
 # Where results came to lie, for a caller who wants to read them.
 landed: ContextVar["list[Path] | None"] = ContextVar("landed", default=None)
+
+
+@contextmanager
+def naming(job: "Job") -> Iterator[None]:
+    """Let ``${distill.run:}`` mean this job's name."""
+    token = named.set(job)
+    try:
+        yield
+    finally:
+        named.reset(token)
 
 
 def run_name(*, _root_: DictConfig) -> str:

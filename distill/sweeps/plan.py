@@ -15,6 +15,7 @@ from distill.config import Teacher
 from distill.runs.job import Job, by_teacher
 from distill.sweeps.costs import expected_memory, expected_seconds
 from distill.system import machine
+from distill.system.memo import Memo
 from distill.teachers import targets
 from distill.teachers.find import targets_seconds
 from distill.training import checkpoint
@@ -60,11 +61,12 @@ def stacks(
     """
     groups: dict[Hashable, list[int]] = {}
     taken = {number for stack in begun for number in stack.jobs}
+    memo = Memo()
     for number, job in enumerate(jobs):
         if number in taken:
             continue
         come = None if job.way is None else (job.way.online, job.way.dtype, job.way.features)
-        groups.setdefault((job.run.shared, come, apart(number)), []).append(number)
+        groups.setdefault((job.run.common(memo), come, apart(number)), []).append(number)
     made: list[Stack] = []
     for numbers in (part for group in groups.values() for part in _together(group, jobs)):
         first = jobs[numbers[0]]

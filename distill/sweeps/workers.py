@@ -3,121 +3,28 @@
 import gc
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from shutil import copyfile
 from signal import Signals
-from typing import Any
 
 import torch
-from hydra.core.utils import configure_log, env_override
 from loky import ProcessPoolExecutor
-from omegaconf import OmegaConf
 
-from distill.config import Teacher, parse
-from distill.runs.execute import execute
+from distill.config import Teacher
 from distill.runs.job import Job
 from distill.sweeps.plan import Stack
-from distill.system import interrupt, store
+from distill.sweeps.tasks import Results, Task
+from distill.system import interrupt
 from distill.system.interrupt import Interrupt
 from distill.system.progress import silence
-from distill.teachers.find import taught
 from distill.training.fit import RunError, out_of_memory
-from distill.training.inputs import Machine, Setting, trained_on
+from distill.training.inputs import Setting
 
+__all__ = ["Outcome", "Results", "Task", "in_turn", "side_by_side", "teach"]
 log = logging.getLogger(__name__)
-
-Results = list[dict[str, Any]]
-
-
-@dataclass
-class Task:
-    """A stack to be trained, in this process or, by its plain ``configs``, in another.
-
-    ``log`` is how its first job logs, which the logs of the others are copies of.
-    """
-
-    directories: list[Path]
-    log: dict[str, Any] | None
-    verbose: bool | str | Sequence[str]
-    whitelist: Sequence[str] | None
-    environment: Mapping[str, str]
-    configs: Sequence[dict[str, Any]] = ()
-    names: Sequence[str] = ()
-    machine: Machine | None = None  # what "auto" means, where several machines train the sweep
-
-    def jobs(self) -> list[Job]:
-        """The jobs of the plain configs, checked on this machine.
-
-        Raises:
-            RunError: one of them is not the job that it was.
-        """
-        with trained_on(self.machine):
-            own = [Job(parse(OmegaConf.create(config))) for config in self.configs]
-        for job, name in zip(own, self.names, strict=True):
-            if job.name != name:
-                changed = "what decides it changed after the sweep began"
-                raise RunError(f"{name} would be trained as {job.name}: {changed}")
-        return own
-
-    def part(self, numbers: Sequence[int]) -> "Task":
-        """The task of some of its jobs."""
-        return replace(
-            self,
-            directories=[self.directories[n] for n in numbers],
-            configs=[self.configs[n] for n in numbers],
-            names=[self.names[n] for n in numbers],
-        )
-
-    def run(self, jobs: Sequence[Job] | None = None) -> Results:
-        """Train the stack; returns the result of each job."""
-        with env_override(dict(self.environment)), self._logged():
-            return execute(jobs or self.jobs(), self.directories, self._share_log)
-
-    def teach(self, job: Job) -> None:
-        """Let the teacher of ``job`` and its soft targets be in the cache, made if they are not."""
-        with env_override(dict(self.environment)), self._logged():
-            if job.way is not None:
-                taught(job.setting, job.run.teacher, job.run.checkpoint.every, job.way)
-
-    @contextmanager
-    def _logged(self) -> Iterator[None]:
-        if self.log is None:
-            yield
-            return
-        whitelist = None if self.whitelist is None else list(self.whitelist)
-        configure_log(OmegaConf.create(self.log), self.verbose, execution_whitelist=whitelist)
-        try:
-            yield
-        finally:
-            self._share_log()
-            for handler in logging.getLogger().handlers:
-                if isinstance(handler, logging.FileHandler):
-                    handler.close()
-
-    def _share_log(self) -> None:
-        """Give each job the log so far."""
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.flush()
-                self._copy(Path(handler.baseFilename).resolve())
-
-    def _copy(self, path: Path) -> None:
-        """Copy the log of the first job to the others, if it lies in its directory."""
-        first, *others = (directory.resolve() for directory in self.directories)
-        if path.is_relative_to(first):
-            for other in others:
-                try:
-                    store.write(
-                        other / path.relative_to(first), partial(copyfile, path), sync=False
-                    )
-                except OSError as error:
-                    log.warning("no log could be written: %s", store.told(error) or error)
 
 
 class WorkerDiedError(RunError):

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -58,10 +58,24 @@ class Content(Place):
         return file_digest(Path(str(value))) if self.has(value) else value
 
 
+def text(content: Any) -> str:
+    """A JSON value as text, the same for the same content."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def joined(parts: Mapping[str, str]) -> str:
+    """The `text` of an object whose values have these texts."""
+    return f"{{{','.join(f'{text(key)}:{parts[key]}' for key in sorted(parts))}}}"
+
+
 def digest(content: Any) -> str:
     """The SHA-256 (64 hex digits) of a JSON value, the same for the same content."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return text_digest(text(content))
+
+
+def text_digest(content: str) -> str:
+    """The SHA-256 (64 hex digits) of the `text` of a JSON value."""
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @patient

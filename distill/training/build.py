@@ -1,5 +1,6 @@
 """Models and losses of a config: built, and seen to be what the training loop can use."""
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import torch
@@ -70,6 +71,18 @@ def check_loss(
     Raises:
         ConfigError: it cannot.
     """
+    check_class_weights(loss, classes)
+    if (fault := _fault_of_loss(loss, classes, mixed, seen, counts)) is not None:
+        labels = "with the mixed labels (B, C) of the augmentation " if mixed else ""
+        raise ConfigError(f"loss={loss.name}: {labels}{fault}")
+
+
+def check_class_weights(loss: Component, classes: int) -> None:
+    """See that a loss has a weight for each of C ``classes``, if it has some.
+
+    Raises:
+        ConfigError: it has not.
+    """
     for key, weights in loss.options.items():
         own = key.rpartition(".")[2] == "class_weights"
         if own and isinstance(weights, list) and len(weights) != classes:
@@ -77,9 +90,22 @@ def check_loss(
                 f"loss.{key}={weights}: these are {len(weights)} numbers, and the data have "
                 f"{classes} classes; give one a class, or balanced"
             )
-    if (fault := _fault_of_loss(loss, classes, mixed, seen, counts)) is not None:
-        labels = "with the mixed labels (B, C) of the augmentation " if mixed else ""
-        raise ConfigError(f"loss={loss.name}: {labels}{fault}")
+
+
+def check_losses(
+    losses: Sequence[Component], classes: int, *, mixed: bool = False, seen: Seen = UNSEEN
+) -> None:
+    """`check_loss` of losses without parameters of their own that differ in numbers alone.
+
+    They are tried together, and one by one only if there is a fault among them.
+
+    Raises:
+        ConfigError: as `check_loss`.
+    """
+    together = Objective.of(losses, classes, seen=seen)
+    if fault_of_loss(together, classes, mixed=mixed, seen=seen) is not None:
+        for loss in losses:
+            check_loss(loss, classes, mixed=mixed, seen=seen)
 
 
 @lru_cache(maxsize=1024)

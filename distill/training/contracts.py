@@ -71,11 +71,12 @@ def fault_of_loss(
     seen: Seen = UNSEEN,
     examples: int = EXAMPLES,
 ) -> str | None:
-    """Whether the loss of one member, for data of C ``classes``, keeps to `distill.losses`.
+    """Whether the loss of members, for data of C ``classes``, keeps to `distill.losses`.
 
     It is tried on features of the shapes that were ``seen``, and some of so many ``examples``.
     """
-    logits, given = tried(1, classes, seen, examples)
+    members = max(map(len, objective.numbers.values()), default=1)
+    logits, given = tried(members, classes, seen, examples)
     if mixed:
         given["labels"] = F.one_hot(given["labels"], classes).float().mul(0.5).add(0.5 / classes)
     names: set[frozenset[str]] = set()
@@ -102,7 +103,7 @@ def fault_of_loss(
     if len(names) > 1:
         return "its terms change with progress; it must return the same ones always"
     for name, values in {"": total, **terms}.items():
-        if (fault := _fault_of_values(values)) is not None:
+        if (fault := _fault_of_values(values, members)) is not None:
             return f"its term {name} is {fault}" if name else f"it returns {fault}"
     if not total.requires_grad:
         return f"it returns {total.dtype} without a gradient by student_logits; needed is one"
@@ -133,11 +134,11 @@ def _kept(objective: Objective) -> str | None:
     return next((name for name, buffer in buffers.items() if buffer.requires_grad), None)
 
 
-def _fault_of_values(values: object) -> str | None:
-    """Whether what a loss returned for one member are values of one kind, (1, B) or (1,)."""
+def _fault_of_values(values: object, members: int) -> str | None:
+    """Whether what a loss returned for K members are values of one kind, (K, B) or (K,)."""
     if not isinstance(values, Tensor):
         return f"{type(values).__name__}; needed is a tensor, or one and a dictionary of terms"
-    if values.shape not in ((1, EXAMPLES), (1,)):
+    if values.shape not in ((members, EXAMPLES), (members,)):
         shape = tuple(values.shape[1:])
         return f"{shape} for {EXAMPLES} examples; needed is ({EXAMPLES},), one an example, or ()"
     return None if values.is_floating_point() else f"{values.dtype}; needed are floats"

@@ -18,11 +18,14 @@ EXAMPLES, FEWEST = 2000, 250
 
 @torch.no_grad()
 def batches(
-    stack: Stack, images: Inputs, view: int, dtype: torch.dtype
+    stack: Stack, images: Inputs, view: int, dtype: torch.dtype, most: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Indices (B,) and logits (K, B, C), float32, of one view of the images, in batches."""
+    """Indices (B,) and logits (K, B, C), float32, of one view of the images, in batches.
+
+    With ``most``, of the first so many alone.
+    """
     stack.eval()
-    index = torch.arange(len(images), device=images.raw.device)
+    index = torch.arange(len(images), device=images.raw.device)[:most]
     for i in torch.split(index, max(FEWEST, EXAMPLES // stack.members)):
         yield i, stack(images.batch(i, view, dtype)).float()
 
@@ -82,13 +85,18 @@ def shift_of(stack: Stack, images: Inputs, labels: Tensor, classes: Sequence[int
 
 
 @torch.no_grad()
-def evaluate(stack: Stack, images: Inputs, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Errors of each class (K, C) and the mean cross-entropy (K,) with ``labels`` (N,)."""
-    errors, loss = [], []
-    for index, z in batches(stack, images, images.centre, torch.float32):
+def evaluate(
+    stack: Stack, images: Inputs, labels: Tensor, most: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Errors of each class (K, C) and the mean cross-entropy (K,) with ``labels`` (N,).
+
+    With ``most``, on the first so many images alone.
+    """
+    errors, loss, count = [], [], len(labels[:most])
+    for index, z in batches(stack, images, images.centre, torch.float32, most):
         own = labels[index]
         errors.append(errors_by_class(z, own))
         nll = F.log_softmax(z.mT, 1).gather(1, own.expand(len(z), 1, -1))
         loss.append(-nll.double().sum((1, 2)))
     total = torch.stack(loss).sum(0)
-    return torch.stack(errors).sum(0), (total / len(images)).float()
+    return torch.stack(errors).sum(0), (total / count).float()

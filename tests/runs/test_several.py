@@ -21,6 +21,7 @@ from distill.runs.results import HISTORY, RESULT, read
 from distill.runs.students import students
 from distill.runs.summaries import read_summary
 from distill.sweeps import costs, plan
+from distill.sweeps.tasks import Planned
 from distill.sweeps.workers import Task, teach
 from distill.system import machine, pulse
 from distill.training.objective import Objective
@@ -234,7 +235,8 @@ def test_teachers_that_stacks_share_are_made_before_they_start(home: Path) -> No
 
     def start(stack: plan.Stack) -> Task:
         begun.append(stack)
-        return Task([home], None, False, None, {})
+        member = Planned("run", home / "run", {}, {}, [], {"output_subdir": None}, 0, "run")
+        return Task([member], None, False, None, {})
 
     begin = teach(stacks, jobs, start)
     made = {p.parent.name[:8] for p in (home / "data" / "teachers").glob("*/teacher.safetensors")}
