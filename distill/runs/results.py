@@ -189,8 +189,8 @@ def found(folder: Path) -> list[Path]:
     closed: list[Path] = []
 
     def on_error(error: OSError) -> None:
-        if isinstance(error, FileNotFoundError):  # it went while this looked, if it ever was
-            return
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return  # it went while this looked, if it ever was
         if Path(error.filename) == folder:
             raise error
         closed.append(Path(error.filename) / RESULT)

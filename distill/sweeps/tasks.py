@@ -107,7 +107,11 @@ class Task:
         """
         memo = Memo()
         for number, member in enumerate(self.members):
-            self._make(member, memo, hydra=number == 0 or "optuna" in _sweeper(member.hydra))
+            self._make(
+                member,
+                memo,
+                hydra=number == 0 or not _sweeper(member.hydra).endswith("BasicSweeper"),
+            )
 
     def _make(self, member: Planned, memo: Memo, *, hydra: bool = True) -> None:
         name = member.hydra["output_subdir"]
