@@ -62,7 +62,8 @@ def pulse(path: Path) -> Iterator[None]:
             ended.set()
             thread.join()
             with suppress(OSError):
-                if path.read_text(encoding="utf-8") == own:  # not that of who took over
+                # Not that of who took over; on a full disk it is empty, or a part of its own.
+                if own.startswith(path.read_text(encoding="utf-8")):
                     path.unlink()
 
 

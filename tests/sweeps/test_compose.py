@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ODD = st.text(st.sampled_from("ab~/ =,'\"\\$\u007b}[]()#:%@üη数🎉!*?&|;<>`"), max_size=12)
+ODD = ODD.filter(lambda text: text != "???")  # which says that a value is missing
 
 
 @given(ODD)
