@@ -50,8 +50,8 @@ def task(config: DictConfig) -> Any:
     names.check_halving(OmegaConf.create({"hydra": hydra}), job.run.halving.rungs)
     with locked(directory):
         before = kept(job, directory)
-        if before is not None and (kinds := unlike([(job, before)])):
-            logging.getLogger(__name__).warning(kinds)
+        for told in unlike([(job, before)]) if before is not None else ():
+            logging.getLogger(__name__).warning(told)
         [result] = execute([job], [directory]) if before is None else [before]
     if (error := failure(result)) is not None:
         raise error

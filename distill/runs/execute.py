@@ -7,7 +7,7 @@ teachers, train as one stack.
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,22 +132,25 @@ def kind(job: Job) -> dict[str, str]:
     return {"precision": precision, "device": job.setting.device.type}
 
 
-def unlike(kept: Sequence[tuple[Job, dict[str, Any]]]) -> str | None:
-    """A line on the kept results that this machine would not have made; None if there are none."""
+def unlike(kept: Sequence[tuple[Job, dict[str, Any]]]) -> Iterator[str]:
+    """Lines on the kept results that this machine, or this version, would not have made."""
     pairs = [({k: result.get(k) for k in own}, own) for job, result in kept if (own := kind(job))]
     others = Counter(
         (" on ".join(map(str, theirs.values())), " on ".join(own.values()))
         for theirs, own in pairs
         if theirs != own
     )
-    if not others:
-        return None
-    texts = [f"{n} of {len(kept)} in {theirs}, not {own}" for (theirs, own), n in others.items()]
-    same = " ".join(f"{key}={value}" for key, value in kind(kept[0][0]).items())
-    return (
-        f"kept of another kind than this machine trains: {'; '.join(texts)}; to have one kind, "
-        f"train all with {same} in another directory, or here again with resume=false"
-    )
+    if others:
+        texts = [f"{n} of {len(kept)} in {them}, not {own}" for (them, own), n in others.items()]
+        same = " ".join(f"{key}={value}" for key, value in kind(kept[0][0]).items())
+        yield (
+            f"kept of another kind than this machine trains: {'; '.join(texts)}; to have one kind, "
+            f"train all with {same} in another directory, or here again with resume=false"
+        )
+    versions = Counter(str(result.get("version")) for _, result in kept)
+    if versions.keys() - {__version__}:
+        counts = ", ".join(f"{n} of {version}" for version, n in versions.items())
+        yield f"kept of another version than this one, {__version__}: {counts}; see the changelog"
 
 
 def execute(

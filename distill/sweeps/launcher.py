@@ -215,7 +215,7 @@ class StackLauncher(Launcher):
         before = [(member, result) for member, result in found if result is not None]
         if before:
             log.info("%d of %d jobs were finished before and are kept", len(before), len(members))
-        if line := unlike([(member.job, result) for member, result in before]):
+        for line in unlike([(member.job, result) for member, result in before]):
             log.warning(line)
         return {member.directory: short(result) for member, result in before}
 
