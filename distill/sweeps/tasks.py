@@ -107,11 +107,7 @@ class Task:
         """
         memo = Memo()
         for number, member in enumerate(self.members):
-            self._make(
-                member,
-                memo,
-                hydra=number == 0 or not _sweeper(member.hydra).endswith("BasicSweeper"),
-            )
+            self._make(member, memo, hydra=number == 0 or not _lists(member.hydra))
 
     def _make(self, member: Planned, memo: Memo, *, hydra: bool = True) -> None:
         name = member.hydra["output_subdir"]
@@ -150,8 +146,9 @@ class Task:
                     handler.close()
 
 
-def _sweeper(hydra: Mapping[str, Any]) -> str:
-    return str(hydra["sweeper"]["_target_"])
+def _lists(hydra: Mapping[str, Any]) -> bool:
+    """Whether the jobs of a sweep are those that its command lists, and no trials of a study."""
+    return str(hydra["sweeper"]["_target_"]).endswith(".BasicSweeper")
 
 
 _known: dict[str, str] = {}

@@ -267,7 +267,7 @@ def test_a_sweep_on_slurm_has_the_figures_of_one_in_this_process(cli: Cli) -> No
     workers = ("hydra.launcher.workers=2", "hydra.launcher.submit.timeout_min=5")
     done = shell(sys.executable, "-m", "distill", *SWEEP, "hydra.sweep.dir=there", *SLURM, *workers)
     assert done.code == 0, done.err
-    asked = "timeout_min=5, cpus_per_task=1"
+    asked = "cpus_per_task=1, timeout_min=5"
     assert (
         f"2 stacks of 2, each planned again where it trains: elements of SLURM, 2 at once ({asked})"
         in done.out
