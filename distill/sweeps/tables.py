@@ -17,6 +17,7 @@ from distill.runs.results import SUMMARY
 from distill.runs.standing import at_work
 
 FEW = 5  # runs in a listing; tables that are always few enough
+TABLES = 20  # that are shown; nobody reads more, and a hundred take seconds to draw
 MOST = 8  # settings that a listing has room for; of more, the run's name says what stands out
 CELLS = 3  # of more tables than that, so many on average are enough for each
 SHADES = " ░▒▓█"
@@ -32,7 +33,7 @@ FIRST += ["teacher"]
 LAST = {"teacher_digest", "version", "directory"}
 
 
-def tables(frame: pd.DataFrame) -> Iterator[Table]:
+def tables(frame: pd.DataFrame) -> Iterator[Table | str]:
     """Test errors, temperature by width, means over seeds; one table for all else that differs.
 
     Where those would be too many, one listing of all settings.
@@ -50,8 +51,10 @@ def tables(frame: pd.DataFrame) -> Iterator[Table]:
     if len(groups) > max(FEW, cells // CELLS):  # of searched values, each is its own
         yield _all(done, [*keys, *(k for k in axes if done[k].nunique(dropna=False) > 1)])
         return
-    for values, rows in groups:
+    for values, rows in groups[:TABLES]:
         yield _table(rows, _named(keys, values), axes)
+    if (more := len(groups) - TABLES) > 0:
+        yield f"and {more} more tables of other settings: see the rows of {SUMMARY}"
 
 
 def _axes(done: pd.DataFrame) -> list[str]:

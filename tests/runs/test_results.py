@@ -140,6 +140,14 @@ def test_what_differs_beside_temperature_and_width_has_tables_of_its_own(home: P
     ]
 
 
+def test_of_many_tables_the_first_are_shown_and_the_others_counted(home: Path) -> None:
+    for alpha, temperature in product(range(22), (1.0, 2.0, 4.0, 8.0)):
+        put(home, f"{alpha}-{temperature:g}", alpha=float(alpha), temperature=temperature)
+    *shown_, last = tables.tables(summary(home))
+    assert len(shown_) == tables.TABLES == 20
+    assert last == "and 2 more tables of other settings: see the rows of summary.csv"
+
+
 def test_a_sweep_without_a_complete_run_has_no_table(home: Path) -> None:
     put(home, "a", status="failed", reason="r", test_errors=None)
     assert "1 run (1 failed)" in shown(home)
