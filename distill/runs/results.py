@@ -246,7 +246,7 @@ def _finite(value: Any) -> Any:
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted keys and values of a nested config; lists become text."""
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict) or isinstance(value, Mapping):  # the first takes less time
             yield from leaves(value, f"{prefix}{key}.")
         else:
             text = " ".join(map(str, value)) if isinstance(value, list) else value
