@@ -243,10 +243,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted keys and values of a nested config; lists become text."""
     for key, value in config.items():
-        if isinstance(value, dict) or isinstance(value, Mapping):  # the first takes less time
+        if isinstance(value, dict):  # as JSON and pydantic have it; of ABCs it takes longer to ask
             yield from leaves(value, f"{prefix}{key}.")
         else:
             text = " ".join(map(str, value)) if isinstance(value, list) else value
