@@ -55,6 +55,7 @@ class Place(Protocol):
     threads: int | None  # of each; None: as many as its machine has cores for it
     kills: bool  # whether what is preempted there is killed, and comes back
     gpus: bool  # whether elements get them
+    tells: bool  # whether an element that memory was too short for is told from others that died
 
     def __str__(self) -> str:
         """What elements get there."""
@@ -180,7 +181,7 @@ class Slurm(_Submitit):
     cluster = "slurm"
     room: int | None = None
     threads: int | None = None
-    kills = True
+    kills = tells = True
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any], workers: int | None) -> None:
         self.workers = workers
@@ -251,7 +252,7 @@ class Local(_Submitit):
     """Processes of this machine that outlive the command, ``workers`` at once; None: one a core."""
 
     cluster = "local"
-    kills = False
+    kills = tells = False
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any], workers: int | None) -> None:
         super().__init__(folder, parameters)
@@ -296,7 +297,7 @@ class Pool:
 
     room: int | None = None
     threads: int | None = None
-    kills = False
+    kills = tells = False
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 1.0  # seconds after which the command looks again which elements have ended
 SHORT = "OUT_OF_MEMORY"  # the state of an element that memory was too short for
+AGAIN = 3  # times that an element which died is submitted again, without getting further
 NOTICE = "elements stop after their epoch, with a checkpoint; once more to leave at once"
 
 
@@ -271,15 +272,20 @@ class Dispatch:
             cancelled = f"its element {name} was cancelled; the same command goes on"
             yield left, RunError(reason or cancelled)
             return
-        error = WorkerDiedError(f"its element {name} died ({state}); see {self.place.told(name)}")
         first = left.jobs[0]
         further = own.element is None or self._mark(own.stack) != own.mark
         self.deaths[first] = 1 if further else self.deaths.get(first, 0) + 1
-        if state != SHORT and self.deaths[first] == 1:
+        count = self.deaths[first]
+        often = f", {count} times without getting further" if count > 1 else ""
+        told = self.place.told(name)
+        error = WorkerDiedError(f"its element {name} died ({state}{often}); see {told}")
+        # Where nobody says whether it was memory, the second death is taken for that.
+        short = state == SHORT or (not self.place.tells and count > 1)
+        if short and (halves := smaller(left, error)):
+            waiting[:0] = halves
+        elif not short and count <= AGAIN:
             log.warning("element %s died (%s) and is submitted again", name, state)
             waiting.insert(0, left)
-        elif halves := smaller(left, error):
-            waiting[:0] = halves
         else:
             yield left, error
 
