@@ -17,7 +17,7 @@ from uuid import uuid4
 from distill.runs.columns import Status
 from distill.runs.job import Job
 from distill.runs.results import DAMAGED, RESULT, read
-from distill.sweeps.cluster import FOLDER, MACHINE, Place
+from distill.sweeps.cluster import ASK, FOLDER, MACHINE, Place
 from distill.sweeps.elements import Element, Lesson
 from distill.sweeps.plan import Stack
 from distill.sweeps.tasks import Task
@@ -74,6 +74,7 @@ class Dispatch:
         self.tokens: set[str] = set()
         self.deaths: dict[int, int] = {}  # by a stack's first job, since that got further
         self.sent: dict[str, _Sent] = {}
+        self.withdrawn = 0.0  # when those that wait were last taken back
 
     def taken(self) -> list[Stack]:
         """The stacks, as far as they are of this sweep, that elements of an earlier command train.
@@ -171,6 +172,8 @@ class Dispatch:
                 some = [waiting.pop(0) for _ in range(self._room(len(waiting)))]
                 yield from self._started(some, start)
                 ended = self._looked()
+                if stop is not None and time.monotonic() - self.withdrawn > ASK:
+                    self._withdraw()  # what was requeued since
             except Interrupt as signalled:
                 if stop is not None or signalled.number != signal.SIGINT:
                     raise
@@ -243,6 +246,7 @@ class Dispatch:
 
     def _withdraw(self) -> None:
         """Let those that train stop, and those that wait never start."""
+        self.withdrawn = time.monotonic()
         for token in self.tokens:
             self._stop(token).touch()
         self.place.withdraw([*self.sent])
