@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +16,9 @@ from filelock import FileLock
 
 from distill.runs import results
 from distill.runs.summaries import FIGURES, read_summary
+from distill.sweeps import cluster, dispatch
 from distill.sweeps.cluster import FOLDER
+from distill.sweeps.elements import Element, Lesson
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "model.width=4,8", "loss.temperature=1,4")
 LONG = (*SWEEP, "train.epochs=100000", "checkpoint.every=0.01")
@@ -137,6 +139,85 @@ def test_a_study_asks_its_elements_batch_by_batch(cli: Cli) -> None:
     done = cli(*TUNE[:-3], "hydra.sweep.dir=there", *TUNE[-2:], *alone)
     assert done.code == 0, done.err
     pd.testing.assert_frame_equal(figures("tune"), figures("there"))
+
+
+class Fails:
+    """A place in this process where the first so many elements come to an end of one kind.
+
+    It stands for a SLURM with control groups, which tests cannot have: what it says is what that
+    says of an element. With ``whole``, elements of a single student do not fail.
+    """
+
+    room = None
+    threads = 1
+    kills = gpus = False
+    tells = True
+
+    def __init__(self, state: str, times: int, *, whole: bool) -> None:
+        self.state, self.times, self.whole = state, times, whole
+        self.sizes: list[int] = []
+        self.states: dict[str, str | None] = {}
+
+    def __str__(self) -> str:
+        return "a place that fails"
+
+    def submit(self, elements: Sequence[Element], token: str) -> list[str]:
+        names = [f"{token}-{n}" for n in range(len(elements))]
+        for name, element in zip(names, elements, strict=True):
+            size = len(element.task.members)
+            fails = self.times > 0 and not isinstance(element, Lesson)
+            fails = fails and not (self.whole and size == 1)
+            if not isinstance(element, Lesson):
+                self.sizes.append(size)
+            self.times -= fails
+            self.states[name] = self.state if fails else element()
+        return names
+
+    def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
+        return {}
+
+    def ended(self, names: Sequence[str]) -> dict[str, str | None]:
+        return {name: None for name in names if self.states[name] is None}
+
+    def lost(self, names: Sequence[str]) -> dict[str, str]:
+        return {name: state for name in names if (state := self.states[name])}
+
+    def withdraw(self, names: Sequence[str]) -> None:
+        """Nothing waits."""
+
+    def told(self, name: str) -> str:
+        return f"{name}.log"
+
+    def forget(self, name: str) -> None:
+        """Nothing is left."""
+
+    def tidy(self) -> None:
+        """Nothing is left."""
+
+
+@pytest.mark.parametrize(
+    ("fails", "sizes", "code"),
+    [
+        # Memory that is too short halves a stack; each part of it is one that has room.
+        (Fails("OUT_OF_MEMORY", 99, whole=True), [2, 2, 1, 1, 1, 1], 0),
+        # Any other death does not, whose stack is given again.
+        (Fails("NODE_FAIL", 1, whole=False), [2, 2, 2], 0),
+        # But not for ever.
+        (Fails("FAILED", 99, whole=False), [2] * 8, 1),
+    ],
+)
+def test_what_becomes_of_elements_that_die(
+    fails: Fails, sizes: list[int], code: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "place", lambda *_: fails)
+    monkeypatch.setattr(dispatch, "LOOK", 0.0)
+    done = cli(*SWEEP, "hydra.sweep.dir=sweep", "hydra.launcher.cluster=slurm")
+    assert (done.code, sorted(fails.sizes)) == (code, sorted(sizes)), done.err
+    frame = read_summary(Path("sweep"))
+    assert frame["status"].tolist() == ["failed" if code else "complete"] * 4
+    if code:
+        often = r"its element \S+ died \(FAILED, 4 times without getting further\); see \S+\.log"
+        assert frame["reason"].str.fullmatch(often).all(), frame["reason"].tolist()
 
 
 @pytest.mark.parametrize(
