@@ -6,6 +6,7 @@ import io
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -138,7 +139,7 @@ class StackLauncher(Launcher):
             members = [read(self.composer.compose(self.config, own), n) for n, own in numbered]
             read.finish()
             check(members, self.config)
-            with store.locked(folder):
+            with store.locked(Path(self.config.hydra.sweep.dir)):
                 self._tell(members)
                 return self._train(members)
 
@@ -152,7 +153,11 @@ class StackLauncher(Launcher):
             csv.writer(text, lineterminator="\n").writerows(
                 [("directory", "overrides"), *self.planned.items()]
             )
-            store.write_text(folder / PLANNED, text.getvalue(), sync=False)
+            before, path = None, folder / PLANNED
+            with suppress(OSError, ValueError):  # of what cannot be written, the next line tells
+                before = path.read_text(encoding="utf-8")
+            if before != text.getvalue():
+                store.write_text(path, text.getvalue(), sync=False)
 
     def _log_as_sweep(self) -> None:
         configure_log(
