@@ -97,13 +97,13 @@ class Dispatch:
                 continue
             self.tokens.add(path.stem)
         if self.sent:
-            log.info("%d elements of an earlier command are taken over", len(self.sent))
+            log.info("elements of an earlier command that are taken over: %d", len(self.sent))
         return [sent.stack for sent in self.sent.values()]
 
     def _alive(self, token: str, names: Sequence[str]) -> dict[int, str]:
         alive = self.place.find(token, names)
         if alive and self._stop(token).exists():
-            log.warning("waiting for %d elements that are stopping", len(alive))
+            log.warning("waiting for elements that are stopping: %d", len(alive))
             self.place.withdraw([*alive.values()])
             while alive:
                 time.sleep(LOOK)
@@ -139,7 +139,7 @@ class Dispatch:
             if stop.number == signal.SIGINT:
                 self._withdraw()
             elif self.sent:
-                text = "%d elements go on without this command; the same command takes them over"
+                text = "elements that go on without this command, which takes them over again: %d"
                 log.warning(text, len(self.sent))
             raise
         for token in self.tokens:
@@ -151,7 +151,7 @@ class Dispatch:
         """Let the teachers of several stacks be made, which would wait for each other."""
         if not lessons:
             return
-        log.info("%d teachers first, since several stacks learn from each", len(lessons))
+        log.info("first the teachers that several stacks learn from: %d", len(lessons))
         before = self.sent
         self.sent = {}
         waiting = list(lessons)

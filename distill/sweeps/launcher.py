@@ -327,7 +327,8 @@ class StackLauncher(Launcher):
             here=False,
         )[len(taken) :]
         stacks.sort(key=lambda stack: -plan.work([jobs[n] for n in stack.jobs]))
-        log.info(plan.dispatched(stacks, place))
+        if stacks:
+            log.info(plan.dispatched(stacks, place))
 
         def start(stack: "Stack") -> "Task":
             return self._start([members[n] for n in stack.jobs])

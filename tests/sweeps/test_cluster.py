@@ -92,7 +92,9 @@ def test_a_command_that_was_killed_takes_its_elements_over() -> None:
     assert len(before) == 2
     command = start(*LONG, "hydra.sweep.dir=sweep", *LOCAL)
     end = time.monotonic() + PATIENCE
-    while "2 elements of an earlier command are taken over" not in Path("log.txt").read_text():
+    while (
+        "elements of an earlier command that are taken over: 2" not in Path("log.txt").read_text()
+    ):
         assert time.monotonic() < end, Path("log.txt").read_text()
         time.sleep(0.2)
     assert {process.pid for process in elements()} == before
@@ -112,7 +114,10 @@ def test_by_another_signal_the_command_ends_and_its_elements_go_on() -> None:
     until("history", Path("sweep"), f"*/{results.HISTORY}", 4)
     command.send_signal(signal.SIGTERM)
     assert command.wait(PATIENCE) == 128 + signal.SIGTERM
-    assert "2 elements go on without this command" in Path("log.txt").read_text()
+    assert (
+        "elements that go on without this command, which takes them over again: 2"
+        in Path("log.txt").read_text()
+    )
     assert len(elements()) == 2
     assert not [*Path("sweep").glob(f"*/{results.RESULT}")]
 
