@@ -145,14 +145,21 @@ class _Submitit:
 
     def _submit(self, elements: Sequence[Element], name: str, **more: Any) -> list[Any]:
         """Let submitit start elements of a ``name``; returns its jobs."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
 
-        # Else an array that is submitted by an element of another inherits what that was given.
-        with clean_env():
-            executor = self._executor(name, self.folder)
-            executor.update_parameters(**more)
-            with executor.batch():
-                return [executor.submit(element) for element in elements]
+        try:
+            # Else an array that an element of another submits inherits what that was given.
+            with clean_env():
+                executor = self._executor(name, self.folder)
+                executor.update_parameters(**more)
+                with executor.batch():
+                    return [executor.submit(element) for element in elements]
+        except (FailedJobError, FailedSubmissionError) as error:
+            for path in self.folder.glob("?" * 32 + ".pkl"):  # what would have been submitted
+                path.unlink(missing_ok=True)
+            given = " ".join(f"{key}={value}" for key, value in self.parameters.items())
+            raise ConfigError(f"hydra.launcher.submit {given}: {_line(error)}") from error
 
     def ended(self, names: Sequence[str]) -> Mapping[str, str | None]:
         there = {path.name for path in self.folder.glob("*_result.pkl")}

@@ -224,7 +224,11 @@ class Dispatch:
             self.tokens.add(token)
             # Before they are submitted, too: this command may be killed between the two.
             store.write_text(path, json.dumps({"runs": runs, "names": []}))
-            names = place.submit(own, token)
+            try:
+                names = place.submit(own, token)
+            except Exception:
+                path.unlink()
+                raise
             store.write_text(path, json.dumps({"runs": runs, "names": names}))
             sent = map(_Sent, stacks, own, before, marks)
             self.sent.update(zip(names, sent, strict=True))

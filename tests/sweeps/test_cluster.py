@@ -395,6 +395,17 @@ def test_nothing_is_lost_on_slurm_by_kills_time_limits_requeues_and_preemption(c
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cancelled")
+def test_what_slurm_refuses_is_said_in_a_line(cli: Cli) -> None:
+    wrong = "hydra.launcher.submit.slurm_partition=nowhere"
+    done = cli("-m", *SMALL, "loss=hard", "hydra.sweep.dir=sweep", SLURM[0], wrong)
+    assert done.code == 1
+    line = done.err.splitlines()[-1]  # after what sbatch says
+    assert line.startswith("hydra.launcher.submit slurm_partition=nowhere: sbatch: error: ")
+    assert [path.name for path in (Path("sweep") / FOLDER).glob("[!.]*")] == ["machine.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cancelled")
 def test_ctrl_c_ends_the_elements_of_slurm_with_their_checkpoints() -> None:
     command = start(*LONG, "hydra.sweep.dir=sweep", *SLURM, "hydra.launcher.max_members=1")
     until("checkpoint", Path("sweep"), "*/checkpoint.safetensors")
