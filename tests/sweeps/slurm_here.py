@@ -41,6 +41,15 @@ def answers() -> bool:
     return done.returncode == 0
 
 
+def works() -> bool:
+    """Whether a SLURM that answers also runs something."""
+    try:
+        done = subprocess.run(["srun", "true"], check=False, capture_output=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
 def named(process: psutil.Process) -> str:
     """The element of an array that a process of this machine is of; empty for others."""
     own = process.environ()
