@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,10 +93,11 @@ class _Submitit:
 
     cluster: str
     kills: bool
+    minutes: int  # that an element has, where nothing else is asked
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
         self.folder, self.parameters = folder, dict(parameters)
-        self.gpus = any("gpu" in f"{key} {value}" and value for key, value in parameters.items())
+        self.gpus = asks(parameters)
         # Refuses what is wrong before anything is written.
         self._executor("distill", Path(tempfile.gettempdir()))
 
@@ -127,7 +128,7 @@ class _Submitit:
                     f"hydra.launcher.submit.{key}={value}: an element is one process, which starts "
                     "one for each GPU that it finds; leave it out"
                 )
-        asked = {"timeout_min": MINUTES, **asked}
+        asked = {"timeout_min": self.minutes, **asked}
         asked["name"] = f"{asked.get('name', 'distill')}-{name}"
         try:
             executor = AutoExecutor(
@@ -189,6 +190,7 @@ class Slurm(_Submitit):
     room: int | None = None
     threads: int | None = None
     kills = tells = True
+    minutes = MINUTES
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any], workers: int | None) -> None:
         self.workers = workers
@@ -221,7 +223,7 @@ class Slurm(_Submitit):
 
     def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
         found = {}
-        for name, (state, title) in self._states().items():
+        for name, (state, title) in self._heard().items():
             if (of := re.search(rf"-{token}-(\d+)$", title)) and state not in ENDED:
                 found[int(of[1]) + int(name.partition("_")[2] or 0)] = name
         return found
@@ -242,6 +244,15 @@ class Slurm(_Submitit):
         self._missed = gone
         return lost
 
+    def _heard(self) -> dict[str, tuple[str, str]]:
+        """The same as `_states`, asked again while SLURM does not answer."""
+        while True:
+            try:
+                return self._states()
+            except subprocess.SubprocessError as error:
+                log.warning("SLURM does not answer (%s); it is asked again", _line(error))
+            time.sleep(ASK)
+
     def _states(self) -> dict[str, tuple[str, str]]:
         """The state and the title of each element of this user's that SLURM knows."""
         ask = ["squeue", "--noheader", "--array", "--states=all", "--me", "--format=%i|%T|%j"]
@@ -252,7 +263,9 @@ class Slurm(_Submitit):
     def withdraw(self, names: Sequence[str]) -> None:
         for start in range(0, len(names), 100):
             some = names[start : start + 100]
-            subprocess.run(["scancel", "--state=PENDING", *some], check=False, capture_output=True)
+            ask = ["scancel", "--state=PENDING", *some]
+            with suppress(subprocess.SubprocessError):  # they look whether they are to stop
+                subprocess.run(ask, check=False, capture_output=True, timeout=60)
 
 
 class Local(_Submitit):
@@ -260,9 +273,15 @@ class Local(_Submitit):
 
     cluster = "local"
     kills = tells = False
+    minutes = 5_000_000  # ten years: nobody waits for this machine
 
     def __init__(self, folder: Path, parameters: Mapping[str, Any], workers: int | None) -> None:
         super().__init__(folder, parameters)
+        if self.gpus:
+            raise ConfigError(
+                "hydra.launcher.submit: processes of this machine share its GPUs, of which each "
+                "would take the first; leave hydra.launcher.cluster=local out"
+            )
         self.room: int | None = workers or machine.cores()
         self.threads: int | None = max(1, machine.cores() // self.room)
         self._missed: set[str] = set()
@@ -276,6 +295,11 @@ class Local(_Submitit):
         with _ignored():
             jobs = {job.job_id: job for job in self._submit(elements, token)}
         self._jobs |= jobs
+        for name in jobs:  # numbers of processes come again: what is older is of another
+            path = self.folder / f"{name}_0_result.pkl"
+            with suppress(OSError, psutil.Error):
+                if path.stat().st_mtime < psutil.Process(int(name)).create_time() - 1:
+                    path.unlink()
         return [*jobs]
 
     def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
@@ -411,10 +435,18 @@ def machine_of(folder: Path, place: Place) -> Machine:
         raise ConfigError(f"{path} is damaged: remove it") from error
     if kept.device != device:
         raise ConfigError(
-            f"hydra.launcher.submit: this sweep began on {kept.device}, and its elements now ask "
-            f"for {device}; go on with {kept.device}, or choose another hydra.sweep.dir"
+            f"this sweep began on {kept.device} ({path}), and would go on on {device}: let its "
+            f"elements have {kept.device}, or choose another hydra.sweep.dir"
         )
     return kept
+
+
+def asks(parameters: Mapping[str, Any]) -> bool:
+    """Whether an element gets GPUs by these parameters of submitit's."""
+    own = {key.removeprefix("slurm_"): value for key, value in parameters.items()}
+    own |= own.get("additional_parameters") or {}
+    counted = any(value for key, value in own.items() if key.startswith(("gpus", "num_gpus")))
+    return counted or "gpu" in str(own.get("gres", ""))
 
 
 def _line(error: object) -> str:

@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -43,7 +43,7 @@ class _Sent:
 
     stack: Stack
     element: Element | None  # None: of an earlier command
-    before: Mapping[int, object] = field(default_factory=dict)
+    before: Mapping[int, object]  # by jobs: the stamp of a result
     mark: object = None
 
 
@@ -90,8 +90,10 @@ class Dispatch:
                 alive = self._alive(path.stem, record["names"])
                 for number, name in alive.items():
                     own = [numbers.pop(run) for run in record["runs"][number] if run in numbers]
+                    was = {n: record["before"].get(self.runs[n]) for n in own}
+                    before = {n: self._stamp(n)[:1] + tuple(was[n] or (0, 0, 0)) for n in own}
                     if own:
-                        self.sent[name] = _Sent(Stack(tuple(own)), None)
+                        self.sent[name] = _Sent(Stack(tuple(own)), None, before)
             except DAMAGED:
                 log.warning("%s is damaged, and says of no element where it is", path)
                 continue
@@ -136,16 +138,20 @@ class Dispatch:
             self._teach(lessons)
             yield from self._all(list(stacks), start)
         except Interrupt as stop:
-            if stop.number == signal.SIGINT:
-                self._withdraw()
-            elif self.sent:
-                text = "elements that go on without this command, which takes them over again: %d"
-                log.warning(text, len(self.sent))
+            self.stopped(stop)
             raise
         for token in self.tokens:
             for path in self.folder.glob(f"{token}.*"):
                 path.unlink(missing_ok=True)
         self.place.tidy()
+
+    def stopped(self, stop: Interrupt) -> None:
+        """End all elements by SIGINT; by another signal, say that they go on."""
+        if stop.number == signal.SIGINT:
+            self._withdraw()
+        elif self.sent:
+            text = "elements that go on without this command, which takes them over again: %d"
+            log.warning(text, len(self.sent))
 
     def _teach(self, lessons: Sequence[tuple[Stack, Task]]) -> None:
         """Let the teachers of several stacks be made, which would wait for each other."""
@@ -155,15 +161,17 @@ class Dispatch:
         before = self.sent
         self.sent = {}
         waiting = list(lessons)
-        while waiting or self.sent:
-            some = [waiting.pop(0) for _ in range(self._room(len(waiting)))]
-            self._submit([stack for stack, _ in some], [task for _, task in some], Lesson)
-            # One that cannot be had is said by its students, who look for it again.
-            for name, ended in self._looked().items():
-                del self.sent[name]
-                if ended == (None, None):
-                    self.place.forget(name)
-        self.sent = before
+        try:
+            while waiting or self.sent:
+                some = [waiting.pop(0) for _ in range(self._room(len(waiting)))]
+                self._submit([stack for stack, _ in some], [task for _, task in some], Lesson)
+                # One that cannot be had is said by its students, who look for it again.
+                for name, ended in self._looked().items():
+                    del self.sent[name]
+                    if ended == (None, None):
+                        self.place.forget(name)
+        finally:
+            self.sent |= before
 
     def _all(self, waiting: list[Stack], start: Callable[[Stack], Task]) -> Iterator[Outcome]:
         stop: Interrupt | None = None
@@ -204,7 +212,12 @@ class Dispatch:
                 tasks[stack] = start(stack)
             except Exception as error:
                 yield stack, error
-        self._submit([*tasks], [*tasks.values()], Element)
+        try:
+            self._submit([*tasks], [*tasks.values()], Element)
+        except Exception as error:
+            if not self.sent:
+                raise
+            yield from ((stack, error) for stack in tasks)  # the others go on
 
     def _submit(self, stacks: Sequence[Stack], tasks: Sequence[Task], kind: type[Element]) -> None:
         if not stacks:
@@ -215,23 +228,31 @@ class Dispatch:
             kind(task, self._stop(token), self.max_members, place.threads, place.kills)
             for task in tasks
         ]
-        before = [
-            {n: store.stamp(self.directories[n] / RESULT) for n in stack.jobs} for stack in stacks
-        ]
+        before = [{n: self._stamp(n) for n in stack.jobs} for stack in stacks]
+        there = {self.runs[n]: stamp[1:] for own in before for n, stamp in own.items() if stamp[1]}
+        record = {"runs": runs, "names": [], "before": there}
         marks = [self._mark(stack) for stack in stacks]
         path = self.folder / f"{token}.json"
         with interrupt.deferred():
             self.tokens.add(token)
             # Before they are submitted, too: this command may be killed between the two.
-            store.write_text(path, json.dumps({"runs": runs, "names": []}))
+            store.write_text(path, json.dumps(record))
             try:
                 names = place.submit(own, token)
-            except Exception:
-                path.unlink()
+            except Exception:  # of several arrays, some may be there
+                self._stop(token).touch()
+                place.withdraw([*place.find(token, []).values()])
+                if not place.find(token, []):
+                    path.unlink()
+                    self._stop(token).unlink()
                 raise
-            store.write_text(path, json.dumps({"runs": runs, "names": names}))
+            store.write_text(path, json.dumps({**record, "names": names}))
             sent = map(_Sent, stacks, own, before, marks)
             self.sent.update(zip(names, sent, strict=True))
+
+    def _stamp(self, n: int) -> tuple[str, int, int, int]:
+        """What changes when a job's result is written."""
+        return store.stamp(self.directories[n] / RESULT)
 
     def _mark(self, stack: Stack) -> object:
         """What changes when a stack gets further."""
@@ -299,11 +320,10 @@ class Dispatch:
 
     def _result(self, own: _Sent, n: int) -> dict[str, Any] | None:
         """The result of a job that its element wrote."""
-        path = self.directories[n] / RESULT
-        if store.stamp(path) == own.before.get(n):
+        if self._stamp(n) == own.before[n]:
             return None
         try:
-            return read(path)
+            return read(self.directories[n] / RESULT)
         except (OSError, *DAMAGED):
             return None
 

@@ -1,6 +1,7 @@
 """What another machine is given of a sweep: a stack, which is planned anew there, or a teacher."""
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -57,6 +58,7 @@ class Element:
     threads: int | None = None
     kills: bool = False
     source: str = field(default_factory=lambda: source())
+    several: bool = False  # processes of its own, to which a signal is passed on
 
     def __call__(self) -> str | None:
         """Do the task; returns why it could not be begun, and None where results say the rest."""
@@ -130,6 +132,7 @@ class Element:
         made = plan.stacks(some, self.max_members, max(1, gpus), begun=begun)
         stacks = [plan.Stack(tuple(left[n] for n in stack.jobs)) for stack in made]
         if gpus > 1:
+            self.several = True
             yield from side_by_side(stacks, lambda stack: own.part(stack.jobs), gpus)
         else:
             yield from in_turn(
@@ -142,9 +145,13 @@ class Element:
         done = threading.Event()
 
         def look() -> None:
+            passed = False
             while not done.wait(LOOK):
-                if self.stop.exists():
+                if self.stop.exists() and not self.several:
                     interrupt.ask()
+                elif self.stop.exists() and not passed:
+                    passed = True  # once: a second signal would not wait for checkpoints
+                    os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()

@@ -31,9 +31,11 @@ from distill.sweeps.members import Member, Reader, check, current, failed, numbe
 from distill.sweeps.summary import Summary
 from distill.system import machine, store
 from distill.system.disk import present
+from distill.system.interrupt import Interrupt
 
 if TYPE_CHECKING:
     from distill.sweeps.cluster import Place
+    from distill.sweeps.dispatch import Dispatch
     from distill.sweeps.plan import Schedule, Stack
     from distill.sweeps.tasks import Results, Task
 
@@ -91,6 +93,7 @@ class StackLauncher(Launcher):
         self.max_members, self.workers = max_members, workers
         self.cluster, self.submit, self.executor = cluster, submit, executor
         self.place: Place | None = None
+        self.dispatch: Dispatch | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -139,6 +142,11 @@ class StackLauncher(Launcher):
             members = [read(self.composer.compose(self.config, own), n) for n, own in numbered]
             read.finish()
             check(members, self.config)
+            if self.place is not None and not all(m.job.run.resume for m in members):
+                raise ConfigError(
+                    "resume=false: what comes back after a time limit, or dies, would begin anew "
+                    f"each time in {self.place}; choose another hydra.sweep.dir"
+                )
             with store.locked(Path(self.config.hydra.sweep.dir)):
                 self._tell(members)
                 return self._train(members)
@@ -268,6 +276,8 @@ class StackLauncher(Launcher):
                     bars.update(bar, advance=len(own), description=f"sweep: {counted(finished)}")
                     log.info("%d of %d jobs: %s", len(finished), len(members), counted(finished))
             except BaseException as stop:
+                if self.dispatch is not None and isinstance(stop, Interrupt):
+                    self.dispatch.stopped(stop)
                 for own in self._started.values():
                     failed([m for m in own if not (m.directory / RESULT).exists()], stop)
                 raise
@@ -311,7 +321,7 @@ class StackLauncher(Launcher):
         jobs = [member.job for member in members]
         places = [member.directory for member in members]
         folder = Path(self.config.hydra.sweep.dir).absolute()
-        dispatch = Dispatch(
+        self.dispatch = dispatch = Dispatch(
             place, folder, places, [job.name for job in jobs], self.max_members, self.machine
         )
         taken = dispatch.taken()

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import psutil
@@ -19,6 +20,7 @@ from distill.runs.summaries import FIGURES, read_summary
 from distill.sweeps import cluster, dispatch
 from distill.sweeps.cluster import FOLDER
 from distill.sweeps.elements import Element, Lesson
+from distill.sweeps.plan import Stack
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "model.width=4,8", "loss.temperature=1,4")
 LONG = (*SWEEP, "train.epochs=100000", "checkpoint.every=0.01")
@@ -225,6 +227,32 @@ def test_what_becomes_of_elements_that_die(
         assert frame["reason"].str.fullmatch(often).all(), frame["reason"].tolist()
 
 
+class Waits(Fails):
+    """One whose only element waits, and could not begin in the end."""
+
+    def submit(self, elements: Sequence[Element], token: str) -> list[str]:  # noqa: ARG002
+        return ["x"]
+
+    def find(self, token: str, names: Sequence[str]) -> dict[int, str]:  # noqa: ARG002
+        return {0: "x"}
+
+    def ended(self, names: Sequence[str]) -> dict[str, str | None]:
+        return dict.fromkeys(names, "why not")
+
+
+def test_a_result_of_before_is_not_that_of_an_element_that_is_taken_over(home: Path) -> None:
+    (home / "a").mkdir()
+    results.write(home / "a", {"run": "a", "status": "failed", "reason": "of before"}, [])
+    own: Any = (Waits("", 0, whole=False), home, [home / "a"], ["a"], 8, None)
+    killed, again = dispatch.Dispatch(*own), dispatch.Dispatch(*own)
+    killed.folder.mkdir()
+    task: Any = None
+    killed._submit([Stack((0,))], [task], Element)
+    assert again.taken() == [Stack((0,))]
+    [(stack, outcome)] = again.train([], [], lambda _: task)
+    assert (stack.jobs, str(outcome)) == ((0,), "why not")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -236,6 +264,7 @@ def test_what_becomes_of_elements_that_die(
             "hydra.launcher.submit.memory=1: allowed are cpus_per_task,",
         ),
         (("cluster=local", "submit.mem_gb=a"), "hydra.launcher.submit mem_gb=a: Parameter"),
+        (("cluster=local", "submit.gpus_per_node=1"), "hydra.launcher.submit: processes of this"),
         (("executor=os.system",), "hydra.launcher.executor=os.system: allowed is a function of a"),
         (("cluster=local", "executor=a.b"), "hydra.launcher.executor=a.b: hydra.launcher.cluster"),
     ],
@@ -247,6 +276,26 @@ def test_wrong_keys_are_refused_before_anything_is_written(
     assert done.code == 1
     assert done.err.startswith(line) and done.err.count("\n") == 1, done.err
     assert not Path("sweep").exists()
+
+
+def test_nothing_begins_anew_where_it_would_each_time_that_it_comes_back(cli: Cli) -> None:
+    done = cli(*SWEEP, "hydra.sweep.dir=sweep", "resume=false", "hydra.launcher.cluster=local")
+    assert done.code == 1
+    assert done.err.startswith("resume=false: what comes back after a time limit, or dies, would")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "gpus"),
+    [
+        ({"gpus_per_node": 2}, True),
+        ({"slurm_gpus_per_task": 1}, True),
+        ({"slurm_gres": "gpu:a100:1"}, True),
+        ({"slurm_additional_parameters": {"gpus": 1}}, True),
+        ({"gpus_per_node": 0, "slurm_partition": "nogpu", "slurm_exclude": "gpu7"}, False),
+    ],
+)
+def test_elements_get_gpus_where_they_ask_for_them(parameters: dict[str, Any], gpus: bool) -> None:
+    assert cluster.asks(parameters) is gpus
 
 
 POOL = """
