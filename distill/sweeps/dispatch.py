@@ -17,9 +17,10 @@ from uuid import uuid4
 from distill.runs.columns import Status
 from distill.runs.job import Job
 from distill.runs.results import DAMAGED, RESULT, read
-from distill.sweeps.cluster import ASK, FOLDER, MACHINE, Place
+from distill.sweeps.cluster import FOLDER, MACHINE, Place
 from distill.sweeps.elements import Element, Lesson
 from distill.sweeps.plan import Stack
+from distill.sweeps.submitted import ASK
 from distill.sweeps.tasks import Task
 from distill.sweeps.workers import Outcome, WorkerDiedError, smaller
 from distill.system import interrupt, store

@@ -21,6 +21,7 @@ from distill.sweeps import cluster, dispatch
 from distill.sweeps.cluster import FOLDER
 from distill.sweeps.elements import Element, Lesson
 from distill.sweeps.plan import Stack
+from distill.sweeps.submitted import asks
 
 SWEEP = ("-m", *SMALL, "precision=fp32", "model.width=4,8", "loss.temperature=1,4")
 LONG = (*SWEEP, "train.epochs=100000", "checkpoint.every=0.01")
@@ -295,7 +296,7 @@ def test_nothing_begins_anew_where_it_would_each_time_that_it_comes_back(cli: Cl
     ],
 )
 def test_elements_get_gpus_where_they_ask_for_them(parameters: dict[str, Any], gpus: bool) -> None:
-    assert cluster.asks(parameters) is gpus
+    assert asks(parameters) is gpus
 
 
 POOL = """
