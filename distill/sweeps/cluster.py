@@ -1,7 +1,6 @@
 """Where stacks train elsewhere: as elements of SLURM's arrays, or in a pool that the user gives."""
 
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -15,8 +14,6 @@ from distill.sweeps.elements import Element
 from distill.sweeps.submitted import Local, Slurm, last_line
 from distill.system import machine
 from distill.training.inputs import Machine
-
-log = logging.getLogger(__name__)
 
 FOLDER = ".elements"  # in a sweep's directory
 MACHINE = "machine.json"  # in it: what "auto" means for the sweep

@@ -75,6 +75,7 @@ class Dispatch:
         self.tokens: set[str] = set()
         self.deaths: dict[int, int] = {}  # by a stack's first job, since that got further
         self.sent: dict[str, _Sent] = {}
+        self.left = False  # whether it was said that they go on without this command
         self.withdrawn = 0.0  # when those that wait were last taken back
 
     def taken(self) -> list[Stack]:
@@ -147,10 +148,11 @@ class Dispatch:
         self.place.tidy()
 
     def stopped(self, stop: Interrupt) -> None:
-        """End all elements by SIGINT; by another signal, say that they go on."""
+        """End all elements by SIGINT; by another signal, say that they go on, once."""
         if stop.number == signal.SIGINT:
             self._withdraw()
-        elif self.sent:
+        elif self.sent and not self.left:
+            self.left = True
             text = "elements that go on without this command, which takes them over again: %d"
             log.warning(text, len(self.sent))
 
