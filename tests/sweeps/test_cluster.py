@@ -128,7 +128,7 @@ def test_by_another_signal_the_command_ends_and_its_elements_go_on() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("ended")
 def test_an_element_that_died_is_submitted_again_and_goes_on_from_its_checkpoint(cli: Cli) -> None:
-    long = (*SWEEP, "train.epochs=700", "checkpoint.every=0.002")
+    long = (*SWEEP, "train.epochs=400", "checkpoint.every=0.002")
     assert cli(*long, "hydra.sweep.dir=here").code == 0
     command = start(*long, "hydra.sweep.dir=there", *LOCAL)
     until("checkpoint", Path("there"), "*/checkpoint.safetensors")
@@ -413,7 +413,7 @@ def test_a_sweep_on_slurm_has_the_figures_of_one_in_this_process(cli: Cli) -> No
 @pytest.mark.slow
 @pytest.mark.usefixtures("cancelled")
 def test_nothing_is_lost_on_slurm_by_kills_time_limits_requeues_and_preemption(cli: Cli) -> None:
-    long = (*SWEEP, "train.epochs=2500", "checkpoint.every=0.01", "hydra.launcher.max_members=2")
+    long = (*SWEEP, "train.epochs=1200", "checkpoint.every=0.01", "hydra.launcher.max_members=2")
     assert cli(*long, "hydra.sweep.dir=here").code == 0
     command = start(*long, "hydra.sweep.dir=there", *SLURM)
     until("checkpoint", Path("there"), "*/checkpoint.safetensors", 2)
