@@ -1,16 +1,18 @@
 """What a sweep planned, from what its command and launcher wrote, and what of it is lacking."""
 
 import csv
+import io
 import logging
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
 from distill.runs.results import SWEEP
-from distill.system.store import naming
+from distill.system.store import naming, write_text
 from distill.system.terminal import public
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,22 @@ def planned(folder: Path) -> tuple[Planned, ...]:
     except (OSError, ValueError, IndexError, csv.Error) as error:
         log.warning("%s cannot be read (%s): what is queued or missing is not known", path, error)
         return ()
+
+
+def write_planned(folder: Path, jobs: Mapping[str, str]) -> None:
+    """Write the jobs that are planned, their overrides by directories, unless they are there.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    with io.StringIO(newline="") as text:
+        rows = [Planned._fields, *jobs.items()]
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        before, path = None, folder / PLANNED
+        with suppress(OSError, ValueError):  # of what cannot be written, the next line tells
+            before = path.read_text(encoding="utf-8")
+        if before != text.getvalue():
+            write_text(path, text.getvalue(), sync=False)
 
 
 def commands(folder: Path) -> tuple[str, ...]:

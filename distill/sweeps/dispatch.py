@@ -43,9 +43,8 @@ class _Sent:
     """An element that was submitted, and what there was of its stack before."""
 
     stack: Stack
-    element: Element | None  # None: of an earlier command
     before: Mapping[int, object]  # by jobs: the stamp of a result
-    mark: object = None
+    mark: object = None  # what changes when it gets further; None: of an earlier command
 
 
 class Dispatch:
@@ -75,7 +74,6 @@ class Dispatch:
         self.tokens: set[str] = set()
         self.deaths: dict[int, int] = {}  # by a stack's first job, since that got further
         self.sent: dict[str, _Sent] = {}
-        self.left = False  # whether it was said that they go on without this command
         self.withdrawn = 0.0  # when those that wait were last taken back
 
     def taken(self) -> list[Stack]:
@@ -95,7 +93,7 @@ class Dispatch:
                     was = {n: record["before"].get(self.runs[n]) for n in own}
                     before = {n: self._stamp(n)[:1] + tuple(was[n] or (0, 0, 0)) for n in own}
                     if own:
-                        self.sent[name] = _Sent(Stack(tuple(own)), None, before)
+                        self.sent[name] = _Sent(Stack(tuple(own)), before)
             except DAMAGED:
                 log.warning("%s is damaged, and says of no element where it is", path)
                 continue
@@ -131,28 +129,23 @@ class Dispatch:
             start: what makes a stack a task.
 
         Raises:
-            Interrupt: a signal came. By SIGINT the elements stop, too; by another they go on.
+            Interrupt: a signal came, of which `stopped` is to be told.
         """
         self.folder.mkdir(exist_ok=True)
         if self.machine is not None:
             store.write_text(self.folder / MACHINE, json.dumps(self.machine._asdict()) + "\n")
-        try:
-            self._teach(lessons)
-            yield from self._all(list(stacks), start)
-        except Interrupt as stop:
-            self.stopped(stop)
-            raise
+        self._teach(lessons)
+        yield from self._all(list(stacks), start)
         for token in self.tokens:
             for path in self.folder.glob(f"{token}.*"):
                 path.unlink(missing_ok=True)
         self.place.tidy()
 
     def stopped(self, stop: Interrupt) -> None:
-        """End all elements by SIGINT; by another signal, say that they go on, once."""
+        """End all elements by SIGINT; by another signal, say that they go on."""
         if stop.number == signal.SIGINT:
             self._withdraw()
-        elif self.sent and not self.left:
-            self.left = True
+        elif self.sent:
             text = "elements that go on without this command, which takes them over again: %d"
             log.warning(text, len(self.sent))
 
@@ -250,7 +243,7 @@ class Dispatch:
                     self._stop(token).unlink()
                 raise
             store.write_text(path, json.dumps({**record, "names": names}))
-            sent = map(_Sent, stacks, own, before, marks)
+            sent = map(_Sent, stacks, before, marks)
             self.sent.update(zip(names, sent, strict=True))
 
     def _stamp(self, n: int) -> tuple[str, int, int, int]:
@@ -305,7 +298,7 @@ class Dispatch:
             yield left, RunError(reason or cancelled)
             return
         first = left.jobs[0]
-        further = own.element is None or self._mark(own.stack) != own.mark
+        further = own.mark is None or self._mark(own.stack) != own.mark
         self.deaths[first] = 1 if further else self.deaths.get(first, 0) + 1
         count = self.deaths[first]
         often = f", {count} times without getting further" if count > 1 else ""

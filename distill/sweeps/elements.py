@@ -58,7 +58,6 @@ class Element:
     threads: int | None = None
     kills: bool = False
     source: str = field(default_factory=lambda: source())
-    several: bool = False  # processes of its own, to which a signal is passed on
 
     def __call__(self) -> str | None:
         """Do the task; returns why it could not be begun, and None where results say the rest."""
@@ -132,7 +131,6 @@ class Element:
         made = plan.stacks(some, self.max_members, max(1, gpus), begun=begun)
         stacks = [plan.Stack(tuple(left[n] for n in stack.jobs)) for stack in made]
         if gpus > 1:
-            self.several = True
             yield from side_by_side(stacks, lambda stack: own.part(stack.jobs), gpus)
         else:
             yield from in_turn(
@@ -143,15 +141,15 @@ class Element:
     def _stopping(self) -> Iterator[None]:
         """Look for the file ``stop``, which asks for an end after this epoch."""
         done = threading.Event()
+        signals = threading.current_thread() is threading.main_thread()
 
         def look() -> None:
-            passed = False
             while not done.wait(LOOK):
-                if self.stop.exists() and not self.several:
-                    interrupt.ask()
-                elif self.stop.exists() and not passed:
-                    passed = True  # once: a second signal would not wait for checkpoints
+                if self.stop.exists() and signals:
                     os.kill(os.getpid(), signal.SIGINT)
+                    return  # a second one would not wait for checkpoints
+                if self.stop.exists():
+                    interrupt.ask()
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()

@@ -1,12 +1,9 @@
 """The launcher that trains the jobs of a sweep as stacks."""
 
-import csv
 import gc
-import io
 import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +23,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from distill.runs.columns import Status
+from distill.runs.planned import write_planned
 from distill.sweeps.compose import Composer
 from distill.sweeps.members import Member, Reader, check, current, failed, numbered, resolved, short
 from distill.sweeps.summary import Summary
@@ -40,8 +38,6 @@ if TYPE_CHECKING:
     from distill.sweeps.tasks import Results, Task
 
 log = logging.getLogger(__name__)
-
-PLANNED = "planned.csv"  # the jobs of a sweep, each by its directory and its overrides
 
 
 def stackable(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -157,15 +153,7 @@ class StackLauncher(Launcher):
         for member in members:
             place = member.directory.relative_to(folder).as_posix()
             self.planned.setdefault(place, shlex.join(member.composed.overrides))
-        with io.StringIO(newline="") as text:
-            csv.writer(text, lineterminator="\n").writerows(
-                [("directory", "overrides"), *self.planned.items()]
-            )
-            before, path = None, folder / PLANNED
-            with suppress(OSError, ValueError):  # of what cannot be written, the next line tells
-                before = path.read_text(encoding="utf-8")
-            if before != text.getvalue():
-                store.write_text(path, text.getvalue(), sync=False)
+        write_planned(folder, self.planned)
 
     def _log_as_sweep(self) -> None:
         configure_log(

@@ -89,9 +89,13 @@ class Submitit:
             )
             executor.update_parameters(**asked, **self._more(asked))
         except (ValueError, AssertionError, RuntimeError) as error:
-            wrong = " ".join(f"{key}={value}" for key, value in self.parameters.items())
-            raise ConfigError(f"hydra.launcher.submit {wrong}: {last_line(error)}") from error
+            raise self._refused(error) from error
         return executor
+
+    def _refused(self, error: Exception) -> ConfigError:
+        """What says that submitit, or SLURM, does not take the parameters."""
+        given = " ".join(f"{key}={value}" for key, value in self.parameters.items())
+        return ConfigError(f"hydra.launcher.submit {given}: {last_line(error)}")
 
     def _more(self, asked: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """What else submitit is to be told than what was ``asked``."""
@@ -112,8 +116,7 @@ class Submitit:
         except (FailedJobError, FailedSubmissionError) as error:
             for path in self.folder.glob("?" * 32 + ".pkl"):  # what would have been submitted
                 path.unlink(missing_ok=True)
-            given = " ".join(f"{key}={value}" for key, value in self.parameters.items())
-            raise ConfigError(f"hydra.launcher.submit {given}: {last_line(error)}") from error
+            raise self._refused(error) from error
 
     def ended(self, names: Sequence[str]) -> Mapping[str, str | None]:
         there = {path.name for path in self.folder.glob("*_result.pkl")}
