@@ -130,20 +130,21 @@ class Live:
     def __init__(self, config: DictConfig) -> None:
         self._config = config
         self._values: Values = {}
-        self._overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
+        self._task = config.hydra.overrides.task
+        self._overrides: Any = OmegaConf.to_container(self._task)
 
     def now(self, values: Mapping[str, Any], overrides: Sequence[str]) -> DictConfig:
         """The config with these values, and the overrides of the task."""
         put(self._config, {k: v for k, v in values.items() if not self._is(k, v)})
         self._values = dict(values)
-        task = self._config.hydra.overrides.task
         if len(self._overrides) != len(overrides):
             with open_dict(self._config.hydra):
                 self._config.hydra.overrides.task = list(overrides)
+            self._task = self._config.hydra.overrides.task
         else:
             for number, (before, after) in enumerate(zip(self._overrides, overrides, strict=True)):
                 if before != after:
-                    task[number] = after
+                    self._task[number] = after
         self._overrides = overrides
         return self._config
 
