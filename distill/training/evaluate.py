@@ -74,14 +74,45 @@ def best_shift(margin: Tensor, change: Tensor) -> Tensor:
     return ((edges.gather(-1, place) + edges.gather(-1, place + 1)) / 2).squeeze(-1)
 
 
-def shift_of(stack: Stack, images: Inputs, labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """The `best_shift` (K,) of a stack; only margins are kept, since training images are many."""
+def log_odds(logits: Tensor, classes: Sequence[int]) -> Tensor:
+    """Log odds (K, B) of some ``classes``, by the softmax of logits (K, B, C)."""
+    inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    inside[list(classes)] = True
+    own, others = (
+        logits.masked_fill(~mask, -torch.inf).logsumexp(-1) for mask in (inside, ~inside)
+    )
+    return own - others
+
+
+def mass_shift(odds: Tensor, share: float) -> Tensor:
+    """The shift (K,) of some biases by which their classes have a ``share`` of the softmax.
+
+    That is, on average over the examples, of whose `log_odds` (K, N) it takes no label.
+    """
+    far = odds.abs().amax(-1) + 40  # where the softmax leaves one of the two sides nothing
+    low, high = -far.double(), far.double()
+    for _ in range(60):
+        middle = (low + high) / 2
+        mass = (odds + middle[:, None].to(odds.dtype)).sigmoid().mean(-1, dtype=torch.float64)
+        less = mass < share
+        low, high = torch.where(less, middle, low), torch.where(less, high, middle)
+    return (low + high) / 2
+
+
+def shifts_of(
+    stack: Stack, images: Inputs, labels: Tensor, classes: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The `best_shift` (K,) of a stack, and its `mass_shift` to the share of the classes.
+
+    Only a number an image is kept of each, since training images are many.
+    """
     found = [
-        margins(z, labels[i], classes)
+        (*margins(z, labels[i], classes), log_odds(z, classes))
         for i, z in batches(stack, images, images.centre, torch.float32)
     ]
-    margin, change = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
-    return best_shift(margin, change)
+    margin, change, odds = (torch.cat(parts, 1) for parts in zip(*found, strict=True))
+    share = torch.isin(labels, labels.new_tensor(classes)).double().mean().item()
+    return best_shift(margin, change), mass_shift(odds, share)
 
 
 @torch.no_grad()

@@ -16,8 +16,8 @@ from distill.training.evaluate import (
     errors_by_class,
     evaluate,
     logits,
-    shift_of,
     shifted,
+    shifts_of,
 )
 from distill.training.figures import figures
 from distill.training.inputs import Setting, held_out, normalised, read, training_inputs
@@ -65,21 +65,24 @@ class Evaluator:
         return values
 
     def bias_shifts(self, stack: Stack, classes: Sequence[int]) -> Values:
-        """The shifts (K,) of the biases of ``classes`` with the fewest errors, and what they give.
+        """Shifts (K,) of the biases of ``classes``, and the errors after them.
 
-        ``bias_shift`` is chosen without the test set: on the validation split, or, where there is
-        none, on all training images, those that the student never saw among them. ``oracle_shift``
-        is chosen on the test set itself, as in the paper (section 3).
+        ``bias_shift`` is that with the fewest errors on the validation split, or, where there is
+        none, on all training images, those that the student never saw among them. ``mass_shift``
+        gives ``classes`` their share of the softmax there, which takes no label but how many there
+        are. ``oracle_shift`` has the fewest errors on the test set itself, as in the paper
+        (section 3).
         """
-        chosen = {"bias": self.parts.get("val") or self._training()}
+        chosen = shifts_of(stack, *(self.parts.get("val") or self._training()), classes)
+        shifts = dict(zip(("bias", "mass"), chosen, strict=True))
         if "test" in self.parts:
-            chosen["oracle"] = self.parts["test"]
+            shifts["oracle"], _ = shifts_of(stack, *self.parts["test"], classes)
         values: Values = {}
-        for name, (images, labels) in chosen.items():
-            values[f"{name}_shift"] = shift = shift_of(stack, images, labels, classes)
-            for part, (own, truth) in self.parts.items():
-                z = shifted(logits(stack, own, own.centre, torch.float32), shift, classes)
-                errors = errors_by_class(z, truth)
+        for part, (images, labels) in self.parts.items():
+            z = logits(stack, images, images.centre, torch.float32)
+            for name, shift in shifts.items():
+                values[f"{name}_shift"] = shift
+                errors = errors_by_class(shifted(z, shift, classes), labels)
                 values[f"{name}_shift_{part}_errors"] = errors.sum(1)
                 values[f"{name}_shift_{part}_errors_by_class"] = errors
         return values

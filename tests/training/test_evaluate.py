@@ -1,5 +1,6 @@
 """Errors of each class, and the shift of biases that mends a transfer set without some classes."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,14 @@ import torch
 from conftest import logits_of, make_job
 
 from distill.runs.execute import execute
-from distill.training.evaluate import best_shift, errors_by_class, margins, shifted
+from distill.training.evaluate import (
+    best_shift,
+    errors_by_class,
+    log_odds,
+    margins,
+    mass_shift,
+    shifted,
+)
 
 LABELS = torch.arange(300) % 5
 
@@ -42,6 +50,22 @@ def test_a_shift_moves_the_biases_of_its_classes_alone() -> None:
     assert moved[1, 6].tolist() == pytest.approx([-2, 0, -2, 0])
 
 
+@pytest.mark.parametrize("classes", [[3], [1, 4]])
+def test_after_the_shift_of_their_mass_classes_have_their_share_of_the_softmax(
+    classes: list[int],
+) -> None:
+    z = 3 * logits_of(2, 3, 300, 5)
+    shift = mass_shift(log_odds(z, classes), 0.37)
+    mass = shifted(z, shift, classes).softmax(-1)[..., classes].sum(-1).mean(-1)
+    assert mass.tolist() == pytest.approx([0.37] * 3, abs=1e-5)
+
+
+def test_the_shift_of_a_mass_that_is_known() -> None:
+    odds = torch.tensor([[2.0, 2.0], [-200.0, -200.0]])  # that of odds of 1 to 9 is -log 9
+    wanted = [-math.log(9) - 2, -math.log(9) + 200]
+    assert mass_shift(odds, 0.1).tolist() == pytest.approx(wanted, abs=1e-4)
+
+
 @pytest.mark.parametrize("split", ["data.validation=0.25", "data.validation=0"])
 def test_a_student_without_a_class_is_mended_by_its_bias(split: str, home: Path) -> None:
     [result] = execute([make_job("transfer=omit", "train.epochs=8", "loss=hard", split)], [home])
@@ -50,6 +74,8 @@ def test_a_student_without_a_class_is_mended_by_its_bias(split: str, home: Path)
     assert oracle <= result["bias_shift_test_errors"] < before
     assert sum(result["oracle_shift_test_errors_by_class"]) == oracle
     assert result["oracle_shift"] > 0
+    assert result["mass_shift"] > 0
+    assert sum(result["mass_shift_test_errors_by_class"]) == result["mass_shift_test_errors"]
 
 
 def test_only_students_of_some_classes_are_shifted(home: Path) -> None:
