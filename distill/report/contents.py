@@ -179,7 +179,7 @@ class Sweep:
     """A sweep's directory.
 
     ``runs`` are the complete rows of its summary; ``curves`` the rows of every run's history, with
-    a column ``run``, where there are any.
+    a column ``run``, where there are any; ``commits`` those of the code that made them.
     """
 
     name: str
@@ -191,6 +191,7 @@ class Sweep:
     studies: tuple[Study, ...] = ()
     comparisons: tuple[Compared, ...] = ()
     unfinished: Unfinished | None = None
+    commits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, the test that was written down for it beforehand, and what it gave on a sweep."""
+    """A claim, the test that was written down for it beforehand, and what it gave on a sweep.
+
+    ``rule`` is the commit that wrote the test down, ``commit`` that of the code that made the runs.
+    """
 
     id: str
     claim: str
@@ -220,3 +224,5 @@ class Finding:
     command: str
     version: str
     folder: Path = Path()
+    rule: str = ""
+    commit: str = ""

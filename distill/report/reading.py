@@ -12,7 +12,7 @@ import pandas as pd
 from distill.report import comparison
 from distill.report.contents import Digit, Sweep, Unfinished
 from distill.runs.columns import Status
-from distill.runs.planned import Block, commands, planned, settings, without
+from distill.runs.planned import Block, commands, commits, planned, settings, without
 from distill.runs.results import DIGITS, ENDED, HISTORY, RESULT, SUMMARY, found
 from distill.runs.standing import at_work
 from distill.runs.summaries import read_summary
@@ -59,6 +59,7 @@ def sweep(folder: Path) -> Sweep:
         _digits([folder, *(folder / str(name) for name in runs.get("directory", ()))]),
         comparisons=compared,
         unfinished=_unfinished(folder, frame, now=bool(listed)),
+        commits=commits(folder),
     )
 
 

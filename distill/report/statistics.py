@@ -76,6 +76,19 @@ def equivalent(differences: Sequence[float], margin: float) -> float:
     return max(greater(differences, -margin), greater(opposite, -margin))
 
 
+def one_more(values: Iterable[float]) -> tuple[float, float]:
+    """The 95 % prediction interval of one more value, by Student's t; of one value there is none.
+
+    Example:
+        >>> low, high = one_more([60, 64, 68])
+        >>> round(low, 1), round(high, 1)
+        (44.1, 83.9)
+    """
+    found = interval(values)
+    half = (found.high - found.mean) * math.sqrt(found.n + 1)
+    return found.mean - half, found.mean + half
+
+
 def apart(a: Sequence[float], b: Sequence[float]) -> float:
     """The p value of Student's two-sided t test that two samples have different means.
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from distill import __version__
-from distill.config import ConfigError
+from distill.config import ConfigError, Run
 from distill.config.strict import places
 from distill.runs import results
 from distill.runs.columns import Status, measured
@@ -312,34 +312,17 @@ def _fit(
 
 
 def _head(job: Job) -> dict[str, Any]:
-    """What was composed, under the summary's names."""
+    """What was composed, under the summary's names, and what it comes to with its data."""
     run = job.run
-    loss, subset = run.loss.options, run.transfer.options
-    width = run.model.options.get("width")
     unsaid = run.aside | ({} if run.distils else {"teacher": True})
     return {
         "run": job.name,
         "status": Status.COMPLETE,
         "reason": None,
-        "data": run.data.name,
-        "model": run.model.name,
-        "width": int(width) if isinstance(width, float) and width.is_integer() else width,
+        **composed(run),
         "parameters": parameters(run.model, run.data, "model"),
         "multiply_adds": multiply_adds(run.model, run.data),
-        "teacher": run.teacher.name if run.distils else "none",
-        "loss": run.loss.name,
-        "temperature": loss.get("temperature"),
-        "alpha": loss.get("alpha"),
-        "transfer": run.transfer.name,
-        "transfer_classes": " ".join(map(str, subset["classes"])) if "classes" in subset else None,
-        "transfer_fraction": subset.get("fraction"),
         "transfer_examples": len(job.index),
-        "seed": run.seed,
-        "epochs": run.train.epochs,
-        "batch_size": run.train.batch_size,
-        "optimizer": run.optim.name,
-        "lr": run.optim.lr,
-        "weight_decay": run.optim.weight_decay,
         **kind(job),
         "code": store.digest(run.sources) if run.sources else None,
         "version": __version__,
@@ -349,4 +332,28 @@ def _head(job: Job) -> dict[str, Any]:
         "normalisation": list(normalisation(run.data)),
         "config": run.model_dump(by_alias=True, exclude=unsaid),
         "places": places(run) or None,
+    }
+
+
+def composed(run: Run) -> dict[str, Any]:
+    """The settings of a run under the summary's names."""
+    loss, subset = run.loss.options, run.transfer.options
+    width = run.model.options.get("width")
+    return {
+        "data": run.data.name,
+        "model": run.model.name,
+        "width": int(width) if isinstance(width, float) and width.is_integer() else width,
+        "teacher": run.teacher.name if run.distils else "none",
+        "loss": run.loss.name,
+        "temperature": loss.get("temperature"),
+        "alpha": loss.get("alpha"),
+        "transfer": run.transfer.name,
+        "transfer_classes": " ".join(map(str, subset["classes"])) if "classes" in subset else None,
+        "transfer_fraction": subset.get("fraction"),
+        "seed": run.seed,
+        "epochs": run.train.epochs,
+        "batch_size": run.train.batch_size,
+        "optimizer": run.optim.name,
+        "lr": run.optim.lr,
+        "weight_decay": run.optim.weight_decay,
     }

@@ -79,9 +79,18 @@ def write_planned(folder: Path, jobs: Mapping[str, str]) -> None:
 
 def commands(folder: Path) -> tuple[str, ...]:
     """The commands of the sweep in ``folder``, the last at the end; none where none is recorded."""
+    return tuple(map(public, _recorded(folder, "commands")))
+
+
+def commits(folder: Path) -> tuple[str, ...]:
+    """The commits of the code that made the sweep in ``folder``, where they are known."""
+    return _recorded(folder, "commits")
+
+
+def _recorded(folder: Path, key: str) -> tuple[str, ...]:
     try:
         content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
-        return tuple(public(str(command)) for command in content["commands"])
+        return tuple(map(str, content[key]))
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ()
 

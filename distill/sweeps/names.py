@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -162,6 +162,11 @@ def sweep_name() -> str:
     return f"{readable}-{short}" if readable else short
 
 
+def over(number: Any, by: Any) -> int:  # of annotated ones OmegaConf wants just these types
+    """A ``number`` divided ``by`` another, to the nearest whole number."""
+    return round(number / by)
+
+
 def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
@@ -169,5 +174,6 @@ def _key(override: str) -> str:
 OmegaConf.register_resolver("distill.run", run_name, replace=True)
 OmegaConf.register_resolver("distill.free", free, replace=True)
 OmegaConf.register_resolver("distill.times", mul, replace=True)
+OmegaConf.register_resolver("distill.over", over, replace=True)
 # Cached, since the jobs of a sweep, which have other overrides, inherit the value.
 OmegaConf.register_resolver("distill.sweep", sweep_name, replace=True, use_cache=True)

@@ -18,6 +18,7 @@ from distill import __version__
 from distill.sweeps.compose import command, override, task_config
 from distill.sweeps.names import check_halving, release, tell, typed
 from distill.system import store
+from distill.system.conf import commit
 from distill.system.pulse import PULSE, pulse
 
 # The sign of life of the sweep's command. No callback holds it: those are sent to other processes.
@@ -110,15 +111,19 @@ def _record(config: DictConfig, folder: Path) -> bytes | None:
     path = folder / SWEEP
     line = command(*(typed.get() or sys.argv[1:]))
     text = path.read_bytes() if path.is_file() else None
+    before: dict[str, list[str]] = {}
     try:
-        before = list(OmegaConf.select(OmegaConf.load(path), "commands", default=[]))
+        known: Any = OmegaConf.to_container(OmegaConf.load(path))
+        before = {key: list(known.get(key, ())) for key in ("commands", "commits")}
     except Exception as error:  # none, or damaged: each kind of damage has its own error
         if getattr(error, "errno", None) not in (None, errno.ENOENT):
             raise  # it cannot be read, and may be whole
-        before = []
+    made = commit()
+    commits = [*before.get("commits", ()), *([made] if made else ())]
     content = {
-        "commands": [*(c for c in before if c != line), line],
+        "commands": [*(c for c in before.get("commands", ()) if c != line), line],
         "version": __version__,
+        **({"commits": [*dict.fromkeys(commits)]} if commits else {}),
         "params": OmegaConf.select(config, "hydra.sweeper.params"),
         "config": task_config(config),
     }

@@ -1,0 +1,114 @@
+"""A claim, and what becomes of it on sweeps."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+
+from distill.findings.decisions import Decision
+from distill.findings.preconditions import Conditions, apart, check, lacking
+from distill.report.contents import UNDECIDED, Finding, Sweep
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the paper or the post, and the test that decides it on a sweep's runs.
+
+    ``test`` says in words what ``decide`` does. Its preconditions: only runs count that meet one of
+    the ``parts``; they have all values of ``covers``, and differ in nothing but their seeds and
+    what is ``compared``, of the settings that begin with one ``of`` these; fewer than ``seeds``
+    decide nothing. ``evidence`` is the column of what counts once. ``sweep`` is the experiment's
+    name: a sweep of that name is reported even where it cannot decide the claim. ``rule`` is the
+    commit in which the test was last changed.
+    """
+
+    id: str
+    sweep: str
+    claim: str
+    source: str
+    test: str
+    decide: Callable[[pd.DataFrame], Decision]
+    parts: tuple[Conditions, ...]
+    compared: tuple[str, ...] = ()
+    covers: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    seeds: int = 10
+    of: tuple[str, ...] = ()
+    evidence: str = "run"
+    rule: str = ""
+
+    def judge(self, sweep: Sweep) -> "Judged":
+        """What becomes of the claim on ``sweep``."""
+        checked = check(sweep.runs, self.parts, self.compared)
+        counted, told = checked.counted, sweep.name == self.sweep
+        alike = 2 * len(checked.near) > len(sweep.runs) and not lacking(checked.near, self.covers)
+        reason = checked.missed if counted.empty else ""
+        if not reason and (value := lacking(counted, self.covers)):
+            reason = f"the sweep lacks runs ({value})"
+            if checked.missed:
+                reason += f"; {checked.missed}"
+        if not reason and (setting := apart(counted, self.compared, self.of)):
+            reason = f"its runs are not of one setting: {setting}; report on one of them"
+        decision = Decision((), UNDECIDED, reason)
+        if not reason:
+            try:
+                decision = self.decide(counted)
+            except (KeyError, ValueError) as error:
+                reason = f"the sweep lacks runs ({error})"
+                decision = Decision((), UNDECIDED, reason)
+        if (n := min((e.n for e in decision.estimates), default=self.seeds)) < self.seeds:
+            reason = f"{decision.outcome}; n = {n}, at least {self.seeds} are wanted"
+            decision = replace(decision, verdict=UNDECIDED, outcome=reason)
+        known = frozenset(map(str, counted.get(self.evidence, counted.index)))
+        return Judged(self._finding(sweep, decision), sweep, not reason, told or alike, known)
+
+    def _finding(self, sweep: Sweep, decision: Decision) -> Finding:
+        return Finding(
+            self.id,
+            self.claim,
+            self.source,
+            (*decision.estimates, *decision.beside),
+            decision.verdict,
+            self.test,
+            decision.outcome,
+            sweep.name,
+            "; ".join(sweep.commands),
+            ", ".join(sorted({str(v) for v in sweep.runs.get("version", ())})),
+            sweep.folder,
+            self.rule,
+            ", ".join(sweep.commits),
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A finding on a sweep: whether the runs sufficed, or only suggest it; and which runs."""
+
+    finding: Finding
+    sweep: Sweep
+    suffices: bool
+    suggested: bool
+    evidence: frozenset[str]
+
+
+def findings(claims: Iterable[Claim], sweeps: Iterable[Sweep]) -> list[Finding]:
+    """What became of each claim, in their order, on the sweeps whose runs can decide it.
+
+    Several sweeps with runs of their own are a finding each; of those that hold the same runs the
+    smallest is named. A sweep that seems to be made for a claim, but cannot decide it, says why.
+    """
+    found = list(sweeps)
+    return [finding for claim in claims for finding in _found(claim, found)]
+
+
+def _found(claim: Claim, sweeps: list[Sweep]) -> Iterator[Finding]:
+    judged = [claim.judge(sweep) for sweep in sweeps]
+    whole = [j for j in judged if j.suffices]
+    whole.sort(key=lambda j: (-len(j.evidence), len(j.sweep.runs)))
+    kept: list[Judged] = []
+    for one in whole:
+        if not any(one.evidence <= other.evidence for other in kept):
+            kept.append(one)
+    for one in judged:
+        named = one.sweep.name == claim.sweep
+        if one in kept or (not one.suffices and one.suggested and (named or not kept)):
+            yield one.finding

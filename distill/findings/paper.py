@@ -1,0 +1,349 @@
+"""How the claims of the paper and the post are decided, each as its test in `claims` says."""
+
+import math
+from dataclasses import replace
+from itertools import combinations
+
+import pandas as pd
+
+from distill.findings.decisions import (
+    Decision,
+    Part,
+    above,
+    at_most,
+    better,
+    beyond,
+    by_seed,
+    estimate,
+    like,
+    mean_of,
+    of_each,
+    significant,
+    together,
+    worst,
+)
+from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
+from distill.report.numbers import counted, text
+from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm
+
+STATED = 0.6667  # alpha: the one weight that the paper states, 0.5 of labels beside T^2 (section 4)
+APART = {300: 8.0, 800: 11.0}  # errors, by width: a quarter of what T = 1 cost in earlier sweeps
+SENSITIVE = 0.05  # the margin beside it, as a share of the errors
+BAND = (2.5, 4.0)  # temperatures
+LAND = 0.05  # "the same": within a twentieth
+MUCH = 2.0  # "much higher": at least twice
+TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
+STEPS = 0.05  # by at most this share, equal numbers of steps differ
+THREES, TESTED = 1010, 10_000  # among the test images of MNIST, a precondition
+
+
+# C1 to C3
+
+
+def _teachers(runs: pd.DataFrame, column: str = "teacher_test_errors") -> list[float]:
+    """The errors of the teachers of the runs, each of which counts once.
+
+    Raises:
+        ValueError: one has several figures.
+    """
+    taught = runs.dropna(subset=[column]).drop_duplicates(["teacher_digest", column])
+    if taught["teacher_digest"].duplicated().any():
+        raise ValueError(f"more than one {column} of a teacher_digest")
+    return [*taught[column].astype(float)]
+
+
+def teachers(runs: pd.DataFrame) -> Decision:
+    return together([at_most("teacher", _teachers(runs), 67)])
+
+
+def hard_student(runs: pd.DataFrame) -> Decision:
+    return together([like("hard student", [*by_seed(runs[runs["alpha"] == 0])], 146)])
+
+
+def _by_alpha(runs: pd.DataFrame) -> "dict[str, pd.DataFrame]":
+    """The runs with soft targets by what their label says of alpha, that of the paper first."""
+    alphas = sorted({*runs["alpha"]} - {0}, key=lambda alpha: (alpha != STATED, alpha))
+    return {f"alpha {_weight(alpha)}": runs[runs["alpha"] == alpha] for alpha in alphas}
+
+
+def _weight(alpha: float) -> str:
+    return "2/3" if alpha == STATED else text(alpha)
+
+
+def distilled_student(runs: pd.DataFrame) -> Decision:
+    hard = by_seed(runs[runs["alpha"] == 0])
+    (label, paper), *others = _by_alpha(runs).items()
+    soft = by_seed(paper)
+    gain = estimate("errors fewer than the hard student", (hard - soft).dropna(), "errors")
+    p = better(hard, soft)
+    fewer = Part(gain, significant(p), f"{counted(gain)} fewer than the hard student, p = {p:.2g}")
+    beside = (estimate(f"distilled student, {label}", by_seed(own)) for label, own in others)
+    return together([at_most(f"distilled student, {label}", [*soft], 74), fewer], beside)
+
+
+# C4 and C5
+
+
+def similar_temperatures(runs: pd.DataFrame) -> Decision:
+    estimates, verdicts, outcomes = [], [], []
+    for width, group in runs.groupby("width"):
+        errors, margin = of_each(group, "temperature"), APART[int(str(width))]
+        high = {t: e for t, e in errors.items() if t > 8}
+        pairs = {(a, b): [*(high[b] - high[a]).dropna()] for a, b in combinations(sorted(high), 2)}
+        p_values = {pair: equivalent(d, margin) for pair, d in pairs.items()}
+        (a, b), p = max(p_values.items(), key=lambda item: item[1])
+        apart = min(holm([beyond(d, margin) for d in pairs.values()]))
+        narrow = SENSITIVE * float(mean_of(high.values()).mean())
+        also = max(equivalent(d, narrow) for d in pairs.values())
+        estimates += [estimate(f"{text(width)} units, T = {t:g}", e) for t, e in errors.items()]
+        verdicts.append(NOT if apart < SIGNIFICANT else significant(p))
+        means = [float(e.mean()) for e in high.values()]
+        outcomes.append(
+            f"{text(width)} units: means of T = {min(high):g} to {max(high):g} at most "
+            f"{max(means) - min(means):.1f} errors apart; each pair within {margin:g}: largest "
+            f"p = {p:.2g} (T = {a:g}, {b:g}); within {100 * SENSITIVE:.0f} % ({narrow:.1f}): "
+            f"largest p = {also:.2g}"
+        )
+    return Decision(tuple(estimates), worst(verdicts), "; ".join(outcomes))
+
+
+def best_temperatures(runs: pd.DataFrame) -> Decision:
+    errors, width = of_each(runs, "temperature"), text(runs["width"].iloc[0])
+    low, high = BAND
+    band = mean_of(e for t, e in errors.items() if low <= t <= high)
+    more = {t: e - band for t, e in errors.items() if not low <= t <= high}
+    worse = dict(zip(more, holm([greater([*d.dropna()]) for d in more.values()]), strict=True))
+    fewer = holm([greater([*(-d).dropna()]) for d in more.values()])
+    verdict = NOT if min(fewer) < SIGNIFICANT else significant(max(worse.values()))
+    best = min(errors, key=lambda t: float(errors[t].mean()))
+    outcome = (
+        f"more errors than from T = {low:g} to {high:g}: "
+        + ", ".join(
+            f"{counted(estimate('', more[t].dropna()))} at T = {t:g} (p = {p:.2g})"
+            for t, p in worse.items()
+        )
+        + f" (Holm); the fewest are at T = {best:g}"
+    )
+    return Decision(
+        (
+            estimate(f"{width} units, T from {low:g} to {high:g}", band),
+            *(estimate(f"{width} units, T = {t:g}", errors[t]) for t in more),
+        ),
+        verdict,
+        outcome,
+    )
+
+
+# C6 and C7
+
+SHIFTS = {  # by how they are chosen, that of the paper first
+    "oracle": "chosen on the test set",
+    "bias": "chosen on training images",
+    "mass": "chosen without any label of the omitted",
+}
+
+
+def _of_class(runs: pd.DataFrame, column: str, label: int) -> "pd.Series[float]":
+    """Errors among the test images of one class, one value for each seed."""
+    classes = runs.assign(one=[int(text.split()[label]) for text in runs[column]])
+    return by_seed(classes, "one")
+
+
+def omitted_three(runs: pd.DataFrame) -> Decision:
+    (label, paper), *others = _by_alpha(runs).items()
+    omitted = int(paper["transfer_classes"].iloc[0])
+    parts: dict[str, list[Part]] = {}
+    for name, how in SHIFTS.items():
+        column = f"{name}_shift_test_errors"
+        threes = _of_class(paper, f"{column}_by_class", omitted)
+        parts[name] = [
+            at_most(f"after a shift {how}", [*by_seed(paper, column)], 109),
+            at_most("threes of them", [*threes], 0.014 * THREES),  # 98.6 % are right
+        ]
+    first = parts.pop("oracle")
+    beside = [
+        estimate(f"no {omitted} seen, {label}", by_seed(paper)),
+        estimate("of them threes", _of_class(paper, "test_errors_by_class", omitted)),
+        *(estimate(f"its shift, {how}", by_seed(paper, f"{name}_shift"), "logits")
+          for name, how in SHIFTS.items()),
+        *(part.estimate for both in parts.values() for part in both),
+        *(estimate(f"{label}, after the shift", by_seed(own, "oracle_shift_test_errors"))
+          for label, own in others),
+    ]  # fmt: skip
+    also = "; ".join(
+        f"by a shift {SHIFTS[name]} it would be {worst(part.verdict for part in both)} "
+        f"({', '.join(counted(part.estimate) for part in both)})"
+        for name, both in parts.items()
+    )
+    decided = together(first, beside)
+    return replace(decided, outcome=f"{decided.outcome}; {also}")
+
+
+def two_digits(runs: pd.DataFrame) -> Decision:
+    (label, paper), *others = _by_alpha(runs).items()
+    kept = " and ".join(str(paper["transfer_classes"].iloc[0]).split())
+
+    def share(own: pd.DataFrame, column: str) -> list[float]:
+        return [100 * errors / TESTED for errors in by_seed(own, column)]
+
+    parts = {
+        name: at_most(
+            f"after a shift {how}", share(paper, f"{name}_shift_test_errors"), 13.2, "% errors"
+        )
+        for name, how in SHIFTS.items()
+    }
+    first = parts.pop("oracle")
+    beside = [
+        estimate(f"only {kept} seen, {label}", share(paper, "test_errors"), "% errors"),
+        estimate("its shift", by_seed(paper, "oracle_shift"), "logits"),
+        *(part.estimate for part in parts.values()),
+        *(estimate(f"{label}, after the shift", share(own, "oracle_shift_test_errors"), "% errors")
+          for label, own in others),
+    ]  # fmt: skip
+    return together([first], beside)
+
+
+# C8 to C10
+
+
+def less_data(runs: pd.DataFrame) -> Decision:
+    steps = runs["epochs"] * runs["transfer_examples"]
+    if steps.max() > (1 + STEPS) * steps.min():
+        raise ValueError("equal numbers of steps: train.epochs times transfer_examples")
+    hard, soft = (
+        {float(str(f)): by_seed(group, column) for f, group in own.groupby("transfer_fraction")}
+        for own, column in (
+            (runs[runs["alpha"] == 0], "best_test_errors"),
+            (runs[runs["alpha"] == 1], "test_errors"),
+        )
+    )
+    parts = [f for f in hard if f < 1]
+    p_values = dict(zip(parts, holm([better(hard[f], soft[f]) for f in parts]), strict=True))
+    lost_hard, lost_soft = hard[0.03] - hard[1.0], soft[0.03] - hard[1.0]
+    spared = 0.5 * lost_hard - lost_soft
+    half = greater([*spared])
+    estimates = tuple(
+        estimate(f"{name}, {100 * fraction:.0f} % of the data", errors[fraction])
+        for fraction in (0.03, 1.0)
+        for name, errors in (("hard, stopped early", hard), ("soft", soft))
+    )
+    outcome = (
+        "hard minus soft: "
+        + ", ".join(
+            f"{(hard[f] - soft[f]).mean():.0f} errors at {f:.2g} (p = {p:.2g})"
+            for f, p in p_values.items()
+        )
+        + f" (Holm); at 3 % soft targets lose {lost_soft.mean():.0f} errors against all data with "
+        f"labels, labels {lost_hard.mean():.0f}; less than half of it: p = {half:.2g}"
+    )
+    verdict = worst([significant(p_values[0.03]), above(spared)])
+    return Decision(estimates, verdict, outcome)
+
+
+def borne(runs: pd.DataFrame) -> "pd.Series[float]":
+    """The highest learning rate of each seed that costs little more than the best (TOLERATED)."""
+    rates = {}
+    for seed, group in runs.groupby("seed"):
+        errors = group.set_index("lr")["test_errors"].astype(float)
+        rates[seed] = max(errors.index[errors <= TOLERATED * errors.min()].astype(float))
+    return pd.Series(rates, dtype=float)
+
+
+def learning_rate(runs: pd.DataFrame) -> Decision:
+    hard = borne(runs[runs["alpha"] == 0])
+    groups = runs[runs["alpha"] == 1].groupby("temperature")
+    soft = {float(str(t)): borne(group) for t, group in groups}
+    ratios = {t: (rates / hard).dropna() for t, rates in soft.items()}
+    octaves = {t: [math.log2(r) for r in ratio] for t, ratio in ratios.items()}
+    longer = {t: greater(values) for t, values in octaves.items()}
+    short = {t: greater([math.log2(MUCH) - o for o in values]) for t, values in octaves.items()}
+    times = {t: estimate(f"soft over hard, T = {t:g}", r, "times") for t, r in ratios.items()}
+    estimates = (
+        estimate("longest step borne, hard", hard, "learning rate"),
+        *(estimate(f"soft, T = {t:g}", rates, "learning rate") for t, rates in soft.items()),
+        *times.values(),
+    )
+    softest = max(ratios)
+    verdict = UNDECIDED
+    if short[softest] < SIGNIFICANT:
+        verdict = NOT
+    elif ratios[softest].mean() >= MUCH:
+        verdict = significant(longer[softest])
+    outcome = "; ".join(
+        f"at T = {t:g}: {counted(found)} times as long, p = {longer[t]:.2g} that it is above 1, "
+        f"{short[t]:.2g} below {MUCH:g}"
+        for t, found in times.items()
+    )
+    return Decision(estimates, verdict, outcome)
+
+
+def ensemble_gain(runs: pd.DataFrame) -> Decision:
+    soft = runs[runs["alpha"] > 0]
+    single, distilled = by_seed(runs[runs["alpha"] == 0]), by_seed(soft)
+    ensemble = by_seed(soft, "teacher_test_errors")
+    if soft["teacher_digest"].nunique() < len(ensemble):
+        raise ValueError("an ensemble of its own for each seed")
+    gained, kept = single - ensemble, single - distilled
+    most = kept - 0.5 * gained
+    p_gain, p_most = greater([*gained]), greater([*most])
+    estimates = (
+        estimate("single model", single),
+        estimate("ensemble", ensemble),
+        estimate("distilled single model", distilled),
+        *(estimate(f"{name}, test loss", by_seed(own, column), "nats")
+          for name, own, column in (("single model", runs[runs["alpha"] == 0], "test_loss"),
+                                    ("distilled", soft, "test_loss"))),
+    )  # fmt: skip
+    share = kept.mean() / gained.mean()
+    outcome = (
+        f"the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of which the distilled "
+        f"model keeps {100 * share:.0f} %; more than half: p = {p_most:.2g}"
+    )
+    return Decision(estimates, worst(map(above, (gained, most))), outcome)
+
+
+# C11 to C13
+
+
+def logit_limit(runs: pd.DataFrame) -> Decision:
+    matched = by_seed(runs[runs["loss"] == "logits"])
+    errors = of_each(runs[runs["loss"] == "kd"], "temperature")
+    margin = LAND * float(matched.mean())
+    more = {t: (e - matched).dropna() for t, e in errors.items() if t >= 100}
+    p_values = {t: equivalent([*differences], margin) for t, differences in more.items()}
+    if not more:
+        raise ValueError("no T of 100 or more")
+    estimates = (
+        estimate("logit matching", matched),
+        *(estimate(f"kd, T = {t:g}", e) for t, e in errors.items()),
+    )
+    outcome = f"margin {margin:.1f} errors; " + ", ".join(
+        f"T = {t:g}: {counted(estimate('', more[t]))} more, p = {p:.2g}"
+        for t, p in p_values.items()
+    )
+    return Decision(estimates, significant(max(p_values.values())), outcome)
+
+
+def identity(runs: pd.DataFrame) -> Decision:
+    worst = runs["deviation"].max()
+    label = "largest relative deviation, float64"
+    found = Estimate(label, int(runs["examples"].sum()), worst, math.nan, math.nan, "")
+    verdict = REPRODUCED if worst <= 1e-6 else NOT
+    temperatures = ", ".join(f"{t:g}" for t in runs["temperature"])
+    return Decision((found,), verdict, f"{worst:.1e} at T = {temperatures}; at most 1e-6 is wanted")
+
+
+def post(runs: pd.DataFrame) -> Decision:
+    column = "test_shifted_errors"
+    hard, soft = runs[runs["alpha"] == 0], runs[runs["alpha"] > 0]
+    parts = [
+        at_most("teacher, shifted images", _teachers(runs, f"teacher_{column}"), 99),
+        at_most("hard student, shifted images", [*by_seed(hard, column)], 119),
+        at_most("distilled student, shifted images", [*by_seed(soft, column)], 109),
+    ]
+    beside = (
+        estimate("teacher, centred images", _teachers(runs)),
+        estimate("hard student, centred images", by_seed(hard)),
+        estimate("distilled student, centred images", by_seed(soft)),
+    )
+    return together(parts, beside)

@@ -1,0 +1,240 @@
+"""Claims decided, one way and the other, on runs made up like those of their experiments."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from designs import (
+    EXPERIMENTS,
+    Rows,
+    designed,
+    ensembles,
+    find,
+    fractions,
+    identities,
+    limits,
+    made_sweep,
+    mixed,
+    networks,
+    posts,
+    rates,
+    shifted,
+    temperatures,
+    valley,
+)
+
+from distill.findings.claims import CLAIMS, findings
+from distill.findings.judging import Claim
+from distill.findings.preconditions import check, lacking
+from distill.report.contents import NOT, REPRODUCED, UNDECIDED
+from distill.report.numbers import text
+
+THREE: dict[str, Any] = {"transfer_classes": "3"}
+TWO: dict[str, Any] = {"transfer_classes": "7 8"}
+CASES: list[tuple[str, str, Rows]] = [
+    ("C1", REPRODUCED, networks(140, 75, 60)),
+    ("C1", REPRODUCED, networks(140, 75, 71)),  # at most a tenth above 67
+    ("C1", NOT, networks(140, 75, 77)),
+    ("C1", UNDECIDED, networks(140, 75, 73.7)),
+    ("C1", UNDECIDED, networks(140, 75, 60, n=9)),
+    ("C2", REPRODUCED, networks(152, 75, 60)),
+    ("C2", NOT, networks(170, 75, 60)),
+    ("C2", NOT, networks(120, 75, 60)),  # a baseline that is better is another one
+    ("C2", UNDECIDED, networks(160.6, 75, 60)),
+    ("C3", REPRODUCED, networks(140, 79, 60)),
+    ("C3", NOT, networks(140, 85, 60)),
+    ("C3", UNDECIDED, networks(140, 81.4, 60)),
+    ("C3", UNDECIDED, networks(70, 70, 60)),  # no better than the hard student
+    ("C4", REPRODUCED, temperatures(lambda _: 110, 300)),
+    ("C4", NOT, temperatures(lambda t: 110 + 40 * (t == 40), 300)),
+    ("C4", UNDECIDED, temperatures(lambda t: 110 + 8 * (t == 40), 300)),
+    ("C4", UNDECIDED, temperatures(lambda _: 110, 300, noise=60)),
+    ("C4", UNDECIDED, temperatures(lambda _: 110, 300, n=11)),
+    ("C5", REPRODUCED, temperatures(valley, 30)),
+    ("C5", UNDECIDED, temperatures(lambda _: 250, 30, noise=40)),
+    ("C5", NOT, temperatures(lambda t: 200 + 3 * t, 30)),  # the lower, the better
+    ("C6", REPRODUCED, shifted(206, 115, 12, **THREE)),
+    ("C6", NOT, shifted(206, 125, 12, **THREE)),
+    ("C6", NOT, shifted(206, 100, 30, **THREE)),  # too many threes are wrong
+    ("C6", UNDECIDED, shifted(206, 119.9, 12, **THREE)),
+    ("C6", UNDECIDED, shifted(206, 100, 12, n=9, **THREE)),
+    ("C7", REPRODUCED, shifted(4730, 1400, 12, **TWO)),
+    ("C7", NOT, shifted(4730, 1500, 12, **TWO)),
+    ("C8", REPRODUCED, fractions(100)),
+    ("C8", NOT, fractions(400)),  # better than hard, but not by half
+    ("C8", NOT, fractions(600)),
+    ("C8", UNDECIDED, fractions(250)),
+    ("C9", REPRODUCED, rates(4, 4, 16)),
+    ("C9", NOT, rates(16, 64, 16)),  # as long where targets have most entropy
+    ("C9", NOT, rates(16, 16, 4)),
+    ("C9", UNDECIDED, mixed(rates(4, 4, 16), rates(4, 4, 4), 2)),
+    ("C9", UNDECIDED, mixed(rates(4, 4, 8), rates(4, 4, 4), 4)),  # longer, but how much?
+    ("C10", REPRODUCED, ensembles(140, 110, 115)),
+    ("C10", NOT, ensembles(140, 110, 135)),
+    ("C10", UNDECIDED, ensembles(140, 110, 125.5)),
+    ("C10", NOT, ensembles(110, 110, 110)),  # nothing gained
+    ("C10", NOT, ensembles(110, 120, 110)),  # the ensemble is worse
+    ("C11", REPRODUCED, identities("C11", 1e-7)),
+    ("C11", NOT, identities("C11", 1e-5)),
+    ("C11 (students)", REPRODUCED, limits(110)),
+    ("C11 (students)", UNDECIDED, limits(125)),
+    ("C11 (students)", UNDECIDED, limits(110, noise=40)),
+    ("C12", REPRODUCED, identities("C12", 1e-9)),
+    ("C12", NOT, identities("C12", 1e-3)),
+    ("C13", REPRODUCED, posts(100, 125, 110)),
+    ("C13", NOT, posts(100, 140, 110)),
+    ("C13", UNDECIDED, posts(100, 125, 110, n=4)),
+]
+WHOLE = {claim: made for claim, verdict, made in reversed(CASES) if verdict == REPRODUCED}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("claim", "verdict", "made"), CASES, ids=lambda v: v if type(v) is str else ""
+)
+def test_a_claim_is_decided_by_its_test(claim: str, verdict: str, made: Rows) -> None:
+    found = find(claim, made)
+    assert found.verdict == verdict, found.outcome
+    assert found.outcome
+    assert (found.sweep, found.command, found.version) == ("mine", "distill experiment=x", "1.2")
+
+
+def test_every_claim_is_tried_both_ways() -> None:
+    tried = {(claim, verdict == REPRODUCED) for claim, verdict, _ in CASES}
+    assert tried == {(claim.id, way) for claim in CLAIMS for way in (True, False)}
+
+
+@pytest.mark.table
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
+def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> None:
+    whole = made_sweep(claim.id, WHOLE[claim.id])
+    for key, values in claim.covers.items():
+        left = whole.runs[whole.runs[key] != values[0]]
+        found = claim.judge(replace(whole, runs=left)).finding
+        assert found.verdict == UNDECIDED
+        assert "lacks runs" in found.outcome
+    found = claim.judge(replace(whole, runs=whole.runs.iloc[:1])).finding
+    assert found.verdict == UNDECIDED or claim.seeds == 1
+
+
+DESIGNED = [claim for claim in CLAIMS if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
+PARTNERS = {"learning_rate": ["learning_rate_hard"], "post": ["post_hard"],
+            "logit_limit": ["logit_matching"]}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", DESIGNED, ids=lambda claim: claim.id)
+def test_the_runs_of_its_experiment_will_meet_its_preconditions(claim: Claim) -> None:
+    parts = [designed(name) for name in (claim.sweep, *PARTNERS.get(claim.sweep, ()))]
+    runs = pd.concat(parts, ignore_index=True)
+    checked = check(runs, claim.parts, claim.compared)
+    assert not checked.counted.empty, checked.missed
+    assert not lacking(checked.counted, claim.covers)
+    seeds = runs["seed"].nunique()
+    assert seeds >= claim.seeds
+
+
+OTHER: dict[str, Any] = {  # what no run of these claims has
+    "data": "synthetic", "data.validation": 0.1, "model": "cnn", "model.depth": 3, "width": 799,
+    "temperature": 3.5, "alpha": 0.4, "transfer": "x", "transfer_classes": "1 2", "data.jitter": 1,
+    "transfer_examples": 59_999, "epochs": 1, "test": False, "model.dropout": 0.1, "loss": "hard",
+    "weight_decay": 0.1, "teacher.model.width": 800, "teacher.model.depth": 3, "teacher.jitter": 0,
+    "teacher.train.epochs": 1, "teacher.members": 3, "teacher.model.dropout": 0.05,
+    "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
+    "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x", "seed": 3,
+    "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False,
+}  # fmt: skip
+ITS: dict[tuple[str, str], Any] = {("C4", "width"): 100}
+CONDITIONS = sorted({(c.id, key) for c in CLAIMS for part in c.parts for key in part})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("claim", "key"), CONDITIONS)
+def test_runs_that_miss_a_precondition_do_not_count(claim: str, key: str) -> None:
+    one = next(c for c in CLAIMS if c.id == claim)
+    whole = made_sweep(claim, WHOLE[claim])
+    known = one.judge(whole)
+    runs = whole.runs[whole.runs[one.evidence].isin(known.evidence)]
+    value = ITS.get((claim, key), OTHER[key])
+    judged = one.judge(replace(whole, runs=runs.assign(**{key: value})))
+    assert known.suffices and not judged.suffices
+    assert judged.finding.verdict == UNDECIDED
+    assert f" has {key}={text(value)}, wanted is " in judged.finding.outcome
+    gone = one.judge(replace(whole, runs=runs.drop(columns=key)))
+    assert gone.finding.verdict == UNDECIDED
+    assert f" has no column {key}, wanted is " in gone.finding.outcome
+
+
+def test_a_folders_name_decides_nothing() -> None:
+    bars = find("C2", networks(140, 75, 60), "paper_networks", data="synthetic", temperature=4.0)
+    assert (bars.verdict, bars.estimates) == (UNDECIDED, ())
+    assert bars.outcome == "run0 has data=synthetic, wanted is mnist"
+    assert not findings([made_sweep("C2", networks(140, 75, 60), data="synthetic")])
+    # In a folder of any name runs count that meet the preconditions, whatever lies beside them.
+    both = networks(150, 70, 60)
+    both += [r | {"temperature": 4.0, "test_errors": 9, "data": "synthetic"} for r in both]
+    found = {f.id: f.verdict for f in findings([made_sweep("C3", both)])}
+    assert found == {"C1": REPRODUCED, "C2": REPRODUCED, "C3": REPRODUCED}
+
+
+def test_a_sweep_that_looks_like_a_claims_says_what_it_misses() -> None:
+    cool = find("C3", networks(150, 70, 60), temperature=4.0)
+    assert cool.verdict == UNDECIDED
+    assert (
+        cool.outcome == "the sweep lacks runs (alpha=0.6667); run10 has temperature=4, wanted is 20"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("lr", (0.003, 0.001)), ("precision", ("bf16", "fp32")),
+                        ("device", ("cpu", "cuda")), ("batch_size", (256, 64))]
+)  # fmt: skip
+@pytest.mark.parametrize("apart", ["seeds", "arms", "twice"])
+def test_runs_of_several_settings_are_not_pooled(
+    key: str, values: tuple[Any, Any], apart: str
+) -> None:
+    made = networks(150, 70, 60)
+    sides = {"seeds": lambda r: r["seed"] > 4, "arms": lambda r: r["alpha"] > 0}
+    if apart == "twice":
+        made = [r | {key: value} for value in values for r in made]
+    else:
+        made = [r | {key: values[sides[apart](r)]} for r in made]
+    found = find("C3", made)
+    assert (found.verdict, found.estimates) == (UNDECIDED, ())
+    assert f"not of one setting: {key}={', '.join(map(text, values))}" in found.outcome
+
+
+def test_an_ensemble_is_of_each_seeds_own() -> None:
+    shared = [r | {"teacher_digest": "one"} for r in ensembles(140, 110, 115)]
+    assert "an ensemble of its own" in find("C10", shared, "ensemble").outcome
+
+
+def test_of_several_sweeps_none_is_chosen_in_silence() -> None:
+    one = made_sweep("C2", networks(150, 70, 60), "one")
+    other = made_sweep(
+        "C2",
+        [
+            r | {"run": f"x{r['seed']}{r['alpha']}", "teacher_digest": f"x{r['seed']}"}
+            for r in networks(180, 70, 60)
+        ],
+        "other",
+    )
+    found = [(f.id, f.sweep, f.verdict) for f in findings([one, other]) if f.id == "C2"]
+    assert found == [("C2", "one", REPRODUCED), ("C2", "other", NOT)]
+    copy, more = replace(one, name="copy"), replace(one, name="more")
+    more = replace(more, runs=pd.concat([more.runs, other.runs.assign(width=30)]))
+    assert [f.sweep for f in findings([more, copy]) if f.id == "C2"] == ["copy"]
+
+
+def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
+    found = find("C2", networks(140, 75, 60))
+    [hard] = found.estimates
+    assert hard.n == 10
+    assert hard.mean == np.mean(
+        [r["test_errors"] for r in networks(140, 75, 60) if r["alpha"] == 0]
+    )
+    found = {e.label: e for e in find("C6", shifted(206, 100, 101, **THREE)).estimates}
+    assert found["threes of them"].mean == 1  # the last of that name, after the shift of no label
+    assert found["after a shift chosen on training images"].mean == pytest.approx(105, abs=0.5)
