@@ -108,7 +108,8 @@ def _found(claim: Claim, sweeps: list[Sweep]) -> Iterator[Finding]:
     for one in whole:
         if not any(one.evidence <= other.evidence for other in kept):
             kept.append(one)
+    named = [one for one in judged if one.sweep.name == claim.sweep]
     for one in judged:
-        named = one.sweep.name == claim.sweep
-        if one in kept or (not one.suffices and one.suggested and (named or not kept)):
+        seems = not one.suffices and one.suggested and (one in named or not (kept or named))
+        if one in kept or seems:
             yield one.finding

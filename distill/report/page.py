@@ -217,26 +217,13 @@ def _inline(words: str) -> str:
     return escape(" ".join(words.split()), quote=False).replace("|", r"\|")
 
 
-def _code(command: str) -> str:
-    fence = "``" if "`" in command else "`"
-    pad = " " if "`" in command else ""
-    return f"{fence}{pad}{' '.join(command.split())}{pad}{fence}".replace("|", r"\|")
-
-
 def markdown(findings: Sequence[Finding]) -> str:
-    """The findings as a Markdown table, a line each."""
-    lines = [
-        "| claim | source | ours (n, mean, 95 % interval) | verdict | command |",
-        "|---|---|---|---|---|",
-    ]
+    """The findings as a Markdown table, a line each, of whose estimates the first is shown."""
+    lines = ["| | claim | source | ours: mean, 95 % interval | verdict |", "|---|---|---|---|---|"]
     for finding in findings:
-        ours = "<br>".join(
-            f"{_inline(e.label)}: n = {e.n}, {span(e)} {_inline(e.unit)}".rstrip()
-            for e in finding.estimates
-        )
-        cells = (
-            f"{_inline(finding.id)}: {_inline(finding.claim)}", _inline(finding.source), ours,
-            _inline(finding.verdict), _code(finding.command),
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        ours = [
+            f"{e.label}: {f'{span(e)} {e.unit}'.strip()}, n = {e.n}" for e in finding.estimates[:1]
+        ]
+        cells = (finding.id, finding.claim, finding.source, *(ours or [""]), finding.verdict)
+        lines.append(f"| {' | '.join(map(_inline, cells))} |")
     return "\n".join(lines) + "\n"

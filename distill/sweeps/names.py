@@ -164,7 +164,8 @@ def sweep_name() -> str:
 
 def over(number: Any, by: Any) -> int:  # of annotated ones OmegaConf wants just these types
     """A ``number`` divided ``by`` another, to the nearest whole number."""
-    return round(number / by)
+    whole: int = round(number / by)
+    return whole
 
 
 def _key(override: str) -> str:

@@ -235,6 +235,6 @@ def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
     assert hard.mean == np.mean(
         [r["test_errors"] for r in networks(140, 75, 60) if r["alpha"] == 0]
     )
-    found = {e.label: e for e in find("C6", shifted(206, 100, 101, **THREE)).estimates}
-    assert found["threes of them"].mean == 1  # the last of that name, after the shift of no label
-    assert found["after a shift chosen on training images"].mean == pytest.approx(105, abs=0.5)
+    ours = {e.label: e for e in find("C6", shifted(206, 100, 101, **THREE)).estimates}
+    assert ours["threes of them"].mean == 1  # the last of that name, after the shift of no label
+    assert ours["after a shift chosen on training images"].mean == pytest.approx(105, abs=0.5)

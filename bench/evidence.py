@@ -1,0 +1,103 @@
+"""`python -m bench.evidence [NAME ...]`: all that the README's claims stand on, one after another.
+
+Each experiment is a command of its own, which trains in as many processes of one thread as there
+are cores; whatever ended it, the same command goes on. What is finished is copied into
+multirun/reference, and the seconds that each took are added up in multirun/evidence.csv.
+"""
+
+import argparse
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from distill.runs.results import SUMMARY, SWEEP
+
+ROOT = Path(__file__).parents[1] / "multirun"
+REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
+# Sweeps with the experiments that land in them; the first make the teachers of the others.
+SWEEPS = {
+    "temperature_law": ("temperature_law",),
+    "two_digits": ("two_digits",),
+    "paper_networks": ("paper_networks",),
+    "omitted_digit": ("omitted_digit",),
+    "standardised": ("standardised",),
+    "logit_limit": ("logit_limit", "logit_matching"),
+    "learning_rate": ("learning_rate", "learning_rate_hard"),
+    "less_data": ("less_data",),
+    "patience": ("patience",),
+    "high_temperatures": ("high_temperatures",),
+    "ensemble": ("ensemble",),
+    "post": ("post", "post_hard"),
+}
+MEASURED = {  # what is measured of the runs of a sweep
+    "identities": "python -m bench.identities",
+    "functions": "python -m bench.functions multirun/logit_limit",
+    "gradients": "python -m bench.gradients multirun/temperature_law",
+}
+KEPT = (SUMMARY, SWEEP, "wrong.csv")
+
+
+def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The commands of some sweeps and measurements, in order, with what they are named in a table."""
+    python = [sys.executable, "-m"]
+    cores = f"hydra.launcher.workers={os.cpu_count()}"
+    for name in names:
+        for experiment in SWEEPS.get(name, ()):
+            own = [f"experiment={experiment}", cores, *overrides]
+            yield experiment, [*python, "distill", *own]
+        if name in MEASURED:
+            yield name, [sys.executable, *MEASURED[name].split()[1:]]
+
+
+def spent(what: str, seconds: float) -> None:
+    """Add a row to the table of what was spent."""
+    new = not SPENT.exists()
+    with SPENT.open("a", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerows([("what", "seconds")] if new else [])
+        rows.writerow((what, round(seconds)))
+
+
+def main() -> None:
+    """Run them all, or those that are named."""
+    parser = argparse.ArgumentParser(prog="python -m bench.evidence", description=__doc__)
+    known = [*SWEEPS, *MEASURED]
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"of {', '.join(known)}")
+    parser.add_argument("--with", dest="overrides", nargs="*", default=[], metavar="OVERRIDE")
+    given = parser.parse_args()
+    if unknown := [name for name in given.names if name not in known]:
+        parser.error(f"NAME={unknown[0]}: it is one of {', '.join(known)}")
+    names = given.names or known
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for what, command in commands(names, given.overrides):
+        print(f"{time.strftime('%H:%M:%S')} {' '.join(command[2:])}", flush=True)
+        start = time.monotonic()
+        try:
+            done = subprocess.run(command, check=False, cwd=ROOT.parent, env=environment)
+        finally:
+            spent(what, time.monotonic() - start)
+        if done.returncode:
+            sys.exit(f"{what} ended with {done.returncode}; the same command goes on")
+    for name in names:
+        summarise(name)
+
+
+def summarise(name: str) -> None:
+    """Copy what is kept of a sweep into the reference."""
+    folder = ROOT / name
+    if (folder / SUMMARY).is_file():
+        line = [sys.executable, "-m", "distill.cli.summary", str(folder), "--wrong"]
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+        (REFERENCE / name).mkdir(parents=True, exist_ok=True)
+        for file in KEPT:
+            if (folder / file).is_file():
+                shutil.copy(folder / file, REFERENCE / name)
+
+
+if __name__ == "__main__":
+    main()
