@@ -43,7 +43,7 @@ KEPT = (SUMMARY, SWEEP, "wrong.csv")
 
 
 def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The commands of some sweeps and measurements, in order, with what they are named in a table."""
+    """The commands of some sweeps and measurements, in order, and what each is called."""
     python = [sys.executable, "-m"]
     cores = f"hydra.launcher.workers={os.cpu_count()}"
     for name in names:
