@@ -248,6 +248,7 @@ def test_the_wheel_works_from_another_directory(home: Path) -> None:
     assert done.code == 0, done.err
     [summary] = (home / "elsewhere").rglob(results.SUMMARY)
     assert len(pd.read_csv(summary)) == 2
+    assert "commits" not in (summary.parent / results.SWEEP).read_text()  # which none knows here
     reference = site / "distill" / "findings" / "reference" / "identities"
     command = [str(home / "fresh" / "bin" / "distill-report"), str(reference), "--out", str(home)]
     checked = shell(*command, "--check")
@@ -269,6 +270,10 @@ def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path)
         ["distill", *experiment],
     ]
     assert kept.version == distill.__version__
+    head = shell("git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD")
+    if head.code == 0:
+        [made] = kept.commits
+        assert made.removesuffix("-dirty") == head.out.strip()
     assert kept.config.model.width == 8
     assert "hydra" not in kept.config
     # The data's place on this machine is not in it.
