@@ -95,7 +95,7 @@ def write_wrong(folder: Path) -> list[str]:
         with io.StringIO(newline="") as text:
             csv.writer(text, lineterminator="\n").writerows([Wrong._fields, *rows])
             write_text(folder / WRONG, text.getvalue())
-    return [*lines, f"{len(rows)} runs in {folder / WRONG}"]
+    return [*lines, f"{folder / WRONG}: {len(rows)} run{'s' if len(rows) > 1 else ''}"]
 
 
 def _of_results(folder: Path) -> tuple[list[Wrong], list[str]]:

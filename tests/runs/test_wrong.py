@@ -24,6 +24,7 @@ from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.runs.wrong import WRONG
 from distill.system.bits import packed, unpacked
+from distill.system.store import digest
 from distill.teachers import find
 from distill.teachers.cache import Teacher
 from distill.training.evaluator import Evaluator
@@ -59,7 +60,7 @@ def change(path: Path, **facts: Any) -> None:
     """Write a result again, with other ``facts``; less those that are None."""
     body = {**results.read(path), **facts}
     text = {k: v for k, v in body.items() if v is not None or k == "reason"}
-    path.write_text(json.dumps({**text, "digest": results.digest(text)}))
+    path.write_text(json.dumps({**text, "digest": digest(text)}))
 
 
 def test_the_rows_are_the_errors_of_each_student_and_of_its_teacher(sweep: Path) -> None:
@@ -94,7 +95,7 @@ def test_the_file_holds_them_without_the_runs(
 ) -> None:
     before = distill.wrong(sweep)
     summarise(monkeypatch, sweep)
-    assert capsys.readouterr().out.endswith(f"6 runs in {sweep / WRONG}\n")
+    assert capsys.readouterr().out.endswith(f"{sweep / WRONG}: 6 runs\n")
     for path in results.paths(sweep):
         shutil.rmtree(path.parent)
     pd.testing.assert_frame_equal(distill.wrong(sweep), before)
@@ -134,7 +135,7 @@ def test_results_of_before_are_told_of_with_what_makes_them_anew(
     assert len(found) == 5 and first.parent.name not in found.index
     for path in others:
         change(path, test_wrong=None)
-    with pytest.raises(ValueError, match="no run says .* 6 that did not keep .* resume=false$"):
+    with pytest.raises(ValueError, match=r"no run says .* 6 that did not keep .* resume=false$"):
         distill.wrong(sweep)
     with pytest.raises(SystemExit, match=r"^wrong.csv was not written; left out: 6 that did not"):
         summarise(monkeypatch, sweep)
@@ -151,11 +152,11 @@ def test_what_is_damaged_or_not_complete_is_left_out_with_a_word(
     change(paths[3], test_errors=None)
     paths[4].unlink()
     line = "left out: 2 damaged, 1 diverged, 1 not tested (test=false), 1 not ended"
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="^left out: ") as told:
         assert distill.wrong(sweep).index.tolist() == [paths[5].parent.name]
     assert [str(one.message) for one in told] == [line]
     summarise(monkeypatch, sweep)
-    assert f"{line}\n1 runs in {sweep / WRONG}\n" in capsys.readouterr().out
+    assert f"{line}\n{sweep / WRONG}: 1 run\n" in capsys.readouterr().out
 
 
 def test_test_sets_of_several_sizes_are_told_apart(sweep: Path, cli: Cli) -> None:
@@ -219,7 +220,7 @@ def test_what_differs_from_the_errors_is_not_kept(
     [result] = execute([make_job("loss=hard")], [home])
     assert "test_errors" in result and "test_wrong" not in result
     assert "its result has no test_wrong (" in caplog.text
-    with pytest.raises(ValueError, match="no run says .* 1 that did not keep"):
+    with pytest.raises(ValueError, match=r"no run says .* 1 that did not keep"):
         distill.wrong(home)
 
 
