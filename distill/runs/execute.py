@@ -25,7 +25,7 @@ from distill.runs.job import Job, by_teacher
 from distill.runs.students import students
 from distill.runs.teaching import Taught, TeacherError, taught_by
 from distill.runs.watch import Watch
-from distill.runs.wrong import check
+from distill.runs.wrong import sure
 from distill.system import interrupt, machine, store
 from distill.system.bits import packed
 from distill.system.pulse import PULSE, pulse
@@ -266,27 +266,12 @@ def _written(
         body |= {"epochs": len(rows), "halving": job.run.halving.model_dump()}
     else:
         place = history.members.index(k)
-        body |= _sure(job, details[place], body)
+        body = sure(body | details[place])
         for name, stack in training.stacks.items():
             state = stack.state(place)
             store.write(directory / results.KEPT[name], partial(save_file, state))
     results.write(directory, body, rows)
     return body
-
-
-def _sure(job: Job, found: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
-    """What was ``found`` of a member, less which test images are wrong where errors differ.
-
-    Logits of another batch, thread or machine differ by rounding, and with it one error in millions
-    may.
-    """
-    for name in {"test_wrong", "teacher_test_wrong"} & found.keys():
-        try:
-            check(name, body | found)
-        except ValueError as error:
-            log.warning("%s: its result has no %s (%s)", job.name, name, error)
-            found = {key: value for key, value in found.items() if key != name}
-    return found
 
 
 def _details(
