@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from distill.cli.python import Result, load, run, sweep
     from distill.config.errors import ConfigError
     from distill.deploy.student import Student
+    from distill.runs.wrong import wrong
     from distill.training.fit import RunError
 
 from distill.system import machine
@@ -37,6 +38,7 @@ __all__ = [
     "summary",
     "sweep",
     "transfer",
+    "wrong",
 ]
 
 # Where the names above lie; each is imported when it is first used.
@@ -48,6 +50,7 @@ _HOMES = {
     "load": "distill.cli.python",
     "run": "distill.cli.python",
     "sweep": "distill.cli.python",
+    "wrong": "distill.runs.wrong",
 }
 _PARTS = ("data", "losses", "models", "optim", "transfer")
 

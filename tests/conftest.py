@@ -121,6 +121,7 @@ def forget() -> None:
         cached.cache_clear()
     for made in (find.find_teacher, find.soft_targets, find.logits_on_test):
         made.cache_clear()
+    find.shifted_errors_on_test.cache_clear()
 
 
 def _settle(patch: pytest.MonkeyPatch, home: Path) -> None:

@@ -40,7 +40,7 @@ READS = {
 }
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {
-    *("", "__main__", "runs.columns", "runs.results", "runs.summaries", "config"),
+    *("", "__main__", "runs.columns", "runs.results", "runs.summaries", "runs.wrong", "config"),
     "teachers.misfits",
     *("sweeps.launcher", "sweeps.members", "sweeps.names", "sweeps.summary", "sweeps.compose"),
     "sweeps.tables",

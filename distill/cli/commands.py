@@ -123,14 +123,18 @@ def summary() -> None:
     parser.add_argument("--watch", action="store_true", help=watch)
     every = "with --watch: seconds from one look to the next (5; without a terminal 60)"
     parser.add_argument("--every", metavar="SECONDS", type=_seconds, help=every)
+    wrong = "write wrong.csv, too: which test images each run and its teacher get wrong"
+    parser.add_argument("--wrong", action="store_true", help=wrong)
     arguments = parser.parse_args()
     if arguments.every is not None and not arguments.watch:
         parser.error("--every is for --watch")
+    if arguments.wrong and arguments.watch:
+        parser.error("--watch writes nothing; leave --wrong out")
     folder = Path(arguments.directory)
     if arguments.watch:
         _watch(folder, arguments.every)
     else:
-        _summarise(folder)
+        _summarise(folder, arguments.wrong)
 
 
 def _nothing(folder: Path) -> NoReturn:
@@ -155,7 +159,17 @@ def _watch(folder: Path, every: float | None) -> None:
         sys.exit(told(error) or str(error))
 
 
-def _summarise(folder: Path) -> None:
+def _wrong(folder: Path) -> None:
+    from distill.runs.wrong import write_wrong
+
+    try:
+        lines = write_wrong(folder)
+    except (OSError, ValueError) as error:
+        sys.exit(told(error) or str(error))
+    print(*lines, sep="\n")
+
+
+def _summarise(folder: Path, wrong: bool) -> None:
     from rich.console import Console
 
     from distill.runs import results, summaries
@@ -178,5 +192,7 @@ def _summarise(folder: Path) -> None:
         frame = summaries.summary(folder)
         unwritten = f"{results.SUMMARY} could not be written ({told(error)})"
     tables.show(frame, folder, Console(), unwritten)
+    if wrong:
+        _wrong(folder)
     if unread := int(frame["status"].eq(Status.UNREADABLE).sum()):
         sys.exit(f"DIR={folder}: files of {unread} of its runs cannot be read, and may be whole")

@@ -36,12 +36,14 @@ class Data(Component):
     A share, ``validation``, of each class is held out, or the data set's own split if it is
     "given". ``mean`` and ``std`` are of pixels from 0 to 1, or of features: one number, or one for
     each channel or feature; those that are not given are those of the training inputs. In training,
-    images are translated by up to ``jitter`` pixels, and mirrored or not if ``flip``.
+    images are translated by up to ``jitter`` pixels, and mirrored or not if ``flip``. Students and
+    teachers are tested on all shifts of the test images by up to ``test_jitter`` pixels, too.
     """
 
     root: Place | None = None
     jitter: Jitter = 0
     flip: bool = False
+    test_jitter: Jitter = 0
     validation: Share | Literal["given"] = 0.0
     mean: float | list[float] | None = None
     std: PositiveFloat | list[PositiveFloat] | None = None

@@ -28,6 +28,25 @@ def count(jitter: int, flip: bool) -> int:
     return (2 * jitter + 1) ** 2 * (2 if flip else 1)
 
 
+def shares(jitter: int) -> list[float]:
+    """How often each of the (2j + 1)^2 translations comes that round a shift drawn evenly.
+
+    Along each axis the shift is uniform from -j to j and rounded, as torchvision's RandomAffine
+    does, so that both ends come half as often as the others. They are numbered as in `Inputs`.
+
+    Args:
+        jitter: j, in pixels.
+
+    Example:
+        >>> shares(1)
+        [0.0625, 0.125, 0.0625, 0.125, 0.25, 0.125, 0.0625, 0.125, 0.0625]
+    """
+    if not jitter:
+        return [1.0]
+    axis = [share / (2 * jitter) for share in (0.5, *[1.0] * (2 * jitter - 1), 0.5)]
+    return [row * column for row in axis for column in axis]
+
+
 class Inputs:
     """Inputs on a device, normalised when read, with the views that jitter and flip make.
 

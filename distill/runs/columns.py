@@ -145,6 +145,13 @@ COLUMNS = {
     "test_teacher_kl": Column(
         NUMBER, "KL(teacher || student) there, at temperature 1, mean in nats", False
     ),
+    "test_shifted_errors": Column(
+        NUMBER,
+        "errors expected on the test set when it is shifted by up to data.test_jitter pixels along "
+        "each axis, evenly, and rounded",
+        False,
+    ),
+    "teacher_test_shifted_errors": Column(NUMBER, "the teacher's there", False),
     "teacher_test_top5_errors": Column(WHOLE, "the teacher's top-5 errors on the test set", False),
     "teacher_test_balanced_accuracy": Column(NUMBER, "its balanced accuracy there", False),
     "teacher_test_ece": Column(NUMBER, "its calibration error there", False),

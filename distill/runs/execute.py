@@ -25,14 +25,17 @@ from distill.runs.job import Job, by_teacher
 from distill.runs.students import students
 from distill.runs.teaching import Taught, TeacherError, taught_by
 from distill.runs.watch import Watch
+from distill.runs.wrong import sure
 from distill.system import interrupt, machine, store
+from distill.system.bits import packed
 from distill.system.pulse import PULSE, pulse
 from distill.teachers.cache import Teacher
-from distill.teachers.find import logits_on_test
+from distill.teachers.find import logits_on_test, shifted_errors_on_test, wrong_on_test
 from distill.teachers.given import Targets
 from distill.training import checkpoint
 from distill.training.build import multiply_adds, parameters
 from distill.training.checkpoint import Checkpoint
+from distill.training.evaluate import chosen
 from distill.training.evaluator import evaluator
 from distill.training.fit import RunError, fit, out_of_memory
 from distill.training.inputs import normalisation
@@ -263,7 +266,7 @@ def _written(
         body |= {"epochs": len(rows), "halving": job.run.halving.model_dump()}
     else:
         place = history.members.index(k)
-        body |= details[place]
+        body = sure(body | details[place])
         for name, stack in training.stacks.items():
             state = stack.state(place)
             store.write(directory / results.KEPT[name], partial(save_file, state))
@@ -276,6 +279,13 @@ def _details(
 ) -> list[dict[str, Any]]:
     """What is found of each of K members once it is trained, also against its own teacher."""
     found: list[dict[str, Any]] = [{} for _ in left]
+    if left and left[0][0].run.test:  # of all at once, as the errors of each epoch are
+        wrong = evaluator(left[0][0].setting, True).wrong(stack).cpu().numpy()
+        for own, (job, teacher), row in zip(found, left, wrong, strict=True):
+            own["test_wrong"] = packed(row)
+            said = None if teacher is None else wrong_on_test(job.setting, teacher)
+            if said is not None:
+                own["teacher_test_wrong"] = said
     for members in by_teacher([job for job, _ in left]).values():
         alike = stack
         if len(members) < len(left):
@@ -288,14 +298,20 @@ def _details(
 
 def _detail(job: Job, found: Teacher | Targets | None, stack: Stack) -> Values:
     """The same of members of one teacher, (K, ...): figures; and, where their transfer set lacks
-    some classes, what a shift of biases mends."""
+    some classes, what a shift of biases mends; and errors on the shifted test set, if asked for."""
     run, measure = job.run, evaluator(job.setting, job.run.test)
     teacher = logits_on_test(job.setting, found) if found is not None and run.test else None
     given = run.transfer.options.get("classes")
     classes = set(given) if isinstance(given, list) else set()
-    partial = 0 < len(classes) < job.data.classes
-    shifts = measure.bias_shifts(stack, [*classes]) if partial else {}
-    return measure.figures(stack, teacher) | shifts
+    some = 0 < len(classes) < job.data.classes
+    shifts = measure.bias_shifts(stack, [*classes]) if some else {}
+    moved: Values = {}
+    if run.test and run.data.test_jitter:
+        moved["test_shifted_errors"] = measure.shifted_errors(partial(chosen, stack))
+        if isinstance(found, Teacher):
+            own = shifted_errors_on_test(job.setting, found)
+            moved["teacher_test_shifted_errors"] = own.expand(stack.members)
+    return measure.figures(stack, teacher) | shifts | moved
 
 
 def _fit(

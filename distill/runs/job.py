@@ -252,14 +252,14 @@ class Job:
             if views is not None:
                 check_views(views, data, where)
         if self.data.features:
-            key = "jitter" if data.jitter else "flip" if data.flip else None
-            if key is not None:
+            given = (key for key in ("jitter", "flip", "test_jitter") if getattr(data, key))
+            if (key := next(given, None)) is not None:
                 raise ConfigError(
                     f"data.{key}={getattr(data, key)}: {data.name} has rows of features, which "
-                    f"are no images; set data.{key}={'0' if key == 'jitter' else 'false'}"
+                    f"are no images; set data.{key}={'false' if key == 'flip' else '0'}"
                 )
             return  # nor is a teacher's jitter, which its yaml may say, used
-        jitters = {"data.jitter": data.jitter}
+        jitters = {"data.jitter": data.jitter, "data.test_jitter": data.test_jitter}
         if trained and self.run.teacher.path is None:
             jitters["teacher.jitter"] = self.run.teacher.jitter or 0
         height, width = self.data.shape[1:]

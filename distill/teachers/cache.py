@@ -15,6 +15,7 @@ from torch import Tensor
 
 from distill.data.views import Inputs
 from distill.system import store
+from distill.system.bits import packed
 from distill.system.disk import patient, settled
 from distill.teachers.ensembles import average
 from distill.teachers.targets import Way, made_once
@@ -31,8 +32,9 @@ SHORT = 16  # digits of the digest that name a teacher's folder
 class Teacher:
     """A trained teacher, its test errors, and its folder in the cache.
 
-    It is a stack of one, or of the members of an ensemble, whose `average` is taken with these
-    ``weights``.
+    ``test_wrong`` says which test images these are, as `bits.packed`; None of one that an earlier
+    version made. It is a stack of one, or of the members of an ensemble, whose `average` is taken
+    with these ``weights``.
     """
 
     stack: Stack
@@ -41,6 +43,7 @@ class Teacher:
     folder: Path
     weights: Sequence[float] | None = None
     of: str = "logits"
+    test_wrong: str | None = None
 
     def logits(self, inputs: Inputs, view: int, dtype: torch.dtype) -> Tensor:
         """Its logits (N, C) for a view of ``inputs``; ``dtype`` is that of the products."""
@@ -102,7 +105,7 @@ def get(
 
     ``identity`` is a JSON object of everything that decides the teacher; ``stack`` is a fresh stack
     of one in its architecture, which ``fit`` trains or loads in place and then describes: a JSON
-    object with ``test_errors``.
+    object with ``test_errors`` and ``test_wrong``.
 
     Raises:
         OSError: the cache cannot be written.
@@ -117,7 +120,7 @@ def get(
 
     facts = store.get(folder, build)
     stack.load([_load(folder / WEIGHTS)])
-    return Teacher(stack, own, facts["test_errors"], folder)
+    return Teacher(stack, own, folder=folder, **_tested(facts))
 
 
 def ensemble(
@@ -141,9 +144,16 @@ def ensemble(
 
     def build(_: Path) -> dict[str, Any]:
         found = made.logits(images, images.centre, torch.float32).argmax(-1)
-        return {"identity": identity, "test_errors": int((found != labels).sum())}
+        wrong = (found != labels).cpu().numpy()
+        tested = {"test_errors": int(wrong.sum()), "test_wrong": packed(wrong)}
+        return {"identity": identity, **tested}
 
-    return replace(made, test_errors=store.get(folder, build)["test_errors"])
+    return replace(made, **_tested(store.get(folder, build)))
+
+
+def _tested(facts: dict[str, Any]) -> dict[str, Any]:
+    """What the facts of a teacher say of its test, by the fields of one."""
+    return {"test_errors": facts["test_errors"], "test_wrong": facts.get("test_wrong")}
 
 
 def joint(members: Sequence[str], weights: Sequence[float] | None, of: str) -> dict[str, Any]:

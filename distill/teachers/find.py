@@ -22,6 +22,7 @@ from distill.config.strict import TEACHERS, sources
 from distill.losses import hard
 from distill.seeds import derive
 from distill.system import store
+from distill.system.bits import packed
 from distill.teachers import cache as teachers
 from distill.teachers.cache import Teacher
 from distill.teachers.given import Targets, find_targets
@@ -91,8 +92,10 @@ def _found(setting: Setting, config: TeacherConfig, every: float) -> Teacher:
             stack.load([teacher_weights(setting.data, config)])
         else:
             seconds = _train_teacher(stack, config, seed, setting, saved)
-        values = {name: value[0].item() for name, value in evaluator(setting, True)(stack).items()}
-        return {**values, "seconds": round(seconds, 3)}
+        measure = evaluator(setting, True)
+        values = {name: value[0].item() for name, value in measure(stack).items()}
+        wrong = packed(measure.wrong(stack)[0].cpu().numpy())
+        return {**values, "test_wrong": wrong, "seconds": round(seconds, 3)}
 
     with _writing(cache):
         found = teachers.get(cache, identity, stack, make)
@@ -211,6 +214,24 @@ def logits_on_test(setting: Setting, found: Teacher | Targets) -> Tensor | None:
         own = found.test_logits
         return None if own is None else own.to(setting.device)
     return found.logits(inputs, inputs.centre, torch.float32)
+
+
+def wrong_on_test(setting: Setting, found: Teacher | Targets) -> str | None:
+    """Which test images a teacher gets wrong, as `bits.packed`; None where it says none of them."""
+    if isinstance(found, Teacher) and found.test_wrong is not None:
+        return found.test_wrong
+    said = logits_on_test(setting, found)
+    if said is None:
+        return None
+    return packed((said.cpu().argmax(-1) != read(setting.data).test_labels).numpy())
+
+
+@lru_cache(maxsize=2)
+def shifted_errors_on_test(setting: Setting, found: Teacher) -> Tensor:
+    """The errors () that are expected of a teacher on the shifted test set."""
+    return evaluator(setting, True).shifted_errors(
+        lambda images, view: found.logits(images, view, torch.float32).argmax(-1)
+    )
 
 
 @lru_cache(maxsize=2)

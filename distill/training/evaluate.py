@@ -35,6 +35,12 @@ def logits(stack: Stack, images: Inputs, view: int, dtype: torch.dtype) -> Tenso
     return torch.cat([z for _, z in batches(stack, images, view, dtype)], 1)
 
 
+def chosen(stack: Stack, images: Inputs, view: int) -> Tensor:
+    """The likeliest classes (K, N) of every image in one view."""
+    found = [z.argmax(-1) for _, z in batches(stack, images, view, torch.float32)]
+    return torch.cat(found, 1)
+
+
 def errors_by_class(logits: Tensor, labels: Tensor) -> Tensor:
     """Errors (K, C) of logits (K, N, C) among the examples of each class, by ``labels`` (N,)."""
     wrong = (logits.argmax(-1) != labels).double()  # (K, N)

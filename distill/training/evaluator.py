@@ -3,16 +3,17 @@
 Letters: K members, C classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from distill.data.views import Inputs
+from distill.data.views import Inputs, shares
 from distill.training.evaluate import (
     EXAMPLES,
     batches,
+    chosen,
     errors_by_class,
     evaluate,
     logits,
@@ -63,6 +64,27 @@ class Evaluator:
             for name in own.keys() & {"top5_errors", "balanced_accuracy", "ece"}:
                 values[f"teacher_test_{name}"] = own[name].expand(stack.members)
         return values
+
+    def wrong(self, stack: Stack) -> Tensor:
+        """Which test images (K, N) each member gets wrong."""
+        images, labels = self.parts["test"]
+        return chosen(stack, images, images.centre) != labels
+
+    def shifted_errors(self, choose: Callable[[Inputs, int], Tensor]) -> Tensor:
+        """Errors (...) expected on the test set when it is shifted by up to ``data.test_jitter``.
+
+        They are the sum over all shifts of the errors in each, times how often it comes (`shares`).
+
+        Args:
+            choose: the classes (..., N) that are chosen in one view of images.
+        """
+        (images, labels), jitter = self.parts["test"], self.setting.data.test_jitter
+        views = normalised(self.setting.data, images.raw, jitter)
+        parts = [
+            share * (choose(views, view) != labels).sum(-1).double()
+            for view, share in enumerate(shares(jitter))
+        ]
+        return torch.stack(parts).sum(0)
 
     def bias_shifts(self, stack: Stack, classes: Sequence[int]) -> Values:
         """Shifts (K,) of the biases of ``classes``, and the errors after them.

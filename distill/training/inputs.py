@@ -88,7 +88,10 @@ def root(data: Data) -> Path:
 
 
 # What comes after reading, and so makes no other data set: what else a section of data says.
-AFTERWARDS = {"jitter": 0, "flip": False, "validation": 0.0, "mean": None, "std": None}
+AFTERWARDS = {
+    **{"jitter": 0, "flip": False, "test_jitter": 0},
+    **{"validation": 0.0, "mean": None, "std": None},
+}
 
 
 @lru_cache(maxsize=2)
