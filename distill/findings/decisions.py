@@ -8,11 +8,20 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
 from distill.report.numbers import counted
-from distill.report.statistics import SIGNIFICANT, equivalent, greater, interval, one_more
+from distill.report.statistics import (
+    SIGNIFICANT,
+    equivalent,
+    greater,
+    interval,
+    of_both,
+    one_more,
+)
+from distill.system.bits import unpacked
 
 MARGIN = 0.10  # of a source's figure, which is of a single run: no more than it is not inferior
 
@@ -61,16 +70,25 @@ def estimate(label: str, values: Iterable[float], unit: str = "test errors") -> 
     return Estimate(label, found.n, found.mean, found.low, found.high, unit)
 
 
-def at_most(label: str, values: Sequence[float], figure: float, unit: str = "test errors") -> Part:
-    """Whether a mean is not inferior to the source's ``figure``: at most `MARGIN` above it."""
+def at_most(
+    label: str,
+    values: Sequence[float],
+    figure: float,
+    unit: str = "test errors",
+    images: str = "",
+) -> Part:
+    """Whether a mean is not inferior to the source's ``figure``: at most `MARGIN` above it.
+
+    ``images`` says what `over_images` found.
+    """
     found, limit = estimate(label, values, unit), figure * (1 + MARGIN)
     inside, outside = greater([limit - v for v in values]), greater([v - limit for v in values])
     verdict = NOT if outside < SIGNIFICANT else significant(inside)
     p = f"p = {outside:.2g} that it is more" if verdict == NOT else f"p = {inside:.2g}"
-    return Part(found, verdict, f"{_said(found, values)}; at most {limit:.4g}: {p}")
+    return Part(found, verdict, f"{_said(found, values)}{images}; at most {limit:.4g}: {p}")
 
 
-def like(label: str, values: Sequence[float], figure: float) -> Part:
+def like(label: str, values: Sequence[float], figure: float, images: str = "") -> Part:
     """Whether a mean is equivalent to the source's ``figure``, within `MARGIN` of it."""
     found, margin = estimate(label, values), figure * MARGIN
     differences = [v - figure for v in values]
@@ -78,8 +96,17 @@ def like(label: str, values: Sequence[float], figure: float) -> Part:
     verdict = NOT if outside < SIGNIFICANT else significant(p)
     said = f"p = {outside:.2g} that it is not" if verdict == NOT else f"p = {p:.2g}"
     return Part(
-        found, verdict, f"{_said(found, values)}; within {margin:.4g} of {figure:g}: {said}"
+        found, verdict, f"{_said(found, values)}{images}; within {margin:.4g} of {figure:g}: {said}"
     )
+
+
+def over_images(runs: pd.DataFrame, column: str = "test_wrong") -> str:
+    """The interval over seeds and test images, in words, where it is known which are wrong."""
+    texts = [*runs[column].dropna()] if column in runs else []
+    if len(texts) < max(2, len(runs)):
+        return ""
+    low, high = of_both(np.stack([unpacked(text) for text in texts]))
+    return f", over seeds and test images [{low:.4g}, {high:.4g}]"
 
 
 def _said(found: Estimate, values: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from distill.findings.decisions import (
     like,
     mean_of,
     of_each,
+    over_images,
     significant,
     together,
     worst,
@@ -53,11 +54,14 @@ def _teachers(runs: pd.DataFrame, column: str = "teacher_test_errors") -> list[f
 
 
 def teachers(runs: pd.DataFrame) -> Decision:
-    return together([at_most("teacher", _teachers(runs), 67)])
+    column = "teacher_test_wrong"
+    own = runs.drop_duplicates("teacher_digest")
+    return together([at_most("teacher", _teachers(runs), 67, images=over_images(own, column))])
 
 
 def hard_student(runs: pd.DataFrame) -> Decision:
-    return together([like("hard student", [*by_seed(runs[runs["alpha"] == 0])], 146)])
+    hard = runs[runs["alpha"] == 0]
+    return together([like("hard student", [*by_seed(hard)], 146, over_images(hard))])
 
 
 def _by_alpha(runs: pd.DataFrame) -> "dict[str, pd.DataFrame]":
@@ -78,7 +82,8 @@ def distilled_student(runs: pd.DataFrame) -> Decision:
     p = better(hard, soft)
     fewer = Part(gain, significant(p), f"{counted(gain)} fewer than the hard student, p = {p:.2g}")
     beside = (estimate(f"distilled student, {label}", by_seed(own)) for label, own in others)
-    return together([at_most(f"distilled student, {label}", [*soft], 74), fewer], beside)
+    part = at_most(f"distilled student, {label}", [*soft], 74, images=over_images(paper))
+    return together([part, fewer], beside)
 
 
 # C4 and C5

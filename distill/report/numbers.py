@@ -15,6 +15,7 @@ _KNOWN = {
     *_MEASURED,
     *("run", "status", "reason", "parameters", "multiply_adds", "seed"),
     *("teacher_digest", "teacher_test_errors", "transfer_examples"),
+    *("test_wrong", "teacher_test_wrong"),  # which test images
 }
 
 WORDS = {

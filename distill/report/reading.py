@@ -16,6 +16,7 @@ from distill.runs.planned import Block, commands, commits, planned, settings, wi
 from distill.runs.results import DIGITS, ENDED, HISTORY, RESULT, SUMMARY, found
 from distill.runs.standing import at_work
 from distill.runs.summaries import read_summary
+from distill.runs.wrong import TRUTHS, WRONG, read_wrong
 
 SETTINGS = 12  # of those that a sweep lacks, the largest, which are named
 # The losses that weigh the labels by 1 - alpha, so that an alpha of 0 is labels alone.
@@ -45,7 +46,7 @@ def sweep(folder: Path) -> Sweep:
         raise ReportError(f"DIR={folder}: {SUMMARY} cannot be read ({reason})") from error
     if runs.empty:
         raise ReportError(f"DIR={folder}: none of the {len(frame)} runs in {SUMMARY} is complete")
-    runs = _weighed(runs)
+    runs = _with_images(folder, _weighed(runs))
     try:
         compared = tuple(comparison.read(folder, runs))
     except ValueError as error:
@@ -121,6 +122,24 @@ def _progress(trains: pd.DataFrame) -> Iterator[str]:
         span = " to ".join(map(str, dict.fromkeys((errors.min(), errors.max()))))
         at = f", {span} {part.replace('_', ' ')}" if len(errors) else ""
         yield f"{_runs(len(rows))}: {reason}{at}"
+
+
+def _with_images(folder: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with which test images they get wrong, where that is kept beside the summary.
+
+    Raises:
+        ReportError: what is kept is damaged.
+    """
+    if not (folder / WRONG).is_file():
+        return runs
+    try:
+        kept = {row.run: row for row in read_wrong(folder / WRONG)}
+    except (OSError, ValueError) as error:
+        raise ReportError(f"DIR={folder}: {error}") from error
+    for name in TRUTHS:
+        known = {run: text for run, row in kept.items() if (text := getattr(row, name))}
+        runs = runs.assign(**{name: runs["run"].map(known)})
+    return runs
 
 
 def _weighed(runs: pd.DataFrame) -> pd.DataFrame:

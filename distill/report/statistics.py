@@ -7,12 +7,14 @@ teacher, initialisation and data order, so that tests are of the differences (n,
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 LEVEL = 0.95  # of every interval
+RESAMPLES = 10_000  # of a bootstrap
 SIGNIFICANT = 0.05  # below it, a p value speaks against its null hypothesis
 
 
@@ -87,6 +89,31 @@ def one_more(values: Iterable[float]) -> tuple[float, float]:
     found = interval(values)
     half = (found.high - found.mean) * math.sqrt(found.n + 1)
     return found.mean - half, found.mean + half
+
+
+def of_both(wrong: "np.ndarray[Any, Any]") -> tuple[float, float]:
+    """The 95 % interval of mean errors over seeds and over test images, both of which are a sample.
+
+    A percentile bootstrap that draws seeds and images anew, each with replacement (Owen 2007, The
+    pigeonhole bootstrap, doi 10.1214/07-AOAS122); it errs on the wide side.
+
+    Args:
+        wrong: truths (n, N): whether seed n gets test image N wrong.
+
+    Example:
+        >>> low, high = of_both(np.eye(10, 1000, dtype=bool))  # an error a seed, of images apart
+        >>> low < 1 < high
+        True
+    """
+    n, images = wrong.shape
+    chance = np.random.default_rng(0)
+    seeds = chance.multinomial(n, [1 / n] * n, RESAMPLES) / n  # (R, n)
+    hard = np.flatnonzero(wrong.any(0))  # images that none gets wrong add nothing
+    rest = images - len(hard)
+    drawn = chance.multinomial(images, [*[1 / images] * len(hard), rest / images], RESAMPLES)
+    means = ((seeds @ wrong[:, hard]) * drawn[:, :-1]).sum(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def apart(a: Sequence[float], b: Sequence[float]) -> float:

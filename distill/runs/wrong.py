@@ -68,7 +68,7 @@ def wrong(path: str | Path, *, teacher: bool = False) -> "pd.DataFrame":
     import pandas as pd
 
     path = Path(path)
-    rows, lines = _of_results(path) if path.is_dir() and found(path) else (_of_file(path), [])
+    rows, lines = _of_results(path) if path.is_dir() and found(path) else (read_wrong(path), [])
     cells = [(row.run, row.teacher_test_wrong if teacher else row.test_wrong) for row in rows]
     if less := sum(not text for _, text in cells):
         lines.append(f"left out: {less} without a teacher whose errors on the test set are known")
@@ -173,8 +173,8 @@ def sure(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _of_file(path: Path) -> list[Wrong]:
-    """The rows of a wrong.csv, or of that in a folder.
+def read_wrong(path: Path) -> list[Wrong]:
+    """The rows of a wrong.csv, or of that in a folder; its texts are whole.
 
     Raises:
         OSError: it cannot be read.
