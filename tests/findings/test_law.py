@@ -1,6 +1,7 @@
 """The law of the best temperature: runs made from a known law, and from those that break it."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -125,9 +126,9 @@ def test_the_claims_of_the_law_are_among_those_of_the_report() -> None:
     assert [name for name in found if name.startswith("S")] == ["S1", "S2", "S4"]
 
 
-def plain_slope(sizes: Any, temperatures: Any, means: Any) -> float:
+def plain_slope(sizes: Any, temperatures: Any, means: Any, steps: int) -> float:
     """The slope of mean errors, size by temperature, each cubic's least value found on a grid."""
-    grid = np.linspace(math.log(temperatures[0]), math.log(temperatures[-1]), 2001)
+    grid = np.linspace(math.log(temperatures[0]), math.log(temperatures[-1]), steps)
     fits = np.polyfit(np.log(temperatures), means.T, 3).T
     bests = [grid[np.polyval(fit, grid).argmin()] for fit in fits]  # their minima lie inside
     return float(stats.linregress(np.log(sizes), bests).slope)
@@ -139,14 +140,14 @@ def bootstrapped(runs: pd.DataFrame, x: str) -> tuple[float, float, float]:
     sizes, temperatures = (level.to_numpy(float) for level in tables.columns.levels)  # type: ignore[attr-defined]
     array = tables.to_numpy().reshape(len(tables), len(sizes), -1)
 
-    def slope(drawn: Any) -> float:
-        return plain_slope(sizes, temperatures, array[drawn].mean(axis=0))
+    def slope(drawn: Any, steps: int = 1001) -> float:
+        return plain_slope(sizes, temperatures, array[drawn].mean(axis=0), steps)
 
     found = stats.bootstrap(
         (range(len(array)),), slope, n_resamples=600, vectorized=False, method="percentile",
         random_state=1,
     )  # fmt: skip
-    return (slope(range(len(array))), *found.confidence_interval)
+    return (slope(range(len(array)), 40_001), *found.confidence_interval)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_slopes_and_intervals_are_those_of_a_plain_bootstrap(
     found = find(name, GOOD[name]).estimates[which]
     point, low, high = bootstrapped(GOOD[name].query(kept), x)
     assert found.n == 10
-    assert found.mean == pytest.approx(point, abs=1e-3)
+    assert found.mean == pytest.approx(point, abs=1e-4)
     assert [found.low, found.high] == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
@@ -176,6 +177,23 @@ def test_a_known_law_is_recovered() -> None:
     plain, own, difference = find("S4", GOOD["S4"]).estimates
     assert own.low < 0 < own.high
     assert difference.mean == pytest.approx(plain.mean - own.mean)
+
+
+def test_equivalence_is_judged_by_the_90_percent_interval() -> None:
+    found = find("S4", GOOD["S4"])
+    told = re.search(r"90 % interval of .* \[(.+), (.+)\], margin 0.15", found.outcome)
+    assert told is not None
+    low, high = map(float, told.groups())
+    own = found.estimates[1]
+    normal = stats.norm.ppf(0.95) / stats.norm.ppf(0.975)
+    assert (high - low) / (own.high - own.low) == pytest.approx(normal, abs=0.05)
+
+
+def test_seeds_that_one_loss_has_alone_do_not_count() -> None:
+    more = made(power, {"width": (10, 30, 100, 300), "temperature": law.PLAIN}, 90, [20, 21])
+    found, known = find("S4", pd.concat([GOOD["S4"], more])), find("S4", GOOD["S4"])
+    assert (found.estimates, found.verdict) == (known.estimates, known.verdict)
+    assert found.outcome == f"{known.outcome}; seeds that lack runs do not count: 20, 21"
 
 
 def test_both_losses_of_a_seed_are_drawn_together() -> None:
