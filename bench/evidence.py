@@ -21,11 +21,14 @@ ROOT = Path(__file__).parents[1] / "multirun"
 REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
 # Sweeps with the experiments that land in them; the first make the teachers of the others.
 SWEEPS = {
-    "temperature_law": ("temperature_law",),
+    "temperature_law": (
+        "temperature_law",
+        # The students that it is compared with are there already.
+        "standardised hydra.sweep.dir=multirun/temperature_law",
+    ),
     "two_digits": ("two_digits",),
     "paper_networks": ("paper_networks",),
     "omitted_digit": ("omitted_digit",),
-    "standardised": ("standardised",),
     "logit_limit": ("logit_limit", "logit_matching"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "less_data": ("less_data",),
@@ -48,8 +51,8 @@ def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[s
     cores = f"hydra.launcher.workers={os.cpu_count()}"
     for name in names:
         for experiment in SWEEPS.get(name, ()):
-            own = [f"experiment={experiment}", cores, *overrides]
-            yield experiment, [*python, "distill", *own]
+            own, *more = experiment.split()
+            yield own, [*python, "distill", f"experiment={own}", *more, cores, *overrides]
         if name in MEASURED:
             yield name, [sys.executable, *MEASURED[name].split()[1:]]
 

@@ -8,8 +8,8 @@ Vinyals and Dean (2015), arXiv 1503.02531.
 
 from collections.abc import Iterable
 
-from distill.findings import judging, paper
-from distill.findings.judging import Claim
+from distill.findings import claim, law, paper
+from distill.findings.claim import Claim
 from distill.findings.preconditions import (
     HARD,
     LARGE,
@@ -246,9 +246,10 @@ CLAIMS = (
         {"alpha": (0, 0.7)},
         seeds=5,
     ),
+    *law.CLAIMS,
 )
 
 
 def findings(sweeps: Iterable[Sweep]) -> list[Finding]:
-    """What became of each claim, in their order, as `judging.findings` has it."""
-    return judging.findings(CLAIMS, sweeps)
+    """What became of each claim, in their order, as `claim.findings` has it."""
+    return claim.findings(CLAIMS, sweeps)

@@ -12,7 +12,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from distill.report import forest, points
+from distill.report import forest, points, slopes
+from distill.report.best import Bests
 from distill.report.comparison import Differences
 from distill.report.drawing import Drawing, draw
 from distill.report.numbers import Plot
@@ -87,6 +88,8 @@ def _themed(svg: str) -> str:
 def _drawn(plot: Plot) -> Drawing:
     if isinstance(plot, Points):
         return points.draw(plot)
+    if isinstance(plot, Bests):
+        return slopes.draw(plot)
     return forest.draw(plot) if isinstance(plot, Differences) else draw(plot)
 
 

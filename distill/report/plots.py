@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from distill.report import best
 from distill.report.contents import Sweep
 from distill.report.numbers import (
     Gallery,
@@ -266,6 +267,11 @@ def weights(sweep: Sweep) -> tuple[Grid, ...]:
     return _grid(sweep, "alpha-temperature", "temperature", "alpha", by_column=False)
 
 
+def best_temperature(sweep: Sweep) -> tuple[best.Bests, ...]:
+    """The best temperature of each width, and the slope of its logarithm on that of width."""
+    return _some(best.temperatures(sweep))
+
+
 SHIFTS = {
     "before": "test_errors_by_class",
     "after": "bias_shift_test_errors_by_class",
@@ -327,7 +333,8 @@ def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
 def every(sweep: Sweep) -> Iterator[Plot]:
     """All figures that the sweep has data for."""
     makers: tuple[Callable[[Sweep], Sequence[Plot]], ...] = (
-        *(temperature, sizes, weights, curves, data, learning_rate, shift, gallery),
+        *(temperature, sizes, best_temperature, weights, curves, data, learning_rate, shift),
+        gallery,
     )
     for make in makers:
         yield from make(sweep)

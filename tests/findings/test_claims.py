@@ -25,8 +25,8 @@ from designs import (
     valley,
 )
 
+from distill.findings.claim import Claim
 from distill.findings.claims import CLAIMS, findings
-from distill.findings.judging import Claim
 from distill.findings.preconditions import check, lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED
 from distill.report.numbers import text

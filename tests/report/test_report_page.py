@@ -273,6 +273,39 @@ def test_a_bias_shift_shows_each_class_before_and_after() -> None:
     assert [line.label for line in best.lines][2] == "best for the test set"
 
 
+def test_the_best_temperature_is_shown_by_width() -> None:
+    (found,) = plots.best_temperature(LAW)
+    assert found.sizes == (1, 6, 20)
+    assert [y.mean for y in found.found] == pytest.approx([1, 2, 20 / 3])
+    assert found.bound == ("at most ", "", "")
+    assert found.near == ((1,), (2,), (8,))
+    assert found.line[0][0] == 1 and found.line[1][0] == 20
+    assert found.caption.startswith(
+        "Best temperature by width: at most 1.0 at 1, 2.0 at 6, 6.7 at 20. The slope of its "
+        "logarithm on that of width, from 1 to 20, is 0.6"
+    )
+    assert found.caption.endswith("(n = 3).")
+
+
+def test_a_slope_is_that_of_widths_up_to_100_or_of_another_size() -> None:
+    rows = LAW.runs.assign(width=LAW.runs["width"].map({1: 10, 6: 60, 20: 100}))
+    wide = rows[rows["width"] == 100].assign(width=300, test_errors=5)
+    wide["test_errors"] = 99 + 60 * np.log(wide["temperature"] / 2) ** 2
+    (found,) = plots.best_temperature(replace(LAW, runs=pd.concat([rows, wide])))
+    assert [end for end, _ in found.line] == [10, 100]
+    assert found.found[-1].mean == pytest.approx(2)
+    by_epochs = rows.rename(columns={"width": "epochs"}).assign(width=30)
+    both = pd.concat([by_epochs, by_epochs.assign(width=60)])
+    drawn = plots.best_temperature(replace(LAW, runs=both))
+    assert [(f.x, f.setting) for f in drawn] == [("epochs", "width 30"), ("epochs", "width 60")]
+
+
+@pytest.mark.parametrize("lacks", ["width", "temperature", "seed", "run"])
+def test_too_few_runs_have_no_best_temperature(lacks: str) -> None:
+    runs = LAW.runs.assign(run=LAW.runs.index)  # without a run its seed does not count
+    assert plots.best_temperature(replace(LAW, runs=runs[runs[lacks] != runs[lacks].max()])) == ()
+
+
 def test_the_gallery_has_softmax_of_logits_over_temperature() -> None:
     (found,) = plots.gallery(taught())
     assert found.temperatures == (1, 4, 20)
@@ -328,6 +361,11 @@ HISTORY = pd.DataFrame(
 FAR = grid(lambda t, w, s: (1000 if w == 30 else 100) * (1 + t / 40) + 40 * s, curves=HISTORY)
 ALL = [*plots.every(FAR), *plots.every(shifted()), *plots.every(taught()), *plots.every(SMALL)]
 ALL += trials.every(STUDY)
+LAW = sweep(*(
+    {"temperature": t, "width": w, "seed": s, "test_errors": 99 + 60 * math.log(3 * t / w) ** 2 + s}
+    for t in (1.0, 2.0, 4.0, 8.0, 20.0) for w in (1, 6, 20) for s in (0, 1, 2)
+))  # fmt: skip
+ALL += plots.best_temperature(LAW)
 
 
 @pytest.mark.slow
@@ -357,7 +395,9 @@ def test_figures_are_files_with_their_values(plot: Plot, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "plot", [*plots.temperature(SMALL), *trials.every(STUDY)], ids=lambda plot: plot.kind
+    "plot",
+    [*plots.temperature(SMALL), *trials.every(STUDY), *plots.best_temperature(LAW)],
+    ids=lambda plot: plot.kind,
 )
 def test_values_lie_where_they_are_drawn(plot: Plot, tmp_path: Path) -> None:
     root = ElementTree.fromstring(figures.save(plot, tmp_path, "one"))
