@@ -15,7 +15,6 @@ from distill.report.numbers import counted, text
 from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm, interval
 
 FAIRLY = 0.10  # "fairly similar": within a tenth of the width's mean errors
-LAND = 0.05  # "the same": within a twentieth
 MUCH = 2.0  # "much higher": at least twice
 TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
 THREES, TESTED = 1010, 10_000  # among the test images of MNIST, a precondition
@@ -308,25 +307,6 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
 
 
 # C11 to C13
-
-
-def logit_limit(runs: pd.DataFrame) -> Decision:
-    matched = by_seed(runs[runs["loss"] == "logits"])
-    errors = _of(runs[runs["loss"] == "kd"], "temperature")
-    margin = LAND * float(matched.mean())
-    more = {t: (e - matched).dropna() for t, e in errors.items() if t >= 100}
-    p_values = {t: equivalent([*differences], margin) for t, differences in more.items()}
-    if not more:
-        raise ValueError("no T of 100 or more")
-    estimates = (
-        estimate("logit matching", matched),
-        *(estimate(f"kd, T = {t:g}", e) for t, e in errors.items()),
-    )
-    outcome = f"margin {margin:.1f} errors; " + ", ".join(
-        f"T = {t:g}: {counted(estimate('', more[t]))} more, p = {p:.2g}"
-        for t, p in p_values.items()
-    )
-    return Decision(estimates, _significant(max(p_values.values())), outcome)
 
 
 def identity(runs: pd.DataFrame) -> Decision:
