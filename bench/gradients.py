@@ -172,7 +172,8 @@ def _teacher(job: Job, digest: str, directory: Path) -> Tensor:
     if not made(job.setting, teacher, itself):
         cache = teacher_cache(job.setting.data, teacher)
         raise ConfigError(
-            f"{directory}: its teacher is not in {cache}; set teacher.cache, or train the run again"
+            f"{directory}: its teacher is not in {cache}; the sweep's command with resume=false "
+            "makes it again"
         )
     if find_teacher(job.setting, teacher, every).digest != digest:
         raise ConfigError(f"{directory}: its teacher is not the one that is found now")

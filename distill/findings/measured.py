@@ -5,13 +5,13 @@ written down before anything was measured for them but single tries with other s
 seeds count from 10 on. A test is of the logarithms of ratios, to base 2, over seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from distill.findings.claim import Claim
-from distill.findings.decisions import Decision, by_seed, estimate
+from distill.findings.decisions import Decision, estimate
 from distill.findings.preconditions import LARGE, Conditions, From
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED
 from distill.report.numbers import counted
@@ -26,105 +26,76 @@ def _student(conditions: Conditions) -> Conditions:
     return {"seed": From(10), **{f"student.{key}": value for key, value in conditions.items()}}
 
 
-def _series(rows: pd.DataFrame, column: str, what: str) -> "pd.Series[float]":
-    """A column by seed, of rows that are ``what``.
+def _table(rows: pd.DataFrame, column: str, wanted: Sequence[str]) -> pd.DataFrame:
+    """A ``column`` of rows by seed, and by what they are ``of``: all, or what is ``wanted``.
 
     Raises:
-        ValueError: there is none of a seed, or more than one.
+        ValueError: a seed has none, or more than one.
     """
-    lost = rows.loc[rows[column].isna(), "seed"]
-    if len(lost):
-        raise ValueError(f"no {column} of seed {lost.iloc[0]}, {what}")
-    try:
-        return by_seed(rows, column)
-    except ValueError as error:
-        raise ValueError(f"{error}, {what}") from error
+    if rows.duplicated(["seed", "of"]).any():
+        raise ValueError(f"more than one {column} of a seed")
+    table = rows.pivot(index="seed", columns="of", values=column).astype(float)
+    table = table.reindex(columns=wanted or rows["of"].unique())
+    for name, values in table.items():
+        for seed in values.index[values.isna()]:
+            raise ValueError(f"no {column} of seed {seed}, {name}")
+    return table
 
 
-def _whole(parts: "Mapping[str, pd.Series[float]]") -> None:
-    """See that all parts are of the same seeds.
-
-    Raises:
-        ValueError: one lacks a seed.
-    """
-    seeds = sorted({seed for part in parts.values() for seed in part.index})
-    for what, part in parts.items():
-        for seed in seeds:
-            if seed not in part.index:
-                raise ValueError(f"no row of seed {seed}, {what}")
-
-
-def _below(ratios: "Sequence[pd.Series[float]]", bound: float) -> tuple[str, list[float]]:
+def _below(ratios: pd.DataFrame, bound: float) -> tuple[str, list[float]]:
     """Whether all ratios are below a bound, with the p values that each is (Holm)."""
-    above = [np.log2(ratio.to_numpy() / bound) for ratio in ratios]
-    below = holm([greater([*-values]) for values in above])
-    if min(holm([greater([*values]) for values in above])) < SIGNIFICANT:
+    above = [[*np.log2(ratios[name] / bound)] for name in ratios]
+    below = holm([greater([-value for value in values]) for values in above])
+    if min(holm([greater(values) for values in above])) < SIGNIFICANT:
         return NOT, below
     return (REPRODUCED if max(below) < SIGNIFICANT else UNDECIDED), below
 
 
 def functions(rows: pd.DataFrame) -> Decision:
     """C11: distances of students at T from one that matches logits, over those of two seeds."""
-    parts = {float(str(t)): part for t, part in rows.groupby("temperature")}
-    own, two = (
-        {t: _series(part, column, f"T = {t:g}") for t, part in parts.items()}
-        for column in ("distance", "between")
-    )
-    _whole({f"T = {t:g}": distances for t, distances in own.items()})
-    ratios = {t: distances / two[t] for t, distances in own.items()}
-    high = [t for t in ratios if t >= LIMIT[0]]
-    verdict, p_values = _below([ratios[t] for t in high], HALF)
-    found = {
-        t: estimate(f"over that of two seeds, T = {t:g}", r, "times") for t, r in ratios.items()
-    }
+    own = rows.sort_values("temperature").assign(of=rows["temperature"].map("T = {:g}".format))
+    distances, two = (_table(own, column, []) for column in ("distance", "between"))
+    ratios = distances / two
+    high = [*own["of"][own["temperature"] >= LIMIT[0]].unique()]
+    verdict, p_values = _below(ratios[high], HALF)
+    found = {t: estimate(f"over that of two seeds, {t}", ratios[t], "times") for t in ratios}
     apart = estimate("rms distance of two seeds", two[high[0]], "logits")
     outcome = "; ".join(
-        f"T = {t:g}: {counted(found[t])}, p = {p:.2g} that it is below {HALF:g} (Holm)"
+        f"{t}: {counted(found[t])}, p = {p:.2g} that it is below {HALF:g} (Holm)"
         for t, p in zip(high, p_values, strict=True)
     )
     return Decision((apart, *found.values()), verdict, outcome)
 
 
-def _measured(rows: pd.DataFrame, state: str, column: str) -> "dict[str, pd.Series[float]]":
+def _of_targets(rows: pd.DataFrame, state: str, column: str) -> pd.DataFrame:
     """A column by seed: of "labels", and of soft targets by their temperature, as "T = 20"."""
     own = rows[rows["state"] == state]
-    hard, soft = (own[own["target"] == target] for target in ("labels", "soft"))
-    found = {"labels": _series(hard, column, f"{state}, labels")}
-    for t in TEMPERATURES:
-        part = soft[soft["temperature"].astype(float) == t]
-        found[f"T = {t}"] = _series(part, column, f"{state}, T = {t}")
-    _whole({f"{state}, {what}": part for what, part in found.items()})
-    return found
+    soft = own["temperature"].map("T = {:g}".format)
+    named = own.assign(of=soft.where(own["target"] == "soft", "labels"))
+    return _table(named, column, ["labels", *map("T = {:g}".format, TEMPERATURES)])
 
 
 def contributions(rows: pd.DataFrame) -> Decision:
     """C12: how far the ratio of the gradients' norms changes with T, on trained students."""
-    norms = _measured(rows, "trained", "norm")
-    hard = norms.pop("labels")
-    ratios = pd.DataFrame({what: norm / hard for what, norm in norms.items()})
+    norms = _of_targets(rows, "trained", "norm")
+    ratios = norms.drop(columns="labels").div(norms["labels"], axis=0)
     change = ratios.max(axis=1) / ratios.min(axis=1)
-    verdict, [p] = _below([change], TWICE)
+    verdict, [p] = _below(change.to_frame(), TWICE)
+    each = (estimate(f"soft over hard gradient, {t}", ratios[t], "times") for t in ratios)
     found = estimate("largest over smallest", change, "times")
-    estimates = (
-        *(estimate(f"soft over hard gradient, {what}", ratios[what], "times") for what in ratios),
-        found,
-    )
     outcome = f"from T = 1 to 20 it changes {counted(found)} times, p = {p:.2g} that by less than 2"
-    return Decision(estimates, verdict, outcome)
+    return Decision((*each, found), verdict, outcome)
 
 
 def mechanism(rows: pd.DataFrame) -> Decision:
     """C9: the gradient noise scale of soft targets at T = 20 over that of labels."""
-    scales = _measured(rows, "initial", "noise_scale")
+    scales = _of_targets(rows, "initial", "noise_scale")
     ratio = scales["T = 20"] / scales["labels"]
-    verdict, [p] = _below([ratio], HALF)
-    shown = {
-        "labels": scales["labels"],
-        **{t: scales[t] for t in ("T = 1", "T = 2", "T = 4", "T = 20")},
-    }
-    estimates = tuple(estimate(f"noise scale, {what}", s, "examples") for what, s in shown.items())
-    found = estimate("", ratio)
-    outcome = f"at T = 20 {counted(found)} times that of labels, p = {p:.2g} that it is below 0.5"
+    verdict, [p] = _below(ratio.to_frame(), HALF)
+    shown = ("labels", "T = 1", "T = 2", "T = 4", "T = 20")
+    estimates = tuple(estimate(f"noise scale, {of}", scales[of], "images") for of in shown)
+    times = counted(estimate("", ratio))
+    outcome = f"at T = 20 {times} times that of labels, p = {p:.2g} that it is below {HALF:g}"
     return Decision(estimates, verdict, outcome)
 
 

