@@ -35,7 +35,7 @@ def _table(rows: pd.DataFrame, column: str, wanted: Sequence[str]) -> pd.DataFra
     if rows.duplicated(["seed", "of"]).any():
         raise ValueError(f"more than one {column} of a seed")
     table = rows.pivot(index="seed", columns="of", values=column).astype(float)
-    table = table.reindex(columns=wanted or rows["of"].unique())
+    table = table.reindex(columns=[*(wanted or rows["of"].unique())])
     for name, values in table.items():
         for seed in values.index[values.isna()]:
             raise ValueError(f"no {column} of seed {seed}, {name}")
