@@ -28,10 +28,11 @@ Rows = list[dict[str, Any]]
 
 
 @cache
-def designed(experiment: str) -> pd.DataFrame:
+def designed(experiment: str, width: int | None = None) -> pd.DataFrame:
     """Settings of an experiment's runs, as a summary has them.
 
-    In the first row each swept key has its first value, and then one after another all others.
+    In the first row each swept key has its first value, but for the ``width``, if one is given, and
+    then one after another all others.
     """
     with initialize_config_dir(str(CONF)):
         whole = compose("config", [f"experiment={experiment}"], return_hydra_config=True)
@@ -41,6 +42,7 @@ def designed(experiment: str) -> pd.DataFrame:
         single = not parsed.is_sweep_override()
         swept[str(key)] = [parsed.value()] if single else [*parsed.sweep_iterator()]
     first = {key: values[0] for key, values in swept.items()}
+    first |= {"model.width": width} if width else {}
     rows = []
     for chosen in (first, *({**first, k: v} for k, values in swept.items() for v in values[1:])):
         config = task_config(whole.copy())
@@ -140,14 +142,6 @@ def ensembles(single: float, together: float, distilled: float) -> Rows:
         row["teacher_test_errors"] = spread(together, 5)[row["seed"] - FIRST]
         row["test_loss"] = row["test_errors"] / 3000
     return made
-
-
-def limits(kd: float, noise: float = 2.0) -> Rows:
-    return [
-        *rows(10, 110, noise, loss="logits"),
-        *rows(10, 130, noise, loss="kd", temperature=4.0),
-        *rows(10, kd, noise, loss="kd", temperature=100.0),
-    ]
 
 
 def identities(claim: str, deviation: float) -> Rows:

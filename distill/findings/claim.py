@@ -31,7 +31,7 @@ class Claim:
     parts: tuple[Conditions, ...]
     compared: tuple[str, ...] = ()
     covers: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    seeds: int = 10
+    seeds: int = 5
     of: tuple[str, ...] = ()
     evidence: str = "run"
     rule: str = ""

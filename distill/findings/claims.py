@@ -8,7 +8,7 @@ Vinyals and Dean (2015), arXiv 1503.02531.
 
 from collections.abc import Iterable
 
-from distill.findings import claim, law, paper
+from distill.findings import claim, law, measured, paper
 from distill.findings.claim import Claim
 from distill.findings.preconditions import (
     HARD,
@@ -42,6 +42,7 @@ CLAIMS = (
         compared=("data.jitter",),
         of=("data", "teacher", "precision", "device"),
         evidence="teacher_digest",
+        seeds=10,
     ),
     Claim(
         "C2",
@@ -53,6 +54,7 @@ CLAIMS = (
         "(two one-sided t tests, each p < 0.05), not reproduced if significantly outside.",
         paper.hard_student,
         (HARD,),
+        seeds=10,
     ),
     Claim(
         "C3",
@@ -67,6 +69,7 @@ CLAIMS = (
         (HARD, {**SOFT, **WHOLE}),
         ("alpha",),
         {"alpha": (0, 0.6667)},
+        seeds=10,
     ),
     Claim(
         "C4",
@@ -102,6 +105,7 @@ CLAIMS = (
         ({**LARGE, "width": (30,), "epochs": (60,)},),
         ("temperature",),
         {"temperature": (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)},
+        seeds=10,
     ),
     Claim(
         "C6",
@@ -118,6 +122,7 @@ CLAIMS = (
         ({**SOFT, "transfer": ("omit",), "transfer_classes": (3,)},),
         ("alpha",),
         {"alpha": (0.6667,)},
+        seeds=10,
     ),
     Claim(
         "C7",
@@ -132,6 +137,7 @@ CLAIMS = (
         ({**SOFT, "transfer": ("only",), "transfer_classes": ("7 8", "8 7")},),
         ("alpha",),
         {"alpha": (0.6667,)},
+        seeds=10,
     ),
     Claim(
         "C8",
@@ -153,7 +159,6 @@ CLAIMS = (
         ),
         ("alpha", "transfer_fraction", "epochs"),
         {"alpha": (0, 1), "transfer_fraction": (0.03, 1)},
-        seeds=5,
     ),
     Claim(
         "C9",
@@ -176,7 +181,6 @@ CLAIMS = (
         ),
         ("alpha", "temperature", "lr"),
         {"alpha": (0, 1), "temperature": (1, 2, 4, 20), "lr": RATES},
-        seeds=5,
     ),
     Claim(
         "C10",
@@ -191,7 +195,6 @@ CLAIMS = (
         ({**SINGLE, "alpha": (0,)}, {**SINGLE, "alpha": (0.6667, 1)}),
         ("alpha",),
         {"alpha": (0,)},
-        seeds=5,
     ),
     Claim(
         "C11",
@@ -204,18 +207,6 @@ CLAIMS = (
         ({"claim": ("C11",), "temperature": From(1e8)},),
         ("temperature", "examples", "deviation"),
         seeds=1,
-    ),
-    Claim(
-        "C11 (students)",
-        "logit_limit",
-        "So a student that matches logits lands where one at a large temperature lands",
-        "an identity",
-        "Each T of 100 or more against logit matching, paired within seeds: equivalent within a "
-        "twentieth of the errors (two one-sided t tests, p < 0.05).",
-        paper.logit_limit,
-        ({**LARGE, "epochs": From(40)}, {**LARGE, "loss": ("logits",), "epochs": From(40)}),
-        ("loss", "temperature"),
-        {"loss": ("kd", "logits"), "temperature": (100,)},
     ),
     Claim(
         "C12",
@@ -244,8 +235,8 @@ CLAIMS = (
         ),
         ("alpha", "epochs"),
         {"alpha": (0, 0.7)},
-        seeds=5,
     ),
+    *measured.CLAIMS,
     *law.CLAIMS,
 )
 

@@ -31,7 +31,6 @@ STATED = 0.6667  # alpha: the one weight that the paper states, 0.5 of labels be
 APART = {300: 8.0, 800: 11.0}  # errors, by width: a quarter of what T = 1 cost in earlier sweeps
 SENSITIVE = 0.05  # the margin beside it, as a share of the errors
 BAND = (2.5, 4.0)  # temperatures
-LAND = 0.05  # "the same": within a twentieth
 MUCH = 2.0  # "much higher": at least twice
 TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
 STEPS = 0.05  # by at most this share, equal numbers of steps differ
@@ -308,25 +307,6 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
 
 
 # C11 to C13
-
-
-def logit_limit(runs: pd.DataFrame) -> Decision:
-    matched = by_seed(runs[runs["loss"] == "logits"])
-    errors = of_each(runs[runs["loss"] == "kd"], "temperature")
-    margin = LAND * float(matched.mean())
-    more = {t: (e - matched).dropna() for t, e in errors.items() if t >= 100}
-    p_values = {t: equivalent([*differences], margin) for t, differences in more.items()}
-    if not more:
-        raise ValueError("no T of 100 or more")
-    estimates = (
-        estimate("logit matching", matched),
-        *(estimate(f"kd, T = {t:g}", e) for t, e in errors.items()),
-    )
-    outcome = f"margin {margin:.1f} errors; " + ", ".join(
-        f"T = {t:g}: {counted(estimate('', more[t]))} more, p = {p:.2g}"
-        for t, p in p_values.items()
-    )
-    return Decision(estimates, significant(max(p_values.values())), outcome)
 
 
 def identity(runs: pd.DataFrame) -> Decision:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from distill.report.contents import UNDECIDED, Finding, Sweep
-from distill.report.numbers import errors, label, settings, text, varying
+from distill.report.numbers import OTHERS, errors, label, settings, text, varying
 from distill.report.statistics import SIGNIFICANT, apart, holm, interval
 
 Judge = Callable[[Sequence[Sweep]], Sequence[Finding]]  # what becomes of claims on sweeps
@@ -71,8 +71,9 @@ def compare(fresh: Sweep, reference: Sweep, judge: Judge) -> Comparison:
 
 
 def _measured(runs: pd.DataFrame) -> str:
-    """What is compared: errors, or how far identities are from holding."""
-    return "deviation" if "deviation" in runs else errors(runs) or "test_errors"
+    """What is compared: errors, or what the sweeps of `bench` measure."""
+    other = next((column for column in OTHERS if column in runs), None)
+    return other or errors(runs) or "test_errors"
 
 
 def _keys(fresh: pd.DataFrame, reference: pd.DataFrame) -> list[str]:

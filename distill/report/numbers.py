@@ -10,9 +10,12 @@ from distill.report.contents import Digit, Estimate
 from distill.report.statistics import Interval, interval
 from distill.runs.columns import COLUMNS, TERM
 
+# What the sweeps of `bench` measure in the place of errors, and what stands beside it.
+OTHERS = ("deviation", "distance", "noise_scale", "norm", "between")
 _MEASURED = list(COLUMNS)[list(COLUMNS).index("train_loss") :]
 _KNOWN = {
     *_MEASURED,
+    *OTHERS,
     *("run", "status", "reason", "parameters", "multiply_adds", "seed"),
     *("teacher_digest", "teacher_test_errors", "transfer_examples"),
     *("test_wrong", "teacher_test_wrong"),  # which test images

@@ -281,7 +281,7 @@ def test_the_pilot_decides_nothing_and_its_figures_are_those_told() -> None:
     assert not [j for j in judged if j.suffices or j.suggested]
     told = claim("S1").judge(replace(pilot, name="temperature_law"))
     assert told.suggested and (told.finding.verdict, told.finding.estimates) == (UNDECIDED, ())
-    assert told.finding.outcome.endswith("has seed=0, wanted is at least 5")
+    assert told.finding.outcome.endswith("has seed=0, wanted is at least 10")
     [figure] = plots.best_temperature(pilot)
     bests = dict(zip(figure.sizes, (y.mean for y in figure.found), strict=True))
     assert bests == pytest.approx({10: 1.7, 30: 3.1, 100: 6.0, 300: 5.3, 800: 5.2}, abs=0.1)

@@ -1,0 +1,155 @@
+"""Claims on what `bench.functions` and `bench.gradients` measure of students.
+
+Each row is of a seed; what is said of its student are the columns ``student.KEY``. The tests were
+written down before anything was measured for them but single tries with other seeds, which is why
+seeds count from 10 on. A test is of the logarithms of ratios, to base 2, over seeds.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from distill.findings.claim import Claim
+from distill.findings.decisions import Decision, estimate
+from distill.findings.preconditions import LARGE, Conditions, From
+from distill.report.contents import NOT, REPRODUCED, UNDECIDED
+from distill.report.numbers import counted
+from distill.report.statistics import SIGNIFICANT, greater, holm
+
+HALF, TWICE = 0.5, 2.0
+LIMIT = (100, 1000)  # temperatures that count as high, at least
+TEMPERATURES = (1, 2, 4, 6, 10, 20)
+
+
+def _student(conditions: Conditions) -> Conditions:
+    return {"seed": From(10), **{f"student.{key}": value for key, value in conditions.items()}}
+
+
+def _table(rows: pd.DataFrame, column: str, wanted: Sequence[str]) -> pd.DataFrame:
+    """A ``column`` of rows by seed, and by what they are ``of``: all, or what is ``wanted``.
+
+    Raises:
+        ValueError: a seed has none, or more than one.
+    """
+    if rows.duplicated(["seed", "of"]).any():
+        raise ValueError(f"more than one {column} of a seed")
+    table = rows.pivot(index="seed", columns="of", values=column).astype(float)
+    table = table.reindex(columns=[*(wanted or rows["of"].unique())])
+    for name, values in table.items():
+        for seed in values.index[values.isna()]:
+            raise ValueError(f"no {column} of seed {seed}, {name}")
+    return table
+
+
+def _below(ratios: pd.DataFrame, bound: float) -> tuple[str, list[float]]:
+    """Whether all ratios are below a bound, with the p values that each is (Holm)."""
+    above = [[*np.log2(ratios[name] / bound)] for name in ratios]
+    below = holm([greater([-value for value in values]) for values in above])
+    if min(holm([greater(values) for values in above])) < SIGNIFICANT:
+        return NOT, below
+    return (REPRODUCED if max(below) < SIGNIFICANT else UNDECIDED), below
+
+
+def functions(rows: pd.DataFrame) -> Decision:
+    """C11: distances of students at T from one that matches logits, over those of two seeds."""
+    own = rows.sort_values("temperature").assign(of=rows["temperature"].map("T = {:g}".format))
+    distances, two = (_table(own, column, []) for column in ("distance", "between"))
+    ratios = distances / two
+    high = [*own["of"][own["temperature"] >= LIMIT[0]].unique()]
+    verdict, p_values = _below(ratios[high], HALF)
+    found = {t: estimate(f"over that of two seeds, {t}", ratios[t], "times") for t in ratios}
+    apart = estimate("rms distance of two seeds", two[high[0]], "logits")
+    outcome = "; ".join(
+        f"{t}: {counted(found[t])}, p = {p:.2g} that it is below {HALF:g} (Holm)"
+        for t, p in zip(high, p_values, strict=True)
+    )
+    return Decision((apart, *found.values()), verdict, outcome)
+
+
+def _of_targets(rows: pd.DataFrame, state: str, column: str) -> pd.DataFrame:
+    """A column by seed: of "labels", and of soft targets by their temperature, as "T = 20"."""
+    own = rows[rows["state"] == state]
+    soft = own["temperature"].map("T = {:g}".format)
+    named = own.assign(of=soft.where(own["target"] == "soft", "labels"))
+    return _table(named, column, ["labels", *map("T = {:g}".format, TEMPERATURES)])
+
+
+def contributions(rows: pd.DataFrame) -> Decision:
+    """C12: how far the ratio of the gradients' norms changes with T, on trained students."""
+    norms = _of_targets(rows, "trained", "norm")
+    ratios = norms.drop(columns="labels").div(norms["labels"], axis=0)
+    change = ratios.max(axis=1) / ratios.min(axis=1)
+    verdict, [p] = _below(change.to_frame(), TWICE)
+    each = (estimate(f"soft over hard gradient, {t}", ratios[t], "times") for t in ratios)
+    found = estimate("largest over smallest", change, "times")
+    outcome = f"from T = 1 to 20 it changes {counted(found)} times, p = {p:.2g} that by less than 2"
+    return Decision((*each, found), verdict, outcome)
+
+
+def mechanism(rows: pd.DataFrame) -> Decision:
+    """C9: the gradient noise scale of soft targets at T = 20 over that of labels."""
+    scales = _of_targets(rows, "initial", "noise_scale")
+    ratio = scales["T = 20"] / scales["labels"]
+    verdict, [p] = _below(ratio.to_frame(), HALF)
+    shown = ("labels", "T = 1", "T = 2", "T = 4", "T = 20")
+    estimates = tuple(estimate(f"noise scale, {of}", scales[of], "images") for of in shown)
+    times = counted(estimate("", ratio))
+    outcome = f"at T = 20 {times} times that of labels, p = {p:.2g} that it is below {HALF:g}"
+    return Decision(estimates, verdict, outcome)
+
+
+LIMITS = _student({**LARGE, "epochs": From(40)})
+# A student at T = 4, of whatever weight of labels, if it is the same for all.
+STUDENTS = _student({**LARGE, "alpha": From(0.5), "temperature": (4,), "epochs": From(40)})
+
+CLAIMS = (
+    Claim(
+        "C9 (mechanism)",
+        "gradients",
+        "Soft targets of high entropy have much less variance in the gradient between training "
+        "cases than labels",
+        "a sentence",
+        "n >= 5 seeds from 10 on, students of 300 units as they are initialised: the gradient "
+        "noise scale tr(Sigma) / |G|^2 of soft targets at T = 20 over that of labels is below 1/2 "
+        "(one-sided t test of its log2 + 1 below 0, p < 0.05); not reproduced if significantly "
+        "above 1/2.",
+        mechanism,
+        (STUDENTS,),
+        ("state", "target", "temperature"),
+        {"state": ("initial",), "target": ("labels", "soft"), "temperature": TEMPERATURES},
+    ),
+    Claim(
+        "C11 (students)",
+        "functions",
+        "So a student that matches logits is the function that one at a large temperature is",
+        "an identity",
+        "n >= 10 seeds from 10 on. For each T of 100 or more (100 and 1,000 at least) the rms "
+        "distance, over test images and classes, of the zero-meaned logits of the student at T "
+        "from those of the student that matches logits is at most half of the distance of two such "
+        "students of different seeds, that seed's and the next one's (one-sided t test of log2 of "
+        "the ratio + 1 below 0, Holm over these temperatures, p < 0.05); not reproduced if it is "
+        "significantly above half at one of them (Holm).",
+        functions,
+        (LIMITS,),
+        ("temperature",),
+        {"temperature": LIMIT},
+        seeds=10,
+    ),
+    Claim(
+        "C12 (contributions)",
+        "gradients",
+        "With the factor T^2 the relative contributions of hard and soft targets remain roughly "
+        "unchanged if the temperature is changed",
+        "a sentence",
+        "n >= 5 seeds from 10 on, students of 300 units trained at T = 4. The norm of the "
+        "gradient, mean over the training images, of T^2 KL over that of cross-entropy with "
+        "labels, at T = 1, 2, 4, 6, 10, 20: for each seed the largest over the smallest is at most "
+        "2 (one-sided t test of its log2 below 1, p < 0.05); not reproduced if significantly above "
+        "2.",
+        contributions,
+        (STUDENTS,),
+        ("state", "target", "temperature"),
+        {"state": ("trained",), "target": ("labels", "soft"), "temperature": TEMPERATURES},
+    ),
+)

@@ -1,0 +1,190 @@
+"""Claims on functions and gradients: rows made up so that each verdict comes out."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from distill.findings import measured
+from distill.findings.claim import Claim
+from distill.findings.claims import CLAIMS, findings
+from distill.findings.preconditions import From
+from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
+
+Rows = list[dict[str, Any]]
+C9, C11, C12 = measured.CLAIMS
+GRID = (1, 2, 4, 6, 10, 20)
+
+
+def settings(claim: Claim) -> dict[str, Any]:
+    """What meets the preconditions of a claim."""
+    [part] = claim.parts
+    met = {k: v.least + (not v.itself) if isinstance(v, From) else v[0] for k, v in part.items()}
+    return {**met, "student.lr": 0.003, "version": "1.2", "status": "complete"}
+
+
+def noisy(seed: int, noise: float, shift: float = 0) -> float:
+    """A factor around 1 that differs from seed to seed."""
+    return math.exp(noise * math.sin(7 * seed + shift))
+
+
+def distances(at: Mapping[int, float], n: int = 10, noise: float = 0.1) -> Rows:
+    """Of students at some temperatures, over that of two seeds, which is about 0.8."""
+    return [
+        {
+            "run": f"{t}-{seed}",
+            "seed": seed,
+            "temperature": float(t),
+            "distance": 0.8 * ratio * noisy(seed, noise, t),
+            "between": 0.8 * noisy(seed, 0.05),
+        }
+        for t, ratio in at.items()
+        for seed in range(10, 10 + n)
+    ]
+
+
+def gradients(
+    ratio: Mapping[int, float], scale: Mapping[int, float], n: int = 5, noise: float = 0.1
+) -> Rows:
+    """Norms of soft over hard gradients, and noise scales over that of labels, which is 900."""
+    rows = []
+    for seed in range(10, 10 + n):
+        for state in ("initial", "trained"):
+            for target, t in [("labels", math.nan), *(("soft", t) for t in GRID)]:
+                norm, noise_scale = 0.3, 900.0
+                if target == "soft":
+                    norm *= ratio.get(int(t), 1) * noisy(seed, noise, t)
+                    noise_scale *= scale.get(int(t), 1) * noisy(seed, noise, t)
+                if state == "initial":  # and so of no matter to C12
+                    norm = 9 * seed * norm**3
+                else:  # of none to C9
+                    noise_scale = math.nan
+                rows.append(
+                    {
+                        "run": f"{state}-{target}-{t}-{seed}", "seed": seed, "state": state,
+                        "target": target, "temperature": t, "norm": norm,
+                        "noise_scale": noise_scale,
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def find(claim: Claim, rows: Rows, **other: Any) -> Finding:
+    frame = pd.DataFrame([{**settings(claim), **row, **other} for row in rows])
+    return claim.judge(Sweep("mine", Path("mine"), frame, ("command",))).finding
+
+
+NEAR: Mapping[int, float] = {4: 3.0, 100: 0.3, 1000: 0.2}
+STEEP: Mapping[int, float] = {1: 0.6, 2: 1.0, 4: 2.0, 6: 4.0, 10: 6.0, 20: 9.0}
+CASES: list[tuple[Claim, str, Rows]] = [
+    (C11, REPRODUCED, distances(NEAR)),
+    (C11, NOT, distances({100: 0.3, 1000: 0.7})),  # one is enough
+    (C11, UNDECIDED, distances({100: 0.3, 1000: 0.5})),
+    (C11, UNDECIDED, distances({100: 0.3, 1000: 0.4}, noise=1.0)),
+    (C11, UNDECIDED, distances(NEAR, n=9)),
+    (C12, NOT, gradients(STEEP, {})),
+    (C12, REPRODUCED, gradients({1: 0.8, 20: 1.2}, {})),
+    (C12, NOT, gradients({6: 4.0}, {})),  # nor does it matter at which temperatures
+    (C12, UNDECIDED, gradients({1: 0.7, 20: 1.4}, {}, noise=0.2)),
+    (C12, UNDECIDED, gradients(STEEP, {}, n=4)),
+    (C9, REPRODUCED, gradients(STEEP, {2: 3.0, 20: 0.04})),
+    (C9, NOT, gradients(STEEP, {1: 0.1, 20: 0.8})),
+    (C9, UNDECIDED, gradients(STEEP, {20: 0.5})),
+    (C9, UNDECIDED, gradients(STEEP, {20: 0.04}, n=4)),
+]
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict", "rows"),
+    CASES,
+    ids=[f"{c.id}-{v}-{n}" for n, (c, v, _) in enumerate(CASES)],
+)
+def test_a_claim_is_decided_by_its_test(claim: Claim, verdict: str, rows: Rows) -> None:
+    found = find(claim, rows)
+    assert found.verdict == verdict, found.outcome
+    assert found.outcome and found.estimates
+    assert (found.sweep, found.command, found.version) == ("mine", "command", "1.2")
+
+
+def test_the_tests_of_several_temperatures_are_adjusted() -> None:
+    """Of p values of some 0.03 each is small enough alone; of two, one is doubled."""
+    rows = distances({100: 0.4, 1000: 0.385}, noise=0.45)
+    found = find(C11, rows)
+    for t in (100, 1000):  # that T, and one that is far below
+        other = [r for r in rows if r["temperature"] == t] + distances({1100 - t: 0.01}, noise=0.1)
+        p = find(C11, other).outcome.partition(f"T = {t}: ")[2].partition("p = ")[2].split()[0]
+        assert 0.025 < float(p) < 0.05
+    assert found.verdict == UNDECIDED
+
+
+def test_estimates_are_the_ratios_and_the_noise_scales() -> None:
+    rows = distances(NEAR, noise=0.0)
+    two = [r["between"] for r in rows if r["temperature"] == 4]
+    found = {e.label: e.mean for e in find(C11, rows).estimates}
+    assert found["rms distance of two seeds"] == pytest.approx(sum(two) / 10)
+    for t, ratio in NEAR.items():
+        own = sum(0.8 * ratio / b for b in two) / 10
+        assert found[f"over that of two seeds, T = {t}"] == pytest.approx(own)
+    rows = gradients(STEEP, {20: 0.04}, noise=0.0)
+    found = {e.label: e.mean for e in find(C12, rows).estimates}
+    for t, ratio in STEEP.items():
+        assert found.pop(f"soft over hard gradient, T = {t}") == pytest.approx(ratio)
+    assert found == {"largest over smallest": pytest.approx(15)}
+    found = {e.label: e.mean for e in find(C9, rows).estimates}
+    scales = {"labels": 900, "T = 1": 900, "T = 2": 900, "T = 4": 900, "T = 20": 36}
+    assert found == {f"noise scale, {of}": pytest.approx(scale) for of, scale in scales.items()}
+
+
+@pytest.mark.parametrize(
+    ("claim", "rows", "gone", "said"),
+    [
+        (C11, distances(NEAR), {"temperature": 1000.0}, "(temperature=1000)"),
+        (C11, distances(NEAR), {"temperature": 1000.0, "seed": 13},
+         "(no distance of seed 13, T = 1000)"),
+        (C12, gradients({}, {}), {"temperature": 6.0}, "(temperature=6)"),
+        (C12, gradients({}, {}), {"temperature": 6.0, "state": "trained"},
+         "(no norm of seed 10, T = 6)"),
+        (C12, gradients({}, {}), {"target": "labels", "seed": 12}, "(no norm of seed 12, labels)"),
+        (C12, gradients({}, {}), {"state": "trained"}, "(state=trained)"),
+        (C9, gradients({}, {}), {"temperature": 20.0, "state": "initial", "seed": 11},
+         "(no noise_scale of seed 11, T = 20)"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_said_in_a_line(
+    claim: Claim, rows: Rows, gone: dict[str, Any], said: str
+) -> None:
+    left = [row for row in rows if any(row[key] != value for key, value in gone.items())]
+    assert len(left) < len(rows)
+    found = find(claim, left)
+    assert (found.verdict, found.outcome) == (UNDECIDED, f"the sweep lacks runs {said}")
+
+
+def test_a_row_that_stands_twice_is_not_counted_twice() -> None:
+    rows = gradients({}, {})
+    found = find(C12, [*rows, {**rows[-1], "run": "again"}])
+    assert found.outcome == "the sweep lacks runs (more than one norm of a seed)"
+
+
+@pytest.mark.parametrize("claim", measured.CLAIMS, ids=lambda claim: claim.id)
+def test_rows_that_miss_a_precondition_do_not_count(claim: Claim) -> None:
+    rows = {C9.id: gradients({}, {20: 0.04}), C11.id: distances(NEAR), C12.id: gradients({}, {})}
+    assert find(claim, rows[claim.id]).verdict == REPRODUCED
+    [part] = claim.parts
+    for key in part:
+        other = -1 if isinstance(settings(claim)[key], int | float) else "x"
+        found = find(claim, rows[claim.id], **{key: other})
+        assert found.verdict == UNDECIDED
+        assert f" has {key}={other}, wanted is " in found.outcome
+    apart = [{**row, "student.lr": 0.1 * (row["seed"] > 11)} for row in rows[claim.id]]
+    assert "not of one setting: student.lr=0, 0.1" in find(claim, apart).outcome
+
+
+def test_the_rows_of_students_decide_no_claim_on_errors() -> None:
+    known = {claim.id for claim in measured.CLAIMS}
+    assert known <= {claim.id for claim in CLAIMS}
+    for claim, rows in ((C11, distances(NEAR)), (C12, gradients({}, {}))):
+        frame = pd.DataFrame([{**settings(claim), **row} for row in rows])
+        assert {f.id for f in findings([Sweep("mine", Path("mine"), frame)])} <= known
