@@ -15,7 +15,8 @@ from conftest import SMALL, ran, reference
 
 from distill.cli.report import main
 from distill.findings import law
-from distill.findings.claims import CLAIMS, Claim, findings
+from distill.findings.claim import Claim
+from distill.findings.claims import CLAIMS, findings
 from distill.report import reading
 from distill.report.check import closest, compare
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
