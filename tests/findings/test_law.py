@@ -28,8 +28,10 @@ from distill.system.conf import CONF
 
 Target = Callable[[pd.DataFrame], Any]  # the best temperature of each run
 SEEDS = range(10, 20)
-STANDARDISED: dict[str, Sequence[Any]] = {"loss": ["standardised_kd"], "alpha": [math.nan], "loss.alpha": [1.0],
-                "loss.hard": [0.0]}  # fmt: skip
+STANDARDISED: dict[str, Sequence[Any]] = {
+    **{"loss": ["standardised_kd"], "alpha": [math.nan]},
+    **{"loss.alpha": [1.0], "loss.hard": [0.0]},
+}
 
 
 def made(
