@@ -4,27 +4,39 @@ The tests were written down before any of the runs that they decide on. What sug
 pilot, is the reference sweep temperature_vs_size, whose seeds, 0 to 4, therefore do not count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from distill.findings.claim import Claim
 from distill.findings.decisions import Decision, estimate
-from distill.findings.preconditions import TAUGHT, WHOLE, Conditions, From
+from distill.findings.preconditions import TAUGHT, WHOLE, Conditions, From, lacking
 from distill.report.best import PLATEAU, Optima, measured, optima
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
 from distill.report.numbers import counted, span, text
 from distill.report.statistics import SIGNIFICANT, Interval, greater
 
+WIDTHS = (6, 10, 16, 24, 30, 48, 64, 100, 160, 300)
+TEMPERATURES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
+EPOCHS, PATIENT = (15, 30, 60, 120, 240, 480), (1, 2, 3, 4, 8, 20)
+PLAIN, STANDARDISED = (1, 1.5, 2, 3, 4, 6, 12, 20), (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 12, 20)
+FOUR = (10, 30, 100, 300)
 MARGIN, EQUIVALENT = 0.15, 0.90  # within which a slope is 0; the level of the interval that says so
 
 
-def _optima(parts: Sequence[pd.DataFrame], size: str) -> tuple[list[Optima], str]:
+def _optima(
+    parts: Sequence[pd.DataFrame], size: str, *covers: Mapping[str, tuple[object, ...]]
+) -> tuple[list[Optima], str]:
     """The best temperatures of each part, of the seeds that have all runs of all; which have not.
+
+    Each part has runs of all values that its own of ``covers`` names.
 
     Raises:
         ValueError: runs are lacking, or seeds share a teacher.
     """
+    for part, wanted in zip(parts, covers, strict=True):
+        if value := lacking(part, wanted):
+            raise ValueError(value)
     tables = [measured(part, size) for part in parts]
     whole = sorted(set.intersection(*({*table.index} for table in tables)))
     runs = pd.concat([*parts])
@@ -47,7 +59,7 @@ def _above(found: Estimate) -> str:
 
 
 def width_law(runs: pd.DataFrame) -> Decision:
-    [of], left = _optima([runs], "width")
+    [of], left = _optima([runs], "width", {"width": WIDTHS, "temperature": TEMPERATURES})
     small, large = of.slope(of.sizes <= PLATEAU), of.slope(of.sizes >= PLATEAU)
     less = small[0] - large[0], small[1] - large[1]
     rising = _estimate(f"slope up to {PLATEAU:g} units", of.interval(*small))
@@ -61,7 +73,8 @@ def width_law(runs: pd.DataFrame) -> Decision:
 
 def patience(runs: pd.DataFrame) -> Decision:
     cells = {cell: part for cell, part in runs.groupby(["width", "data.jitter"]) if len(part)}
-    [of], left = _optima([cells.pop((30, 0))], "epochs")
+    covers = {"epochs": EPOCHS, "temperature": PATIENT}
+    [of], left = _optima([cells.pop((30, 0), runs.iloc[:0])], "epochs", covers)
     steep = _estimate("slope, 30 units", of.interval(*of.slope()))
     first, band = of.temperatures == 1, (of.temperatures > 1) & (of.temperatures <= 4)
     costs = of.errors[:, :, first].mean(axis=2) - of.errors[:, :, band].mean(axis=2)
@@ -77,7 +90,7 @@ def patience(runs: pd.DataFrame) -> Decision:
     for (width, jitter), part in cells.items():
         outcome += f"; slope at {text(width)} units with jitter {text(jitter)}: "
         try:
-            [side], _ = _optima([part], "epochs")
+            [side], _ = _optima([part], "epochs", covers)
             outcome += counted(_estimate("", side.interval(*side.slope())))
         except ValueError as error:
             outcome += f"runs are lacking ({error})"
@@ -86,7 +99,8 @@ def patience(runs: pd.DataFrame) -> Decision:
 
 def standardised(runs: pd.DataFrame) -> Decision:
     parts = [runs[runs["loss"] == loss] for loss in ("kd", "standardised_kd")]
-    (plain, own), left = _optima(parts, "width")
+    covers = ({"width": FOUR, "temperature": grid} for grid in (PLAIN, STANDARDISED))
+    (plain, own), left = _optima(parts, "width", *covers)
     slopes = plain.slope(), own.slope()
     less = slopes[0][0] - slopes[1][0], slopes[0][1] - slopes[1][1]
     estimates = (
@@ -107,14 +121,9 @@ def standardised(runs: pd.DataFrame) -> Decision:
     return Decision(estimates, verdict, outcome + left)
 
 
-WIDTHS = (6, 10, 16, 24, 30, 48, 64, 100, 160, 300)
-TEMPERATURES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
-EPOCHS, PATIENT = (15, 30, 60, 120, 240, 480), (1, 2, 3, 4, 8, 20)
-PLAIN, STANDARDISED = (1, 1.5, 2, 3, 4, 6, 12, 20), (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 12, 20)
-
 LAW: Conditions = {**TAUGHT, **WHOLE, "seed": From(5), "epochs": (60,)}
-FOUR: Conditions = {**LAW, "width": (10, 30, 100, 300)}
-_ALPHA = {key: condition for key, condition in FOUR.items() if key != "alpha"}
+NARROW: Conditions = {**LAW, "width": FOUR}
+_ALPHA = {key: condition for key, condition in NARROW.items() if key != "alpha"}
 
 HOW = (
     "The best T of a size is the minimum of a cubic in log T, fitted by least squares to the mean "
@@ -176,7 +185,7 @@ CLAIMS = (
         "standardised kd is the lowest or the highest tried.",
         standardised,
         (
-            {**FOUR, "temperature": PLAIN},
+            {**NARROW, "temperature": PLAIN},
             {
                 **{**_ALPHA, "loss": ("standardised_kd",), "loss.alpha": (1,), "loss.hard": (0,)},
                 "temperature": STANDARDISED,
@@ -184,7 +193,7 @@ CLAIMS = (
         ),
         ("loss", "width", "temperature", "alpha", "loss.alpha", "loss.hard"),
         {
-            **{"loss": ("kd", "standardised_kd"), "width": (10, 30, 100, 300)},
+            **{"loss": ("kd", "standardised_kd"), "width": FOUR},
             "temperature": (*PLAIN, 0.3, 0.5, 0.7),
         },
         seeds=10,

@@ -266,6 +266,13 @@ def test_runs_that_are_lacking_are_told() -> None:
     assert shared.outcome == "the sweep lacks runs (a teacher of its own for each seed)"
     twice = find("S1", pd.concat([good, good[:1]]))
     assert twice.outcome == "the sweep lacks runs (more than one test_errors of a seed)"
+    # What another part of the sweep has is no run of this one.
+    brief = find("S2", GOOD["S2"].query("width == 100 or `data.jitter` == 2 or epochs < 400"))
+    assert brief.outcome == "the sweep lacks runs (epochs=480)"
+    still = find("S2", GOOD["S2"].query("(width == 100) == (`data.jitter` == 0)"))
+    assert still.outcome == "the sweep lacks runs (epochs=15)"
+    cool = find("S4", GOOD["S4"].query("loss == 'kd' or temperature < 20"))
+    assert cool.outcome == "the sweep lacks runs (temperature=20)"
     half = find("S4", GOOD["S4"].query("loss == 'kd'"))
     assert half.outcome == "the sweep lacks runs (loss=standardised_kd)"
 
