@@ -36,7 +36,7 @@ HYDRA = {"config", "sweeps", "tuning", "cli"}
 READERS = {"report", "findings"}
 READS = {
     *("runs.results", "runs.summaries", "runs.columns", "runs.planned", "runs.standing"),
-    *("system.store", "system.terminal"),
+    *("runs.wrong", "system.bits", "system.store", "system.terminal"),
 }
 # Their imports of torch, and of what imports it, wait until a job runs.
 LIGHT = {

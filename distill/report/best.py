@@ -1,6 +1,6 @@
 """The best temperature of students by their size: its statistics, and what its figure shows.
 
-Letters: S seeds, K settings (sizes, say), T temperatures, R resamples of the seeds.
+Letters: S seeds, K sizes, T temperatures, R resamples of the seeds.
 """
 
 from collections.abc import Iterator
@@ -24,42 +24,23 @@ SIZES = ("width", "epochs", "model.depth", "transfer_examples")
 LEAST = 3, 5, 3  # sizes, temperatures and seeds of a figure
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Errors (S, K, T) of all ``seeds`` that have each of K ``settings`` at each temperature.
-
-    Others have ``left`` some of these out, and do not count.
-    """
-
-    settings: tuple[tuple[Any, ...], ...]
-    temperatures: Array
-    errors: Array
-    seeds: tuple[int, ...]
-    left: tuple[int, ...]
-
-
-def measured(runs: pd.DataFrame, *by: str, column: str = "test_errors") -> Measured:
-    """The errors of ``runs``, whose settings are all combinations of the values of ``by``.
+def measured(runs: pd.DataFrame, size: str, column: str = "test_errors") -> pd.DataFrame:
+    """Errors of each seed (S rows) that has a run of each size and temperature (K times T columns).
 
     Raises:
-        ValueError: a setting has no run, a seed has several of one, or no seed has all.
+        ValueError: no seed has a run of a pair, or several of one, or none has all.
     """
-    keys = [*by, "temperature"]
+    keys = [size, "temperature"]
     rows = runs.dropna(subset=[*keys, column]).astype({column: float})
     if rows.duplicated([*keys, "seed"]).any():
         raise ValueError(f"more than one {column} of a seed")
-    levels = [sorted(rows[key].unique()) for key in keys]
-    every = pd.MultiIndex.from_product(levels, names=keys)
+    every = pd.MultiIndex.from_product([sorted(rows[key].unique()) for key in keys], names=keys)
     table = rows.pivot(index="seed", columns=keys, values=column).reindex(columns=every)
     for values in every[table.isna().all()]:
         raise ValueError(", ".join(f"{k}={text(v)}" for k, v in zip(keys, values, strict=True)))
-    whole = table.dropna()
-    if whole.empty:
+    if table.dropna().empty:
         raise ValueError("no seed has all of them")
-    settings = tuple(dict.fromkeys(values[:-1] for values in every))
-    array = whole.to_numpy(float).reshape(len(whole), len(settings), len(levels[-1]))
-    left = tuple(seed for seed in table.index if seed not in whole.index)
-    return Measured(settings, np.array(levels[-1], float), array, tuple(whole.index), left)
+    return table.dropna()
 
 
 def resampled(values: Array) -> Array:
@@ -100,21 +81,48 @@ def line(sizes: Array, bests: Array) -> Array:
     return np.asarray(polynomial.polyfit(np.log(sizes), np.log(bests).T, 1))
 
 
-def slope(sizes: Array, bests: Array) -> Array:
-    """The slope of `line`."""
-    return np.asarray(line(sizes, bests)[1])
+@dataclass(frozen=True)
+class Optima:
+    """Best temperatures of sizes (K,): those ``found`` (K,), and ``draws`` (R, K) of resamples.
+
+    They follow from ``errors`` (S, K, T) at ``temperatures`` (T,).
+    """
+
+    sizes: Array
+    temperatures: Array
+    errors: Array
+    found: Array
+    draws: Array
+
+    def slope(self, of: Array | None = None) -> tuple[Array, Array]:
+        """The slope of `line`, as found () and as resampled (R,); over ``of`` these sizes (K,)."""
+        kept = self.sizes > 0 if of is None else of
+        sizes = self.sizes[kept]
+        return line(sizes, self.found[kept])[1], line(sizes, self.draws[:, kept])[1]
+
+    def interval(self, found: Array, draws: Array, level: float = LEVEL) -> Interval:
+        """What was ``found`` () with percentiles of its resamples (R,)."""
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(len(self.errors), float(found), float(low), float(high))
+
+    @property
+    def bounds(self) -> list[str]:
+        """For each size what to say of its best at an end of the temperatures: "at most " or so."""
+        ends = {self.temperatures[0]: "at most ", self.temperatures[-1]: "at least "}
+        return [ends.get(value, "") for value in self.found]
+
+    def __str__(self) -> str:
+        """Which temperature is best for which size."""
+        each = zip(self.bounds, self.found, self.sizes.tolist(), strict=True)
+        return ", ".join(f"{bound}{t:.1f} at {text(size)}" for bound, t, size in each)
 
 
-def percentiles(n: int, found: Array, draws: Array, level: float = LEVEL) -> Interval:
-    """What was ``found`` () of ``n`` seeds, with the percentiles of what resamples (R,) gave."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(n, float(found), float(low), float(high))
-
-
-def bounds(bests: Array, temperatures: Array) -> list[str]:
-    """For each of ``bests`` (K,), what to say of one at an end of the range: "at most " or not."""
-    ends = {temperatures[0]: "at most ", temperatures[-1]: "at least "}
-    return [ends.get(value, "") for value in bests]
+def optima(table: pd.DataFrame) -> Optima:
+    """The best temperatures of what was `measured`."""
+    sizes, grid = (table.columns.unique(level).to_numpy(float) for level in (0, 1))
+    errors = table.to_numpy(float).reshape(len(table), len(sizes), len(grid))
+    found, draws = (best(means, grid) for means in (errors.mean(axis=0), resampled(errors)))
+    return Optima(sizes, grid, errors, found, draws)
 
 
 @dataclass(frozen=True)
@@ -144,37 +152,30 @@ def temperatures(sweep: Sweep) -> Iterator[Bests]:
     others = [k for k in varying(rows, size, "temperature") if k not in (size, "temperature")]
     for values, panel in groups(rows, others):
         try:
-            found = measured(panel, size, column=column)
+            found = optima(measured(panel, size, column))
         except ValueError:  # not all combinations, or several runs of a seed
             continue
-        shape = len(found.settings), len(found.temperatures), len(found.seeds)
-        if all(np.greater_equal(shape, LEAST)):
+        seeds, *shape = found.errors.shape
+        if all(np.greater_equal([*shape, seeds], LEAST)):
             yield _figure(found, size, label(others, values))
 
 
-def _figure(found: Measured, size: str, held: str) -> Bests:
-    means, n, x = found.errors.mean(axis=0), len(found.seeds), words(size)
-    sizes = np.array([float(value) for (value,) in found.settings])
-    bests = best(means, found.temperatures)
-    draws = best(resampled(found.errors), found.temperatures)
+def _figure(found: Optima, size: str, held: str) -> Bests:
+    x, sizes, means = words(size), found.sizes, found.errors.mean(axis=0)
     few = sizes <= PLATEAU
     few |= size != "width" or few.sum() < LEAST[0]
-    steep = percentiles(n, slope(sizes[few], bests[few]), slope(sizes[few], draws[:, few]))
-    bound = bounds(bests, found.temperatures)
-    ends = sizes[few][[0, -1]]
-    intercept, rise = line(sizes[few], bests[few])
+    steep = found.interval(*found.slope(few))
+    ends = sizes[few][[0, -1]].tolist()
+    intercept, rise = line(sizes[few], found.found[few])
     near = [found.temperatures[row <= NEAR * row.min()] for row in means]
-    said = ", ".join(
-        f"{b}{t:.1f} at {text(s)}" for b, t, s in zip(bound, bests, sizes.tolist(), strict=True)
-    )
     caption = (
-        f"Best temperature by {x}: {said}. The slope of its logarithm on that of {x}, from "
-        f"{text(float(ends[0]))} to {text(float(ends[1]))}, is {span(steep)} (n = {n})."
+        f"Best temperature by {x}: {found}. The slope of its logarithm on that of {x}, from "
+        f"{text(ends[0])} to {text(ends[1])}, is {span(steep)} (n = {steep.n})."
     )
     return Bests(
         "best-temperature", f"best temperature by {x}", held, "best temperature", caption, x,
         tuple(sizes.tolist()),
-        tuple(percentiles(n, b, d) for b, d in zip(bests, draws.T, strict=True)),
-        tuple(bound), tuple(tuple(map(float, t)) for t in near),
-        tuple((float(s), float(np.exp(intercept) * s**rise)) for s in ends),
+        tuple(found.interval(*pair) for pair in zip(found.found, found.draws.T, strict=True)),
+        tuple(found.bounds), tuple(tuple(map(float, t)) for t in near),
+        tuple((s, float(np.exp(intercept) * s**rise)) for s in ends),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -28,11 +28,15 @@ from distill.system.conf import CONF
 
 Target = Callable[[pd.DataFrame], Any]  # the best temperature of each run
 SEEDS = range(10, 20)
-STANDARDISED = {"loss": ["standardised_kd"], "alpha": [math.nan], "loss.alpha": [1.0],
-                "loss.hard": [0.0]}  # fmt: skip
+STANDARDISED: dict[str, Sequence[Any]] = {
+    **{"loss": ["standardised_kd"], "alpha": [math.nan]},
+    **{"loss.alpha": [1.0], "loss.hard": [0.0]},
+}
 
 
-def made(target: Target, axes: dict[str, Sequence[Any]], noise: float, seeds: Any) -> pd.DataFrame:
+def made(
+    target: Target, axes: Mapping[str, Sequence[Any]], noise: float, seeds: Any
+) -> pd.DataFrame:
     """Runs of all combinations, with fewest errors at ``target``, noisy by seeds and by runs."""
     whole = {"seed": [*seeds], **axes}
     table = pd.DataFrame(product(*whole.values()), columns=[*whole])
@@ -63,7 +67,8 @@ def losses(plain: Target, own: Target, noise: float = 4, seeds: Any = SEEDS) -> 
     four = {"width": (10, 30, 100, 300)}
     kd = made(plain, {**four, "temperature": law.PLAIN}, noise, seeds)
     axes = {**STANDARDISED, **four, "temperature": law.STANDARDISED}
-    return pd.concat([kd, made(own, axes, noise, seeds)], ignore_index=True)
+    standardised = made(own, axes, noise, seeds)
+    return pd.concat([kd, standardised], ignore_index=True)
 
 
 def at(value: float) -> Target:
@@ -234,9 +239,8 @@ def test_what_has_no_verdict_is_told_beside_one() -> None:
     errors = runs.pivot(index="seed", columns="temperature", values="test_errors")
     cost = (errors[1] - errors[[2, 3, 4]].mean(axis=1)).mean()
     [told] = [e for e in found.estimates if "after 120 epochs" in e.label]
-    assert (told.mean, told.n) == (pytest.approx(cost), 10)
-    alone = GOOD["S2"].query("width == 30 and (`data.jitter` == 0 or epochs < 400)")
-    alone = find("S2", alone)
+    assert told.mean == pytest.approx(cost) and told.n == 10
+    alone = find("S2", GOOD["S2"].query("width == 30 and (`data.jitter` == 0 or epochs < 400)"))
     assert alone.verdict == REPRODUCED and alone.estimates == found.estimates
 
 
@@ -262,6 +266,13 @@ def test_runs_that_are_lacking_are_told() -> None:
     assert shared.outcome == "the sweep lacks runs (a teacher of its own for each seed)"
     twice = find("S1", pd.concat([good, good[:1]]))
     assert twice.outcome == "the sweep lacks runs (more than one test_errors of a seed)"
+    # What another part of the sweep has is no run of this one.
+    brief = find("S2", GOOD["S2"].query("width == 100 or `data.jitter` == 2 or epochs < 400"))
+    assert brief.outcome == "the sweep lacks runs (epochs=480)"
+    still = find("S2", GOOD["S2"].query("(width == 100) == (`data.jitter` == 0)"))
+    assert still.outcome == "the sweep lacks runs (epochs=15)"
+    cool = find("S4", GOOD["S4"].query("loss == 'kd' or temperature < 20"))
+    assert cool.outcome == "the sweep lacks runs (temperature=20)"
     half = find("S4", GOOD["S4"].query("loss == 'kd'"))
     assert half.outcome == "the sweep lacks runs (loss=standardised_kd)"
 
