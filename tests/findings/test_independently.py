@@ -1,0 +1,210 @@
+"""Each figure of a claim of the paper computed a second time, by plain pandas and scipy."""
+
+import math
+import re
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+from conftest import reference
+from designs import (
+    Rows,
+    ensembles,
+    fractions,
+    made_sweep,
+    networks,
+    posts,
+    rates,
+    rows,
+    shifted,
+    temperatures,
+    valley,
+)
+from scipy import stats
+
+from distill.findings.claims import CLAIMS
+from distill.report.contents import Estimate, Sweep
+
+Figures = Callable[["pd.DataFrame", "re.Match[str]"], "pd.Series[float]"]
+ALPHA = {"2/3": 0.6667, "0.9": 0.9, "1": 1.0}
+COLUMNS = {"test set": "oracle", "training images": "bias", "any label": "mass"}
+
+
+def of(runs: pd.DataFrame, column: str = "test_errors") -> "pd.Series[float]":
+    return runs.set_index("seed")[column].astype(float)
+
+
+def weighed(runs: pd.DataFrame, alpha: str) -> pd.DataFrame:
+    return runs[runs["alpha"] == ALPHA[alpha]]
+
+
+def stated(runs: pd.DataFrame) -> pd.DataFrame:
+    return weighed(runs, "2/3")
+
+
+def threes(texts: "pd.Series[str]") -> "pd.Series[float]":
+    return texts.str.split().str[3].astype(float)
+
+
+def shift_of(words: str) -> str:
+    return next((name for how, name in COLUMNS.items() if how in words), "oracle")
+
+
+def omitted(runs: pd.DataFrame, column: str) -> "pd.Series[float]":
+    return threes(stated(runs).set_index("seed")[column])
+
+
+def longest(runs: pd.DataFrame) -> "pd.Series[float]":
+    best = runs["test_errors"] <= 1.1 * runs.groupby("seed")["test_errors"].transform("min")
+    return runs[best].groupby("seed")["lr"].max().astype(float)
+
+
+def soft_steps(runs: pd.DataFrame, temperature: str) -> "pd.Series[float]":
+    return longest(runs[(runs["alpha"] == 1) & (runs["temperature"] == float(temperature))])
+
+
+def share(runs: pd.DataFrame, words: "re.Match[str]") -> "pd.Series[float]":
+    hard = words[1].startswith("hard")
+    own = runs[(runs["alpha"] == (0 if hard else 1))]
+    own = own[own["transfer_fraction"] == float(words[2]) / 100]
+    return of(own, "best_test_errors" if hard else "test_errors")
+
+
+def posted(runs: pd.DataFrame, words: "re.Match[str]") -> "pd.Series[float]":
+    column = "test_shifted_errors" if words[2] == "shifted" else "test_errors"
+    if words[1] == "teacher":
+        return runs.drop_duplicates("teacher_digest")[f"teacher_{column}"].astype(float)
+    return of(runs[runs["alpha"].gt(0) == (words[1] == "distilled student")], column)
+
+
+def percent(errors: "pd.Series[float]") -> "pd.Series[float]":
+    return errors / 100
+
+
+FIGURES: dict[str, dict[str, Figures]] = {
+    "C1": {"teacher": lambda r, _: r.drop_duplicates("teacher_digest")["teacher_test_errors"]},
+    "C2": {"hard student": lambda r, _: of(r[r["alpha"] == 0])},
+    "C3": {
+        "distilled student, alpha (.+)": lambda r, w: of(weighed(r, w[1])),
+        "errors fewer than .+": lambda r, _: of(r[r["alpha"] == 0]) - of(stated(r)),
+    },
+    "C4": {
+        r"(\d+) units, T = (.+)": lambda r, w: of(
+            r[(r["width"] == int(w[1])) & (r["temperature"] == float(w[2]))]
+        )
+    },
+    "C5": {
+        "30 units, T = (.+)": lambda r, w: of(r[r["temperature"] == float(w[1])]),
+        "30 units, T from 2.5 to 4": lambda r, _: (
+            r[r["temperature"].between(2.5, 4)].groupby("seed")["test_errors"].mean()
+        ),
+    },
+    "C6": {
+        "no 3 seen, .+": lambda r, _: of(stated(r)),
+        "of them threes": lambda r, _: omitted(r, "test_errors_by_class"),
+        "its shift, (.+)": lambda r, w: of(stated(r), f"{shift_of(w[1])}_shift"),
+        "after a shift (.+)": lambda r, w: of(stated(r), f"{shift_of(w[1])}_shift_test_errors"),
+        "alpha (.+), after the shift": lambda r, w: of(
+            weighed(r, w[1]), "oracle_shift_test_errors"
+        ),
+    },
+    "C7": {
+        "only 7 and 8 seen, .+": lambda r, _: percent(of(stated(r))),
+        "its shift": lambda r, _: of(stated(r), "oracle_shift"),
+        "after a shift (.+)": lambda r, w: percent(
+            of(stated(r), f"{shift_of(w[1])}_shift_test_errors")
+        ),
+        "alpha (.+), after the shift": lambda r, w: percent(
+            of(weighed(r, w[1]), "oracle_shift_test_errors")
+        ),
+    },
+    "C8": {r"(.+), (\d+) % of the data": share},
+    "C9": {
+        "longest step borne, hard": lambda r, _: longest(r[r["alpha"] == 0]),
+        "soft, T = (.+)": lambda r, w: soft_steps(r, w[1]),
+        "soft over hard, T = (.+)": lambda r, w: soft_steps(r, w[1]) / longest(r[r["alpha"] == 0]),
+    },
+    "C10": {
+        "single model": lambda r, _: of(r[r["alpha"] == 0]),
+        "distilled single model": lambda r, _: of(r[r["alpha"] > 0]),
+        "ensemble": lambda r, _: of(r[r["alpha"] > 0], "teacher_test_errors"),
+        "single model, test loss": lambda r, _: of(r[r["alpha"] == 0], "test_loss"),
+        "distilled, test loss": lambda r, _: of(r[r["alpha"] > 0], "test_loss"),
+    },
+    "C13": {"(.+), (shifted|centred) images": posted},
+}
+BESIDE = [r | {"alpha": a, "test_errors": 90 + r["seed"]} for a in (0.9, 1.0) for r in rows(10, 9)]
+SHIFTED = [*shifted(206, 100, 12), *(r | {"alpha": 1.0} for r in shifted(210, 90, 12))]
+MADE: dict[str, Rows] = {
+    "C1": networks(140, 75, 60),
+    "C2": networks(140, 75, 60),
+    "C3": [*networks(140, 75, 60), *BESIDE],
+    "C4": [*temperatures(lambda _: 110, 300), *temperatures(lambda t: 90 + t / 20, 800)],
+    "C5": temperatures(valley, 30),
+    "C6": [r | {"transfer_classes": "3"} for r in SHIFTED],
+    "C7": [r | {"transfer_classes": "7 8"} for r in SHIFTED],
+    "C8": fractions(100),
+    "C9": rates(4, 8, 16),
+    "C10": ensembles(140, 110, 115),
+    "C13": posts(100, 125, 110),
+}
+
+
+def sweeps(claim: str) -> list[Sweep]:
+    """Runs made up, and those of the reference that its verdict is of."""
+    one = next(c for c in CLAIMS if c.id == claim)
+    known = [sweep for sweep in reference().values() if one.judge(sweep).suffices]
+    return [made_sweep(claim, MADE[claim]), *known]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", FIGURES)
+def test_each_figure_of_a_claim_is_that_of_plain_pandas_and_scipy(claim: str) -> None:
+    one = next(c for c in CLAIMS if c.id == claim)
+    for sweep in sweeps(claim):
+        judged = one.judge(sweep)
+        runs = sweep.runs[sweep.runs[one.evidence].astype(str).isin(judged.evidence)]
+        runs = runs.assign(alpha=runs["alpha"].astype(float))
+        assert judged.finding.estimates
+        before = ""
+        for found in judged.finding.estimates:
+            if found.label == "threes of them":  # after the shift of the figure before it
+                name = shift_of(before)
+                values = omitted(runs, f"{name}_shift_test_errors_by_class")
+            else:
+                values = second(claim, found, runs)
+            agree(found, values)
+            before = found.label
+
+
+def second(claim: str, found: Estimate, runs: pd.DataFrame) -> "pd.Series[float]":
+    """The values of seeds that a figure is of, by its label."""
+    for label, make in FIGURES[claim].items():
+        if words := re.fullmatch(label, found.label):
+            return make(runs, words).dropna()
+    raise AssertionError(f"{found.label}: it is computed once")
+
+
+def agree(found: Estimate, values: "pd.Series[float]") -> None:
+    n, mean = len(values), values.mean()
+    assert found.n == n, found.label
+    assert found.mean == pytest.approx(mean), found.label
+    if values.nunique() > 1:
+        low, high = stats.t.interval(0.95, n - 1, mean, values.std() / math.sqrt(n))
+        assert (found.low, found.high) == pytest.approx((low, high)), found.label
+
+
+@pytest.mark.parametrize(("taught", "figure"), [(60, 67), (73, 67), (74, 67), (80, 67)])
+def test_non_inferiority_is_the_t_test_of_scipy(taught: float, figure: float) -> None:
+    sweep = made_sweep("C1", networks(140, 75, taught))
+    found = next(c for c in CLAIMS if c.id == "C1").judge(sweep).finding
+    values = sweep.runs.drop_duplicates("teacher_digest")["teacher_test_errors"]
+    less, more = (
+        stats.ttest_1samp(values, 1.1 * figure, alternative=way).pvalue
+        for way in ("less", "greater")
+    )
+    wanted = "reproduced" if less < 0.05 else "not reproduced" if more < 0.05 else "not decided"
+    assert found.verdict == wanted
+    n, mean, spread = len(values), values.mean(), values.std()
+    half = stats.t.ppf(0.975, n - 1) * spread * math.sqrt(1 + 1 / n)
+    assert f"one run within [{mean - half:.4g}, {mean + half:.4g}]" in found.outcome
