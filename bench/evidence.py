@@ -15,7 +15,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distill.runs.results import SUMMARY, SWEEP
+from distill.runs.results import SUMMARY, SWEEP, paths
+from distill.runs.summaries import write_summary
+from distill.runs.wrong import WRONG, write_wrong
 
 ROOT = Path(__file__).parents[1] / "multirun"
 REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
@@ -42,7 +44,7 @@ MEASURED = {  # what is measured of the runs of a sweep
     "functions": "python -m bench.functions multirun/logit_limit",
     "gradients": "python -m bench.gradients multirun/temperature_law",
 }
-KEPT = (SUMMARY, SWEEP, "wrong.csv")
+KEPT = (SUMMARY, SWEEP, WRONG)
 
 
 def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -77,6 +79,7 @@ def main() -> None:
         parser.error(f"NAME={unknown[0]}: it is one of {', '.join(known)}")
     names = given.names or known
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    failed: list[str] = []
     for what, command in commands(names, given.overrides):
         print(f"{time.strftime('%H:%M:%S')} {' '.join(command[2:])}", flush=True)
         start = time.monotonic()
@@ -84,22 +87,29 @@ def main() -> None:
             done = subprocess.run(command, check=False, cwd=ROOT.parent, env=environment)
         finally:
             spent(what, time.monotonic() - start)
-        if done.returncode:
-            sys.exit(f"{what} ended with {done.returncode}; the same command goes on")
+        if done.returncode < 0 or done.returncode > 127:  # it was stopped
+            sys.exit(f"{what} was stopped; the same command goes on")
+        failed += [what] * (done.returncode > 0)
     for name in names:
-        summarise(name)
+        keep(name)
+    report = Path(sys.executable).with_name("distill-report")
+    folders = sorted(path.parent for path in REFERENCE.glob(f"*/{SUMMARY}"))
+    subprocess.run([report, *folders, "--out", REFERENCE], check=True)
+    if failed:
+        sys.exit(f"not all runs are complete in {', '.join(failed)}: their tables say why")
 
 
-def summarise(name: str) -> None:
+def keep(name: str) -> None:
     """Copy what is kept of a sweep into the reference."""
-    folder = ROOT / name
-    if (folder / SUMMARY).is_file():
-        line = [sys.executable, "-m", "distill.cli.summary", str(folder), "--wrong"]
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
-        (REFERENCE / name).mkdir(parents=True, exist_ok=True)
-        for file in KEPT:
-            if (folder / file).is_file():
-                shutil.copy(folder / file, REFERENCE / name)
+    folder, place = ROOT / name, REFERENCE / name
+    if not (folder / SUMMARY).is_file():
+        return
+    if paths(folder):
+        write_summary(folder)
+        print(*write_wrong(folder), sep="\n")
+    place.mkdir(parents=True, exist_ok=True)
+    for file in (file for file in KEPT if (folder / file).is_file()):
+        shutil.copy(folder / file, place)
 
 
 if __name__ == "__main__":
