@@ -12,7 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from distill.report import comparison, figures, plots, trials
-from distill.report.contents import Compared, Estimate, Finding, Study, Sweep
+from distill.report.contents import (
+    NOT,
+    REPRODUCED,
+    UNDECIDED,
+    Compared,
+    Estimate,
+    Finding,
+    Study,
+    Sweep,
+)
 from distill.report.numbers import Plot, amount, errors, span, table, text, unit, words
 from distill.report.statistics import Interval
 from distill.report.style import COLOURS
@@ -203,13 +212,30 @@ def write(folder: Path, findings: Sequence[Finding], sweeps: Sequence[Sweep]) ->
         lstrip_blocks=True,
     )  # fmt: skip
     html = environment.get_template("report.html.j2").render(
-        findings=findings, parts=parts, anchors={p.sweep.folder: p.anchor for p in parts},
+        findings=findings, short=_in_short(findings), parts=parts,
+        anchors={p.sweep.folder: p.anchor for p in parts},
         colours=COLOURS, marks=MARKS, span=span, strips=_strips, trials=trials,
         counts=Counter(f.verdict for f in findings),
         versions=sorted({str(v) for s in sweeps for v in s.runs["version"].dropna()}),
     )  # fmt: skip
     write_text(folder / PAGE, html)
     return folder / PAGE
+
+
+def _in_short(findings: Sequence[Finding]) -> list[tuple[str, list[tuple[int, Finding]]]]:
+    """What holds, what does not, and what is new: the findings with their numbers on the page."""
+    numbered = [*enumerate(findings, 1)]
+    new = [(n, f) for n, f in numbered if f.id.startswith("S")]  # the project's own claims
+    known = [pair for pair in numbered if pair not in new]
+    parts = {
+        heading: [(n, f) for n, f in known if f.verdict == verdict]
+        for heading, verdict in (
+            ("What holds", REPRODUCED),
+            ("What does not", NOT),
+            ("Not decided", UNDECIDED),
+        )
+    }
+    return [*parts.items(), ("New here", new)]
 
 
 def _inline(words: str) -> str:

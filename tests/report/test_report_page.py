@@ -517,6 +517,22 @@ def test_the_page_says_what_was_found(report: Path) -> None:
     assert len(list((report.parent / "figures").glob("quick-temperature.*"))) == 2
 
 
+def test_the_page_opens_with_what_holds_what_does_not_and_what_is_new(tmp_path: Path) -> None:
+    law = replace(FINDINGS[0], id="S1", verdict="not reproduced")
+    text = page.write(tmp_path, [*FINDINGS, law], [SMALL]).read_text()
+    start, end = text.index('<h2 id="short">'), text.index('<h2 id="verdicts">')
+    parts = re.split("<h3>(.+?)</h3>", text[start:end])[1:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    found = {head: re.findall(r'href="(#finding-\d)">(\w+)', part) for head, part in pairs}
+    assert found == {
+        "What holds": [("#finding-1", "C3")],
+        "Not decided": [("#finding-2", "C5")],
+        "New here": [("#finding-3", "S1")],
+    }
+    assert "T = 20 <b>74.3 [70.1, 78.5]</b> test errors" in parts[1]
+    assert "not reproduced" in parts[-1]
+
+
 def test_the_markdown_table_is_one_line_a_finding() -> None:
     lines = page.markdown(FINDINGS).splitlines()
     assert lines[0] == "| | claim | source | ours: mean, 95 % interval | verdict |"
