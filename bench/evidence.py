@@ -1,7 +1,7 @@
 """`python -m bench.evidence [NAME ...]`: all that the README's claims stand on, one after another.
 
 Each experiment is a command of its own, which trains in as many processes of one thread as there
-are cores; whatever ended it, the same command goes on. What is finished is copied into
+are cores; whatever ended it, the same command goes on. At its end what there is is copied into
 multirun/reference, and the seconds that each took are added up in multirun/evidence.csv.
 """
 
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distill.runs.planned import PLANNED
 from distill.runs.results import SUMMARY, SWEEP, paths
 from distill.runs.summaries import write_summary
 from distill.runs.wrong import WRONG, write_wrong
@@ -44,7 +45,7 @@ MEASURED = {  # what is measured of the runs of a sweep
     "functions": "python -m bench.functions multirun/logit_limit",
     "gradients": "python -m bench.gradients multirun/temperature_law",
 }
-KEPT = (SUMMARY, SWEEP, WRONG)
+KEPT = (SUMMARY, SWEEP, WRONG, PLANNED)
 
 
 def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -106,7 +107,10 @@ def keep(name: str) -> None:
         return
     if paths(folder):
         write_summary(folder)
-        print(*write_wrong(folder), sep="\n")
+        try:
+            print(*write_wrong(folder), sep="\n")
+        except ValueError as error:  # none is complete, or kept it
+            print(error)
     place.mkdir(parents=True, exist_ok=True)
     for file in (file for file in KEPT if (folder / file).is_file()):
         shutil.copy(folder / file, place)

@@ -8,14 +8,17 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+import yaml
 from torch import Tensor
 
 from distill import __version__
 from distill.losses import kd, logits
 from distill.runs.results import SUMMARY, SWEEP
+from distill.system.conf import commit
 from distill.system.store import home, told, write_text
 from distill.system.terminal import command
 
@@ -43,6 +46,13 @@ def deviations() -> Iterator[tuple[str, float, float]]:
     for t in TEMPERATURES:
         of_kl = ((z / t).softmax(-1) - (v / t).softmax(-1)) / t  # the paper, equation 2
         yield "C12", t, _relative(soft(t), t**2 * of_kl)
+
+
+def record(commands: list[str]) -> dict[str, Any]:
+    """What stands in ``sweep.yaml`` of something measured by ``commands``."""
+    made = commit()
+    known = {"commits": [made]} if made else {}
+    return {"commands": commands, "version": __version__, **known}
 
 
 def _relative(found: Tensor, wanted: Tensor) -> float:
@@ -79,7 +89,7 @@ def _write(folder: Path) -> None:
         for claim, t, deviation in deviations()
     ]
     write_text(folder / SUMMARY, pd.DataFrame(rows).to_csv(index=False))
-    write_text(folder / SWEEP, f"commands:\n- python -m bench.identities\nversion: {__version__}\n")
+    write_text(folder / SWEEP, yaml.safe_dump(record(["python -m bench.identities"])))
 
 
 if __name__ == "__main__":

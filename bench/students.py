@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from bench.identities import record
 from distill import ConfigError, Student, __version__, load
 from distill.findings.preconditions import apart
 from distill.report.contents import Sweep
@@ -40,7 +41,7 @@ def write(name: str, about: str, measure: Callable[[Sweep], Rows]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / SUMMARY, pd.DataFrame(rows).to_csv(index=False))
         commands = [*found.commands, f"python -m bench.{name} multirun/{found.name}"]
-        write_text(out / SWEEP, yaml.safe_dump({"commands": commands, "version": __version__}))
+        write_text(out / SWEEP, yaml.safe_dump(record(commands)))
     except (ReportError, ConfigError) as error:
         sys.exit(str(error))
     except OSError as error:

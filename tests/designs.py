@@ -85,6 +85,12 @@ def temperatures(
     return [r for t in grid for r in rows(n, errors(t), noise, temperature=t, width=width)]
 
 
+def wide(errors: Callable[[float], float], noise: float = 2.0, n: int = 12) -> Rows:
+    """Runs of 300 units, and of 800 whose errors hang on no temperature."""
+    made = temperatures(errors, 300, noise, n)
+    return [*made, *temperatures(lambda _: 90, 800, 2.0, n)]
+
+
 def valley(t: float) -> float:
     """Errors that are fewest at T = 3."""
     return 230 + 40 * abs(math.log2(t / 3))

@@ -9,7 +9,7 @@ from distill.findings.decisions import Decision
 from distill.findings.preconditions import Conditions, apart, check, lacking
 from distill.report.contents import UNDECIDED, Finding, Sweep
 
-RULES = "5038783"  # the commit that wrote the tests down; one that is changed later names its own
+RULES = ""  # the commit that wrote the tests down, named before the first run that counts
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ class Claim:
                 reason += f"; {checked.missed}"
         if not reason and (setting := apart(counted, self.compared, self.of)):
             reason = f"its runs are not of one setting: {setting}; report on one of them"
+        if not reason and sweep.unfinished is not None:  # or it could end when its verdict is liked
+            reason = f"the sweep is not finished: {sweep.unfinished}"
+        own = [counted[key].nunique() for key in ("teacher_digest", "seed") if key in counted]
+        if not reason and len(own) == 2 and own[0] < own[1]:
+            reason = "its seeds share a teacher; let teacher.seed=${seed}"
         decision = Decision((), UNDECIDED, reason)
         if not reason:
             try:

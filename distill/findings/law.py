@@ -19,7 +19,13 @@ from distill.report.statistics import SIGNIFICANT, Interval, greater
 WIDTHS = (6, 10, 16, 24, 30, 48, 64, 100, 160, 300)
 TEMPERATURES = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
 EPOCHS, PATIENT = (15, 30, 60, 120, 240, 480), (1, 2, 3, 4, 8, 20)
-PLAIN, STANDARDISED = (1, 1.5, 2, 3, 4, 6, 12, 20), (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 12, 20)
+PLAIN, STANDARDISED = (
+    (1, 1.5, 2, 3, 4, 6, 12, 20),
+    (
+        *(0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7),
+        *(1, 1.5, 3, 6),
+    ),
+)
 FOUR = (10, 30, 100, 300)
 MARGIN, EQUIVALENT = 0.15, 0.90  # within which a slope is 0; the level of the interval that says so
 
@@ -194,7 +200,7 @@ CLAIMS = (
         ("loss", "width", "temperature", "alpha", "loss.alpha", "loss.hard"),
         {
             **{"loss": ("kd", "standardised_kd"), "width": FOUR},
-            "temperature": (*PLAIN, 0.3, 0.5, 0.7),
+            "temperature": tuple(sorted({*PLAIN, *STANDARDISED})),
         },
         seeds=10,
     ),

@@ -132,7 +132,7 @@ CLAIMS = (
         "significantly above half at one of them (Holm).",
         functions,
         (LIMITS,),
-        ("temperature",),
+        ("temperature", "student.temperature"),
         {"temperature": LIMIT},
         seeds=10,
     ),

@@ -30,6 +30,7 @@ from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm
 STATED = 0.6667  # alpha: the one weight that the paper states, 0.5 of labels beside T^2 (section 4)
 APART = {300: 8.0, 800: 11.0}  # errors, by width: a quarter of what T = 1 cost in earlier sweeps
 SENSITIVE = 0.05  # the margin beside it, as a share of the errors
+HIGH = (10.0, 15.0, 20.0, 40.0, 100.0)  # temperatures
 BAND = (2.5, 4.0)  # temperatures
 MUCH = 2.0  # "much higher": at least twice
 TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
@@ -93,13 +94,16 @@ def similar_temperatures(runs: pd.DataFrame) -> Decision:
     for width, group in runs.groupby("width"):
         errors, margin = of_each(group, "temperature"), APART[int(str(width))]
         high = {t: e for t, e in errors.items() if t > 8}
+        if {*high} != {*HIGH}:
+            raise ValueError(f"all of T = {', '.join(map(text, HIGH))} at {text(width)} units")
         pairs = {(a, b): [*(high[b] - high[a]).dropna()] for a, b in combinations(sorted(high), 2)}
         p_values = {pair: equivalent(d, margin) for pair, d in pairs.items()}
         (a, b), p = max(p_values.items(), key=lambda item: item[1])
         apart = min(holm([beyond(d, margin) for d in pairs.values()]))
         narrow = SENSITIVE * float(mean_of(high.values()).mean())
         also = max(equivalent(d, narrow) for d in pairs.values())
-        estimates += [estimate(f"{text(width)} units, T = {t:g}", e) for t, e in errors.items()]
+        ordered = sorted(errors.items(), key=lambda item: (item[0] <= 8, item[0]))
+        estimates += [estimate(f"{text(width)} units, T = {t:g}", e) for t, e in ordered]
         verdicts.append(NOT if apart < SIGNIFICANT else significant(p))
         means = [float(e.mean()) for e in high.values()]
         outcomes.append(
@@ -262,12 +266,12 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     longer = {t: greater(values) for t, values in octaves.items()}
     short = {t: greater([math.log2(MUCH) - o for o in values]) for t, values in octaves.items()}
     times = {t: estimate(f"soft over hard, T = {t:g}", r, "times") for t, r in ratios.items()}
+    softest = max(ratios)
     estimates = (
+        *(times[t] for t in sorted(times, reverse=True)),
         estimate("longest step borne, hard", hard, "learning rate"),
         *(estimate(f"soft, T = {t:g}", rates, "learning rate") for t, rates in soft.items()),
-        *times.values(),
     )
-    softest = max(ratios)
     verdict = UNDECIDED
     if short[softest] < SIGNIFICANT:
         verdict = NOT

@@ -35,6 +35,7 @@ TEACHER: Conditions = {  # strongly regularised, on jittered images
     "teacher.model.width": (1200,),
     "teacher.model.depth": (2,),
     "teacher.model.dropout": From(0.4),
+    "teacher.model.max_norm": From(0, itself=False),
     "teacher.jitter": (2,),
     "teacher.train.epochs": From(60),
 }
@@ -47,6 +48,9 @@ PLAIN: Conditions = {  # a student without regularisation
     "model.max_norm": (None,),
     "weight_decay": (0,),
     "data.jitter": (0,),
+    "data.flip": (False,),
+    **dict.fromkeys(("augment", "views", "train.clip_norm"), (None,)),
+    **dict.fromkeys(("loss.smoothing", "loss.class_weights"), (None,)),
     "loss": ("kd",),
 }
 TAUGHT: Conditions = {**PLAIN, **TEACHER}

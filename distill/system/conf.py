@@ -13,9 +13,13 @@ def commit() -> str | None:
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return None
-    line = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
+    line = ["git", "--no-optional-locks", "-C", str(root)]
     try:
-        done = subprocess.run(line, cwd=root, check=True, capture_output=True, text=True)
+        head = subprocess.run(
+            [*line, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True
+        )
+        code = [*line, "diff", "--quiet", "HEAD", "--", "distill", "conf", "bench"]
+        changed = subprocess.run(code, check=False, capture_output=True).returncode
     except (OSError, subprocess.SubprocessError):  # no git, or a checkout of another user
         return None
-    return done.stdout.strip() or None
+    return head.stdout.strip() + ("-dirty" if changed else "")

@@ -22,12 +22,13 @@ from designs import (
     shifted,
     temperatures,
     valley,
+    wide,
 )
 
 from distill.findings.claim import Claim
 from distill.findings.claims import CLAIMS, findings
 from distill.findings.preconditions import check, lacking
-from distill.report.contents import NOT, REPRODUCED, UNDECIDED
+from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Unfinished
 from distill.report.numbers import text
 
 THREE: dict[str, Any] = {"transfer_classes": "3"}
@@ -46,11 +47,11 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C3", NOT, networks(140, 85, 60)),
     ("C3", UNDECIDED, networks(140, 81.4, 60)),
     ("C3", UNDECIDED, networks(70, 70, 60)),  # no better than the hard student
-    ("C4", REPRODUCED, temperatures(lambda _: 110, 300)),
-    ("C4", NOT, temperatures(lambda t: 110 + 40 * (t == 40), 300)),
-    ("C4", UNDECIDED, temperatures(lambda t: 110 + 8 * (t == 40), 300)),
-    ("C4", UNDECIDED, temperatures(lambda _: 110, 300, noise=60)),
-    ("C4", UNDECIDED, temperatures(lambda _: 110, 300, n=11)),
+    ("C4", REPRODUCED, wide(lambda _: 110)),
+    ("C4", NOT, wide(lambda t: 110 + 40 * (t == 40))),
+    ("C4", UNDECIDED, wide(lambda t: 110 + 8 * (t == 40))),
+    ("C4", UNDECIDED, wide(lambda _: 110, noise=60)),
+    ("C4", UNDECIDED, wide(lambda _: 110, n=11)),
     ("C5", REPRODUCED, temperatures(valley, 30)),
     ("C5", UNDECIDED, temperatures(lambda _: 250, 30, noise=40)),
     ("C5", NOT, temperatures(lambda t: 200 + 3 * t, 30)),  # the lower, the better
@@ -143,7 +144,9 @@ OTHER: dict[str, Any] = {  # what no run of these claims has
     "teacher.train.epochs": 1, "teacher.members": 3, "teacher.model.dropout": 0.05,
     "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
     "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x", "seed": 3,
-    "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False,
+    "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False, "augment": "x",
+    "data.flip": True, "loss.smoothing": 0.1, "loss.class_weights": "x", "views": "x",
+    "teacher.model.max_norm": -1,
 }  # fmt: skip
 ITS: dict[tuple[str, str], Any] = {("C4", "width"): 100}
 CONDITIONS = sorted({(c.id, key) for c in PAPER for part in c.parts for key in part})
@@ -205,9 +208,23 @@ def test_runs_of_several_settings_are_not_pooled(
     assert f"not of one setting: {key}={', '.join(map(text, values))}" in found.outcome
 
 
+def test_a_sweep_that_is_not_finished_or_shares_a_teacher_decides_nothing() -> None:
+    [c3] = [claim for claim in CLAIMS if claim.id == "C3"]
+    whole = made_sweep("C3", networks(150, 70, 60))
+    left = Unfinished(20, 21, ("1 missing",), ())
+    assert c3.judge(whole).finding.verdict == REPRODUCED
+    for sweep, reason in (
+        (replace(whole, unfinished=left), "the sweep is not finished: 20 of 21 planned runs ended"),
+        (replace(whole, runs=whole.runs.assign(teacher_digest="one")), "its seeds share a teacher"),
+    ):
+        found = c3.judge(sweep).finding
+        assert (found.verdict, found.estimates) == (UNDECIDED, ())
+        assert found.outcome.startswith(reason)
+
+
 def test_an_ensemble_is_of_each_seeds_own() -> None:
     shared = [r | {"teacher_digest": "one"} for r in ensembles(140, 110, 115)]
-    assert "an ensemble of its own" in find("C10", shared, "ensemble").outcome
+    assert "share a teacher" in find("C10", shared, "ensemble").outcome
 
 
 def test_of_several_sweeps_none_is_chosen_in_silence() -> None:
