@@ -2,7 +2,7 @@
 
 Each experiment is a command of its own, which trains in as many processes of one thread as there
 are cores; whatever ended it, the same command goes on. At its end what there is is copied into
-multirun/reference, and the seconds that each took are added up in multirun/evidence.csv.
+multirun/reference. Each command's seconds are a row of multirun/evidence.csv.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from distill.runs.planned import PLANNED
 from distill.runs.results import SUMMARY, SWEEP, paths
 from distill.runs.summaries import write_summary
 from distill.runs.wrong import WRONG, write_wrong
+from distill.system import machine
 
 ROOT = Path(__file__).parents[1] / "multirun"
 REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
@@ -40,10 +41,10 @@ SWEEPS = {
     "ensemble": ("ensemble",),
     "post": ("post", "post_hard"),
 }
-MEASURED = {  # what is measured of the runs of a sweep
-    "identities": "python -m bench.identities",
-    "functions": "python -m bench.functions multirun/logit_limit",
-    "gradients": "python -m bench.gradients multirun/temperature_law",
+MEASURED = {  # of the runs of which sweep
+    "identities": (),
+    "functions": ("multirun/logit_limit",),
+    "gradients": ("multirun/temperature_law",),
 }
 KEPT = (SUMMARY, SWEEP, WRONG, PLANNED)
 
@@ -51,13 +52,13 @@ KEPT = (SUMMARY, SWEEP, WRONG, PLANNED)
 def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """The commands of some sweeps and measurements, in order, and what each is called."""
     python = [sys.executable, "-m"]
-    cores = f"hydra.launcher.workers={os.cpu_count()}"
+    cores = f"hydra.launcher.workers={machine.cores()}"
     for name in names:
         for experiment in SWEEPS.get(name, ()):
             own, *more = experiment.split()
             yield own, [*python, "distill", f"experiment={own}", *more, cores, *overrides]
         if name in MEASURED:
-            yield name, [sys.executable, *MEASURED[name].split()[1:]]
+            yield name, [*python, f"bench.{name}", *MEASURED[name]]
 
 
 def spent(what: str, seconds: float) -> None:

@@ -146,9 +146,11 @@ def better(worse: "pd.Series[float]", better: "pd.Series[float]") -> float:
     return greater([*(worse - better).dropna()])
 
 
-def of_each(runs: pd.DataFrame, setting: str) -> "dict[float, pd.Series[float]]":
-    """Errors by seed for each value of ``setting``, the least first."""
-    return {float(str(value)): by_seed(group) for value, group in runs.groupby(setting)}
+def of_each(
+    runs: pd.DataFrame, setting: str, column: str = "test_errors"
+) -> "dict[float, pd.Series[float]]":
+    """Values of ``column`` by seed for each value of ``setting``, the least first."""
+    return {float(str(value)): by_seed(group, column) for value, group in runs.groupby(setting)}
 
 
 def mean_of(parts: "Iterable[pd.Series[float]]") -> "pd.Series[float]":

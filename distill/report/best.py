@@ -13,11 +13,11 @@ from numpy.polynomial import polynomial
 
 from distill.report.contents import Sweep
 from distill.report.numbers import Plot, errors, groups, label, span, text, varying, words
-from distill.report.statistics import LEVEL, Interval
+from distill.report.statistics import LEVEL, RESAMPLES, Interval, percentiles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-RESAMPLES, SEED = 10_000, 0  # of the bootstrap, whose generator is the same in every report
+SEED = 0  # of the bootstrap, whose generator is the same in every report
 NEAR = 1.03  # times the fewest errors is as good
 PLATEAU = 100.0  # units, up to which the slope is fitted
 SIZES = ("width", "epochs", "model.depth", "transfer_examples")
@@ -102,8 +102,7 @@ class Optima:
 
     def interval(self, found: Array, draws: Array, level: float = LEVEL) -> Interval:
         """What was ``found`` () with percentiles of its resamples (R,)."""
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(len(self.errors), float(found), float(low), float(high))
+        return Interval(len(self.errors), float(found), *percentiles(draws, level))
 
     @property
     def bounds(self) -> list[str]:

@@ -112,7 +112,12 @@ def of_both(wrong: "np.ndarray[Any, Any]") -> tuple[float, float]:
     rest = images - len(hard)
     drawn = chance.multinomial(images, [*[1 / images] * len(hard), rest / images], RESAMPLES)
     means = ((seeds @ wrong[:, hard]) * drawn[:, :-1]).sum(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return percentiles(means)
+
+
+def percentiles(draws: "np.ndarray[Any, Any]", level: float = LEVEL) -> tuple[float, float]:
+    """The interval of a bootstrap that drew ``draws`` (R,)."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -59,9 +59,7 @@ def margins(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> tuple[Ten
 
     Of logits (K, B, C) and labels (B,): the margins (K, B), and the errors that each adds or mends.
     """
-    inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-    inside[list(classes)] = True
-    own, others = (logits.masked_fill(~mask, -torch.inf).max(-1) for mask in (inside, ~inside))
+    own, others = (side.max(-1) for side in _sides(logits, classes))
     change = (own.indices != labels).char() - (others.indices != labels).char()
     return others.values - own.values, change
 
@@ -82,12 +80,15 @@ def best_shift(margin: Tensor, change: Tensor) -> Tensor:
 
 def log_odds(logits: Tensor, classes: Sequence[int]) -> Tensor:
     """Log odds (K, B) of some ``classes``, by the softmax of logits (K, B, C)."""
+    own, others = (side.logsumexp(-1) for side in _sides(logits, classes))
+    return own - others
+
+
+def _sides(logits: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The logits (K, B, C) of some ``classes`` alone, and those of all others alone."""
     inside = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     inside[list(classes)] = True
-    own, others = (
-        logits.masked_fill(~mask, -torch.inf).logsumexp(-1) for mask in (inside, ~inside)
-    )
-    return own - others
+    return logits.masked_fill(~inside, -torch.inf), logits.masked_fill(inside, -torch.inf)
 
 
 def mass_shift(odds: Tensor, share: float) -> Tensor:

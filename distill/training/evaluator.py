@@ -95,8 +95,8 @@ class Evaluator:
         are. ``oracle_shift`` has the fewest errors on the test set itself, as in the paper
         (section 3).
         """
-        chosen = shifts_of(stack, *(self.parts.get("val") or self._training()), classes)
-        shifts = dict(zip(("bias", "mass"), chosen, strict=True))
+        found = shifts_of(stack, *(self.parts.get("val") or self._training()), classes)
+        shifts = dict(zip(("bias", "mass"), found, strict=True))
         if "test" in self.parts:
             shifts["oracle"], _ = shifts_of(stack, *self.parts["test"], classes)
         values: Values = {}

@@ -274,6 +274,8 @@ def test_a_sweep_keeps_its_commands_and_what_they_composed(cli: Cli, home: Path)
     if head.code == 0:
         [made] = kept.commits
         assert made.removesuffix("-dirty") == head.out.strip()
+    else:
+        assert "commits" not in kept
     assert kept.config.model.width == 8
     assert "hydra" not in kept.config
     # The data's place on this machine is not in it.
