@@ -1,5 +1,6 @@
 """The report's statistics, and verdicts on sweeps made up to be decided one way or the other."""
 
+import inspect
 import math
 import shutil
 import sys
@@ -11,6 +12,7 @@ import pytest
 from conftest import SMALL, ran
 from designs import identities, made_sweep, networks, shifted, temperatures, valley
 
+from distill import losses
 from distill.cli.report import main
 from distill.findings.claims import findings
 from distill.report import reading
@@ -226,6 +228,14 @@ def test_the_identities_are_reported_and_checked_like_a_sweep(
     assert out.count("reproduced") == 2
     assert "3 settings compared, 0 differ; 3 of 3 runs" in out
     assert "C12" in (home / "identities" / "report.html").read_text()
+
+
+def test_the_losses_whose_alpha_weighs_the_labels_by_the_rest_are_those_that_say_so() -> None:
+    """The reader knows them by name, for it imports no losses: one that is new is found here."""
+    keys = {name: inspect.signature(getattr(losses, name)).parameters for name in losses.__all__}
+    assert {*reading.MIXED} == {
+        n for n, own in keys.items() if "alpha" in own and "hard" not in own
+    }
 
 
 def test_an_alpha_of_0_is_labels_alone_where_it_weighs_them_by_the_rest(tmp_path: Path) -> None:
