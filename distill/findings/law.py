@@ -97,10 +97,13 @@ def patience(runs: pd.DataFrame) -> Decision:
     covers = {"epochs": EPOCHS, "temperature": PATIENT}
     tables, left = _tables(parts, "epochs", covers, covers)
     same, jittered = map(optima, tables)
-    slopes = same.slope(), jittered.slope()
-    steep = _estimate("slope", same.interval(*slopes[0]))
-    shaken = _estimate("slope with jitter 2", jittered.interval(*slopes[1]))
-    less = _estimate("the first less the second", same.interval(*_less(*slopes)))
+    steep = _estimate("slope", same.interval(*same.slope()))
+    # A least T of 1 after few epochs hides how much lower it would be, and how fast it rises.
+    above = same.sizes > same.sizes[jittered.least <= 1].max(initial=0)
+    of = above if above.sum() > 1 else same.sizes > 0
+    both = same.slope(of), jittered.slope(of)
+    shaken = _estimate("slope with jitter 2", jittered.interval(*both[1]))
+    less = _estimate("slope without jitter less that", same.interval(*_less(*both)))
     first, band = same.temperatures == 1, (same.temperatures > 1) & (same.temperatures <= 4)
     costs = same.errors[:, :, first].mean(axis=2) - same.errors[:, :, band].mean(axis=2)
     p = greater([*costs[:, -1]])
@@ -108,14 +111,17 @@ def patience(runs: pd.DataFrame) -> Decision:
         estimate(f"T = 1 less T = 2, 3, 4 after {epochs:g} epochs", cost, "errors")
         for epochs, cost in zip(same.sizes, costs.T, strict=True)
     )
-    verdict = worst([_above(steep), _above(less)])
+    verdict = worst([_above(steep), UNDECIDED if above.sum() == 1 else _above(less)])
     if verdict == REPRODUCED and not p < SIGNIFICANT:
         verdict = UNDECIDED
-    outcome = (
-        f"best temperatures by epochs: {same}; with jitter 2: {jittered}; T = 1 has more errors at "
-        f"the end: p = {p:.2g}; slope at 100 units: {_larger(cells.get((100, 0), runs.iloc[:0]))}"
-    )
-    return Decision((steep, shaken, less, *beside), verdict, outcome + left)
+    outcome = f"best temperatures by epochs: {same}; with jitter 2: {jittered}; "
+    if above.sum() == 1:
+        outcome += "slopes do not compare, since with jitter T = 1 does as well until the last"
+    else:
+        outcome += f"slopes compared from {text(float(same.sizes[of][0]))} epochs on"
+    outcome += f"; T = 1 has more errors at the end: p = {p:.2g}; slope at 100 units: "
+    outcome += _larger(cells.get((100, 0), runs.iloc[:0]))
+    return Decision((steep, shaken, less), verdict, outcome + left, beside)
 
 
 def _larger(runs: pd.DataFrame) -> str:
@@ -160,13 +166,13 @@ _ALPHA = {key: condition for key, condition in _SMALL.items() if key != "alpha"}
 
 HOW = (
     f"As good as the best are temperatures with at most {share(NEAR - 1)} more than the fewest "
-    "mean errors, which between two temperatures tried are a line in log T; slopes are of the logarithm "
-    "of the least such T, of those tried, on that of the size; intervals are percentiles of 10,000 "
-    "bootstrap resamples of the seeds, each with all its runs and a teacher of its own, as far "
-    "apart as Student's t is wide; n >= 10 seeds with all runs, none of the pilot's (0 to 4). The "
-    "outcome has a range of best T only where the lowest and the highest T are worse than the "
-    "three neighbours between them where the other half of the seeds has fewest errors (one-sided "
-    "paired t tests, Holm over both ends of all sizes, p < 0.05), else a bound, or neither. "
+    "mean errors, which between two temperatures tried are a line in log T; slopes are of the "
+    "logarithm of the least such T, of those tried, on that of the size; intervals are percentiles "
+    "of 10,000 bootstrap resamples of the seeds, each with all its runs and a teacher of its own, "
+    "as far apart as Student's t is wide; n >= 10 seeds with all runs, none of the pilot's (0 to "
+    "4). The outcome has a range of best T only where the lowest and the highest T are worse than "
+    "the three neighbours between them where the other half of the seeds has fewest errors "
+    "(one-sided paired t tests, Holm over both ends of all sizes, p < 0.05), or else a bound. "
 )
 CLAIMS = (
     Claim(
@@ -179,7 +185,7 @@ CLAIMS = (
         HOW + "The slope over the widths up to 30, and that slope less the one over the widths of "
         "64 and more: reproduced if the 95 % intervals of both lie above 0, not reproduced if "
         "either lies below 0 entirely, else not decided; nor where the least T of a width of 64 or "
-        "more lies above 20, the last but one; nor where the temperatures up to 12 alone, by the "
+        "more lies above the last T but one; nor where the temperatures up to 12 alone, by the "
         "same rule, give another verdict. Beside it, without one: the quadratic term over the "
         "widths up to 30, which is 0 in a power law (and above it where the least T is 1).",
         width_law,
@@ -199,9 +205,11 @@ CLAIMS = (
         "slope without jitter, and of that less the slope with jitter 2, lie above 0, and after "
         "the most epochs T = 1, without jitter, has more errors than the mean of T = 2, 3, 4 "
         "(paired one-sided t test, p < 0.05); not reproduced if either interval lies below 0 "
-        "entirely; else not decided. A least T of 1 counts as 1, since the claim is on T from 1 "
-        "on. Beside it, without a verdict: the slope at 100 units without jitter, and what T = 1 "
-        "costs after each number of epochs.",
+        "entirely; else not decided. A least T of 1 counts as 1, which makes the slope smaller; "
+        "with jitter, slopes are compared over the epochs beyond the last after which it is 1, or "
+        "over all where it is 1 after the most; where one is left, that part is not decided. "
+        "Beside it, without a verdict: the slope at 100 units without jitter, and what T = 1 costs "
+        "after each number of epochs.",
         patience,
         (
             {
@@ -223,7 +231,7 @@ CLAIMS = (
         "0.15, and the 95 % interval of kd's slope less that one above 0; not reproduced if the "
         "95 % interval of standardised kd's slope lies outside of these entirely; else not "
         "decided, nor where, at any width, standardised kd is not worse at its lowest T (by the "
-        "test above), or has its least T above 3, the last but one. A least T of kd of 1 counts as "
+        "test above), or has its least T above the last but one. A least T of kd of 1 counts as "
         "1, which makes kd's slope smaller.",
         standardised,
         (

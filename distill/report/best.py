@@ -95,12 +95,12 @@ def worse_ends(errors: Array) -> Array:
     seeds (each second one): at a best that the same seeds choose, errors are few by chance, too.
     They are of one-sided t tests within seeds, by Holm over both ends of all sizes.
     """
-    threes = sliding_window_view(errors[..., 1:-1], 3, axis=-1).mean(axis=-1)  # (S, K, T - 4)
+    threes = sliding_window_view(errors[..., 1:-1], 3, axis=-1).sum(axis=-1)  # (S, K, T - 4)
     best = np.empty(errors.shape[:2])
     for half in (0, 1):
         chosen = threes[1 - half :: 2].sum(axis=0).argmin(axis=-1)  # (K,)
         best[half::2] = np.take_along_axis(threes[half::2], chosen[None, :, None], -1)[..., 0]
-    p_values = [greater([*costs]) for end in (0, -1) for costs in (errors[..., end] - best).T]
+    p_values = [greater([*costs]) for end in (0, -1) for costs in (3 * errors[..., end] - best).T]
     return np.reshape(holm(p_values), (2, -1))
 
 
@@ -148,7 +148,7 @@ class Optima:
     @property
     def still_falling(self) -> Array:
         """Whether of the temperatures tried only the highest is as good (K,), a bound at most."""
-        return np.greater(self.least, self.temperatures[-2])
+        return np.asarray(self.least > self.temperatures[-2])
 
     @property
     def located(self) -> Array:

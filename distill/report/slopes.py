@@ -18,11 +18,12 @@ def draw(plot: Bests) -> Drawing:
         if not located:
             axes.plot([size], [value], "o", color=LIGHT["card"], markersize=3.5)
     [line] = axes.plot(*zip(*plot.line, strict=True), color=LINE[1], linestyle=(0, (5, 2)))
+    near = share(NEAR - 1)
     for size, found, most, told in zip(plot.sizes, plot.least, plot.most, plot.told, strict=True):
         words = [
             f"{plot.x} {text(size)}",
             f"{plot.unit} {told}",
-            f"within {share(NEAR - 1)} of the fewest errors: {amount(found.mean)} to {amount(most)}",
+            f"errors within {near} of the fewest: {amount(found.mean)} to {amount(most)}",
             f"95 % interval of the least of them {amount(found.low)} to {amount(found.high)}",
             f"n = {found.n}",
         ]
@@ -32,7 +33,7 @@ def draw(plot: Bests) -> Drawing:
     axes.set(xlabel=plot.x, ylabel="temperature")
     drawing.figure.legend(
         [marks, line, good],
-        ["least as good, 95 % interval", "slope", f"within {share(NEAR - 1)} of the fewest errors"],
+        ["least as good, 95 % interval", "slope", f"errors within {near} of the fewest"],
         loc="outside lower left", ncols=2, fontsize=10.5, handletextpad=0.4, columnspacing=1.2,
         handlelength=1.4,
     )  # fmt: skip
