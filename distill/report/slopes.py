@@ -33,7 +33,7 @@ def draw(plot: Bests) -> Drawing:
     axes.set(xlabel=plot.x, ylabel="temperature")
     drawing.figure.legend(
         [marks, line, good],
-        ["least as good, 95 % interval", "slope", f"errors within {near} of the fewest"],
+        ["least, 95 % interval", "slope", f"within {near} of the fewest errors"],
         loc="outside lower left", ncols=2, fontsize=10.5, handletextpad=0.4, columnspacing=1.2,
         handlelength=1.4,
     )  # fmt: skip
