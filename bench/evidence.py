@@ -36,7 +36,7 @@ SWEEPS = {
     "logit_limit": ("logit_limit", "logit_matching"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "less_data": ("less_data",),
-    "patience": ("patience",),
+    "patience": ("patience", "patience_beside"),
     "high_temperatures": ("high_temperatures",),
     "ensemble": ("ensemble",),
     "post": ("post", "post_hard"),

@@ -1,25 +1,40 @@
-"""The best temperature of students by their size: its statistics, and what its figure shows.
+"""The best temperatures of students by their size: their statistics, and what their figure shows.
+
+As good as the best are temperatures within 5 % of the fewest errors. Slopes are of the least of
+them, which is a figure of its own both where errors rise again above it and where they stay flat,
+as those of large students do: there the fewest errors are where chance puts them.
 
 Letters: S seeds, K sizes, T temperatures, R resamples of the seeds.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.polynomial import polynomial
+from scipy import stats
 
 from distill.report.contents import Sweep
-from distill.report.numbers import Plot, errors, groups, label, span, text, varying, words
-from distill.report.statistics import LEVEL, RESAMPLES, Interval, percentiles
+from distill.report.numbers import Plot, errors, groups, label, share, span, text, varying, words
+from distill.report.statistics import (
+    LEVEL,
+    RESAMPLES,
+    SIGNIFICANT,
+    Interval,
+    greater,
+    holm,
+    percentiles,
+)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SEED = 0  # of the bootstrap, whose generator is the same in every report
-NEAR = 1.03  # times the fewest errors is as good
-PLATEAU = 100.0  # units, up to which the slope is fitted
+NEAR = 1.05  # times the fewest errors is as good
+RISING = 30.0  # units, up to which the slope is fitted
 SIZES = ("width", "epochs", "model.depth", "transfer_examples")
 LEAST = 3, 5, 3  # sizes, temperatures and seeds of a figure
 
@@ -55,87 +70,132 @@ def resampled(values: Array) -> Array:
     return np.tensordot(drawn, values, 1)
 
 
-def best(means: Array, temperatures: Array) -> Array:
-    """The temperature (...) with the fewest of mean errors (..., T), which rise.
+def edge(means: Array, temperatures: Array) -> Array:
+    """The first of ``temperatures`` (T,) at which mean errors (..., T) are as good as the fewest.
 
-    It is where a cubic in the logarithm of T, fitted by least squares, has its minimum, if that
-    lies within the temperatures given, or else the one of their ends where the cubic is less. An
-    end is not taken before a minimum, since where students do as well at all high temperatures
-    the end of the cubic says nothing: it may fall there by what a few errors decide.
+    Between two temperatures the mean errors are a line in log T. The first temperature is the edge
+    (...) where it is as good itself. Given both from behind, it is the last that is as good.
+
+    Example:
+        >>> round(float(edge(np.array([120, 110, 100, 130]), np.array([1, 2, 4, 8]))), 2)
+        2.83
     """
-    x = np.log(temperatures)
-    flat = means.reshape(-1, len(x)).T
-    fit = polynomial.polyfit(x, flat, 3)  # (4, N)
-    _, c1, c2, c3 = fit
-    with np.errstate(divide="ignore", invalid="ignore"):  # without a minimum it is not a number
-        root = np.sqrt(c2**2 - 3 * c1 * c3)
-        where = np.where(c2 > 0, -c1 / (c2 + root), (root - c2) / (3 * c3))
-    low, high = polynomial.polyval(x[[0, -1]], fit).T
-    ends = np.where(low <= high, temperatures[0], temperatures[-1])
-    inside = (where > x[0]) & (where < x[-1])
-    return np.where(inside, np.exp(np.where(inside, where, 0)), ends).reshape(means.shape[:-1])
+    x, limit = np.log(temperatures), NEAR * means.min(axis=-1, keepdims=True)
+    first = (means <= limit).argmax(axis=-1, keepdims=True)
+    before = np.maximum(first - 1, 0)
+    high, low = (np.take_along_axis(means, place, -1) for place in (before, first))
+    part = np.divide(high - limit, high - low, out=np.zeros_like(high, float), where=first > 0)
+    return np.asarray(np.exp(x[before] + part * (x[first] - x[before]))[..., 0])
 
 
-def line(sizes: Array, bests: Array) -> Array:
-    """Intercept and slope (2, ...) of the logarithm of ``bests`` (..., K) on that of sizes (K,)."""
-    return np.asarray(polynomial.polyfit(np.log(sizes), np.log(bests).T, 1))
+def worse_ends(errors: Array) -> Array:
+    """P values (2, K) that errors (S, K, T) are more at the lowest and the highest temperature.
+
+    More than at the three neighbours, between these ends, that do best in the other half of the
+    seeds (each second one): at a best that the same seeds choose, errors are few by chance, too.
+    They are of one-sided t tests within seeds, by Holm over both ends of all sizes.
+    """
+    threes = sliding_window_view(errors[..., 1:-1], 3, axis=-1).sum(axis=-1)  # (S, K, T - 4)
+    best = np.empty(errors.shape[:2])
+    for half in (0, 1):
+        chosen = threes[1 - half :: 2].sum(axis=0).argmin(axis=-1)  # (K,)
+        best[half::2] = np.take_along_axis(threes[half::2], chosen[None, :, None], -1)[..., 0]
+    p_values = [greater([*costs]) for end in (0, -1) for costs in (3 * errors[..., end] - best).T]
+    return np.reshape(holm(p_values), (2, -1))
+
+
+def fit(sizes: Array, edges: Array, degree: int = 1) -> Array:
+    """Coefficients (degree + 1, ...) of the logarithm of ``edges`` (..., K) on that of sizes."""
+    return np.asarray(polynomial.polyfit(np.log(sizes), np.log(edges).T, degree))
 
 
 @dataclass(frozen=True)
 class Optima:
-    """Best temperatures of sizes (K,): those ``found`` (K,), and ``draws`` (R, K) of resamples.
+    """The best temperatures of sizes (K,), from ``errors`` (S, K, T) at ``temperatures`` (T,).
 
-    They follow from ``errors`` (S, K, T) at ``temperatures`` (T,).
+    As good as the best are those from ``least`` (K,) to ``most`` (K,); ``draws`` (R, K) are the
+    least of resamples, and ``worse`` (2, K) says whether the lowest and the highest temperature
+    are significantly worse, without which there is no best one between them.
     """
 
     sizes: Array
     temperatures: Array
     errors: Array
-    found: Array
+    least: Array
+    most: Array
     draws: Array
+    worse: Array
 
-    def slope(self, of: Array | None = None) -> tuple[Array, Array]:
-        """The slope of `line`, as found () and as resampled (R,); over ``of`` these sizes (K,)."""
+    def slope(self, of: Array | None = None, degree: int = 1) -> tuple[Array, Array]:
+        """The last coefficient of `fit`, as found () and resampled (R,), over ``of`` the sizes."""
         kept = self.sizes > 0 if of is None else of
-        sizes = self.sizes[kept]
-        return line(sizes, self.found[kept])[1], line(sizes, self.draws[:, kept])[1]
+        each = self.least[kept], self.draws[:, kept]
+        found, draws = (fit(self.sizes[kept], edges, degree)[-1] for edges in each)
+        return found, draws
 
     def interval(self, found: Array, draws: Array, level: float = LEVEL) -> Interval:
-        """What was ``found`` () with percentiles of its resamples (R,)."""
-        return Interval(len(self.errors), float(found), *percentiles(draws, level))
+        """What was ``found`` () with percentiles of its resamples (R,).
+
+        They are those as far apart as Student's t is wider than the spread of resamples, since
+        percentiles of few seeds lie too close (Hesterberg 2015, doi 10.1080/00031305.2015.1089789).
+        """
+        n = len(self.errors)
+        if n < 2:
+            return Interval(n, float(found), math.nan, math.nan)
+        wide = stats.t.ppf((1 + level) / 2, n - 1) * math.sqrt(n / (n - 1))
+        return Interval(n, float(found), *percentiles(draws, 2 * stats.norm.cdf(wide) - 1))
 
     @property
-    def bounds(self) -> list[str]:
-        """For each size what to say of its best at an end of the temperatures: "at most " or so."""
-        ends = {self.temperatures[0]: "at most ", self.temperatures[-1]: "at least "}
-        return [ends.get(value, "") for value in self.found]
+    def still_falling(self) -> Array:
+        """Whether of the temperatures tried only the highest is as good (K,), a bound at most."""
+        return np.asarray(self.least > self.temperatures[-2])
+
+    @property
+    def located(self) -> Array:
+        """Whether both ends are worse than what lies between them (K,)."""
+        return np.asarray(self.worse.all(axis=0))
+
+    @property
+    def told(self) -> list[str]:
+        """For each size what may be said of its best: a range, a bound, or that it is nowhere."""
+        words = {
+            (True, True): "{:.1f} to {:.1f}",
+            (True, False): "at least {:.1f}",
+            (False, True): "at most {1:.1f}",
+            (False, False): "not located",
+        }
+        each = zip(self.worse.T.tolist(), self.least, self.most, strict=True)
+        return [words[tuple(worse)].format(low, high) for worse, low, high in each]
 
     def __str__(self) -> str:
-        """Which temperature is best for which size."""
-        each = zip(self.bounds, self.found, self.sizes.tolist(), strict=True)
-        return ", ".join(f"{bound}{t:.1f} at {text(size)}" for bound, t, size in each)
+        """What may be said of which size."""
+        each = zip(self.told, self.sizes.tolist(), strict=True)
+        return ", ".join(f"{told} at {text(size)}" for told, size in each)
 
 
 def optima(table: pd.DataFrame) -> Optima:
     """The best temperatures of what was `measured`."""
     sizes, grid = (table.columns.unique(level).to_numpy(float) for level in (0, 1))
     errors = table.to_numpy(float).reshape(len(table), len(sizes), len(grid))
-    found, draws = (best(means, grid) for means in (errors.mean(axis=0), resampled(errors)))
-    return Optima(sizes, grid, errors, found, draws)
+    means = errors.mean(axis=0)
+    least, most = edge(means, grid), edge(means[:, ::-1], grid[::-1])
+    worse = worse_ends(errors) < SIGNIFICANT
+    return Optima(sizes, grid, errors, least, most, edge(resampled(errors), grid), worse)
 
 
 @dataclass(frozen=True)
 class Bests(Plot):
-    """Best temperatures of sizes ``x``, which of those tried are as ``near``, and a line.
+    """Of sizes ``x``, the ``least`` temperature as good as the best, the ``most``, and a line.
 
-    One at an end of the range has a ``bound``; the ``line`` goes through two points.
+    ``told`` is what may be said of the best; the ``line`` goes through two points.
     """
 
     x: str
     sizes: tuple[float, ...]
-    found: tuple[Interval, ...]
-    bound: tuple[str, ...]
-    near: tuple[tuple[float, ...], ...]
+    least: tuple[Interval, ...]
+    most: tuple[float, ...]
+    told: tuple[str, ...]
+    located: tuple[bool, ...]
     line: tuple[tuple[float, float], ...]
 
 
@@ -151,30 +211,32 @@ def temperatures(sweep: Sweep) -> Iterator[Bests]:
     others = [k for k in varying(rows, size, "temperature") if k not in (size, "temperature")]
     for values, panel in groups(rows, others):
         try:
-            found = optima(measured(panel, size, column))
+            table = measured(panel, size, column)
         except ValueError:  # not all combinations, or several runs of a seed
             continue
-        seeds, *shape = found.errors.shape
-        if all(np.greater_equal([*shape, seeds], LEAST)):
-            yield _figure(found, size, label(others, values))
+        shape = [*table.columns.levshape, len(table)]  # type: ignore[attr-defined]
+        if all(np.greater_equal(shape, LEAST)):
+            yield _figure(optima(table), size, label(others, values))
 
 
 def _figure(found: Optima, size: str, held: str) -> Bests:
-    x, sizes, means = words(size), found.sizes, found.errors.mean(axis=0)
-    few = sizes <= PLATEAU
-    few |= size != "width" or few.sum() < LEAST[0]
+    x, sizes = words(size), found.sizes
+    few = sizes <= RISING
+    few |= size != "width" or few.sum() < 2
     steep = found.interval(*found.slope(few))
     ends = sizes[few][[0, -1]].tolist()
-    intercept, rise = line(sizes[few], found.found[few])
-    near = [found.temperatures[row <= NEAR * row.min()] for row in means]
+    intercept, rise = fit(sizes[few], found.least[few])
     caption = (
-        f"Best temperature by {x}: {found}. The slope of its logarithm on that of {x}, from "
+        f"Best temperature by {x}, within {share(NEAR - 1)} of the fewest errors: {found}. The "
+        f"slope of the logarithm of the least such temperature on that of {x}, from "
         f"{text(ends[0])} to {text(ends[1])}, is {span(steep)} (n = {steep.n})."
     )
+    if not found.located.all():
+        caption += " Hollow: an end of the temperatures is not significantly worse."
     return Bests(
         "best-temperature", f"best temperature by {x}", held, "best temperature", caption, x,
         tuple(sizes.tolist()),
-        tuple(found.interval(*pair) for pair in zip(found.found, found.draws.T, strict=True)),
-        tuple(found.bounds), tuple(tuple(map(float, t)) for t in near),
+        tuple(found.interval(*pair) for pair in zip(found.least, found.draws.T, strict=True)),
+        tuple(found.most.tolist()), tuple(found.told), tuple(found.located.tolist()),
         tuple((s, float(np.exp(intercept) * s**rise)) for s in ends),
     )  # fmt: skip

@@ -51,12 +51,12 @@ def interval(values: Iterable[float]) -> Interval:
 def greater(differences: Sequence[float], than: float = 0.0) -> float:
     """The p value of a one-sided t test that the mean of ``differences`` is above ``than``.
 
-    Small where it is. Without any spread it is 0, 0.5 or 1 by the mean alone.
+    Small where it is. Without any spread but rounding's it is 0, 0.5 or 1 by the mean alone.
     """
     array = np.asarray(differences, dtype=float) - than
     if len(array) < 2:
         return math.nan
-    if np.ptp(array) == 0:
+    if np.ptp(array) <= 1e-12 * np.abs(array).max():
         return float(0.5 - 0.5 * np.sign(array[0]))
     return float(stats.ttest_1samp(array, 0.0, alternative="greater").pvalue)
 

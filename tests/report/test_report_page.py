@@ -276,24 +276,33 @@ def test_a_bias_shift_shows_each_class_before_and_after() -> None:
 def test_the_best_temperature_is_shown_by_width() -> None:
     (found,) = plots.best_temperature(LAW)
     assert found.sizes == (1, 6, 20)
-    assert [y.mean for y in found.found] == pytest.approx([1, 2, 20 / 3])
-    assert found.bound == ("at most ", "", "")
-    assert found.near == ((1,), (2,), (8,))
+    means = LAW.runs.groupby(["width", "temperature"])["test_errors"].mean().unstack()
+    x = np.log(means.columns.to_numpy(float))  # between two of them errors are a line
+    crossed = [
+        np.interp(-1.05 * row.min(), -row[[k - 1, k]], x[[k - 1, k]])
+        for row, k in ((means.loc[6].to_numpy(), 1), (means.loc[20].to_numpy(), 3))
+    ]
+    assert [y.mean for y in found.least] == pytest.approx([1, *np.exp(crossed)])
+    # At 6 the lowest is no worse than the three between the ends, which are all there are.
+    assert found.told == ("at most 1.1", "at most 2.3", "6.2 to 8.5")
+    assert found.located == (False, False, True)
     assert found.line[0][0] == 1 and found.line[1][0] == 20
+    slope = np.polyfit(np.log([1, 6, 20]), [0, *crossed], 1)[0]
     assert found.caption.startswith(
-        "Best temperature by width: at most 1.0 at 1, 2.0 at 6, 6.7 at 20. The slope of its "
-        "logarithm on that of width, from 1 to 20, is 0.6"
+        "Best temperature by width, within 5 % of the fewest errors: at most 1.1 at 1, at most "
+        "2.3 at 6, 6.2 to 8.5 at 20. The slope of the logarithm of the least such temperature on "
+        f"that of width, from 1 to 20, is {slope:.3f} ["
     )
-    assert found.caption.endswith("(n = 3).")
+    assert found.caption.endswith("Hollow: an end of the temperatures is not significantly worse.")
 
 
-def test_a_slope_is_that_of_widths_up_to_100_or_of_another_size() -> None:
-    rows = LAW.runs.assign(width=LAW.runs["width"].map({1: 10, 6: 60, 20: 100}))
-    wide = rows[rows["width"] == 100].assign(width=300, test_errors=5)
+def test_a_slope_is_that_of_widths_up_to_30_or_of_another_size() -> None:
+    rows = LAW.runs.assign(width=LAW.runs["width"].map({1: 10, 6: 20, 20: 30}))
+    wide = rows[rows["width"] == 30].assign(width=300, test_errors=5)
     wide["test_errors"] = 99 + 60 * np.log(wide["temperature"] / 2) ** 2
     (found,) = plots.best_temperature(replace(LAW, runs=pd.concat([rows, wide])))
-    assert [end for end, _ in found.line] == [10, 100]
-    assert found.found[-1].mean == pytest.approx(2)
+    assert [end for end, _ in found.line] == [10, 30]
+    assert found.told[-1] == "at most 2.3"
     by_epochs = rows.rename(columns={"width": "epochs"}).assign(width=30)
     both = pd.concat([by_epochs, by_epochs.assign(width=60)])
     drawn = plots.best_temperature(replace(LAW, runs=both))
