@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from distill.config import parse
 from distill.findings.claims import CLAIMS, RATES
-from distill.findings.paper import CLIP
 from distill.report.contents import Finding, Sweep
 from distill.runs.columns import SHOWN
 from distill.runs.execute import composed
@@ -136,7 +135,7 @@ def rates(hard: float, soft: float, hot: float) -> Rows:
         for (alpha, temperature), end in most.items()
         for at in ({"alpha": alpha, "temperature": temperature},)
         for lr in RATES
-        for errors in (300 if lr > end / CLIP else 100 if lr >= end / CLIP / 2 else 125,)
+        for errors in (300 if lr > end else 100 if lr >= end / 2 else 125,)
         for k in range(5)
     ]
 

@@ -38,7 +38,6 @@ MUCH = 2.0  # "much higher": at least twice
 ROUNDED = math.sqrt(
     1 / 12
 )  # the standard deviation of that, and of a difference of two sqrt(2) of it
-CLIP = 1e-6  # gradients' norm in C9, so that a learning rate times it is the length of a step
 TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
 STEPS = 0.05  # by at most this share, equal numbers of steps differ
 THREES, TESTED = 1010, 10_000  # among the test images of MNIST, a precondition
@@ -266,7 +265,7 @@ def borne(runs: pd.DataFrame, grid: Collection[float]) -> pd.DataFrame:
             raise ValueError(f"not one run of each learning rate of seed {seed}")
         longest = max(errors.index[errors <= TOLERATED * errors.min()])
         ends = longest == max(grid), errors[min(grid)] == errors.min()
-        found[seed] = (math.log2(longest * CLIP), *ends)
+        found[seed] = (math.log2(longest), *ends)
     return pd.DataFrame.from_dict(found, orient="index", columns=["octave", "more", "less"])
 
 

@@ -58,7 +58,7 @@ def omitted(runs: pd.DataFrame, column: str) -> "pd.Series[float]":
 
 def longest(runs: pd.DataFrame) -> "pd.Series[float]":
     best = runs["test_errors"] <= 1.1 * runs.groupby("seed")["test_errors"].transform("min")
-    return np.log2(runs[best].groupby("seed")["lr"].max().astype(float) * 1e-6)
+    return np.log2(runs[best].groupby("seed")["lr"].max().astype(float))
 
 
 def soft_steps(runs: pd.DataFrame, temperature: str) -> "pd.Series[float]":
