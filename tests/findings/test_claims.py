@@ -126,6 +126,15 @@ def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> No
     assert found.verdict == UNDECIDED or claim.seeds == 1
 
 
+def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
+    made = rates(1 / 4, 1 / 4, 1)
+    left = [r for r in made if (r["seed"], r["lr"], r["alpha"]) != (12, 2.0, 0.0)]
+    assert len(left) == len(made) - 1
+    found = find("C9", left)
+    assert found.verdict == UNDECIDED
+    assert found.outcome == "the sweep lacks runs (not one run of each learning rate of seed 12)"
+
+
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
 PARTNERS = {"learning_rate": ["learning_rate_hard"], "post": ["post_hard"],
             "logit_limit": ["logit_matching"]}  # fmt: skip
