@@ -30,10 +30,11 @@ SWEEPS = {
         # The students that it is compared with are there already.
         "standardised hydra.sweep.dir=multirun/temperature_law",
     ),
+    "contributions": ("contributions",),
     "two_digits": ("two_digits",),
     "paper_networks": ("paper_networks",),
     "omitted_digit": ("omitted_digit",),
-    "logit_limit": ("logit_limit", "logit_matching"),
+    "logit_limit": ("logit_limit", "logit_matching", "logit_matching_again"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "less_data": ("less_data",),
     "patience": ("patience", "patience_beside"),
@@ -44,7 +45,7 @@ SWEEPS = {
 MEASURED = {  # of the runs of which sweep
     "identities": (),
     "functions": ("multirun/logit_limit",),
-    "gradients": ("multirun/temperature_law",),
+    "gradients": ("multirun/contributions",),
 }
 KEPT = (SUMMARY, SWEEP, WRONG, PLANNED)
 

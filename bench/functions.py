@@ -2,8 +2,10 @@
 
 For each seed and temperature the distance of two functions on the test images: the root mean
 square, over images and classes, of the difference of their logits, each of mean 0 over the classes.
+Beside it that of two students of the same teacher which match its logits, of different seeds.
 """
 
+import pandas as pd
 from torch import Tensor
 
 from bench.students import Rows, alike, by_seed, said, student, write
@@ -34,29 +36,44 @@ def measure(found: Sweep) -> Rows:
     pairs = found.runs[found.runs["loss"].isin(["kd", "logits"])]
     alike(found, pairs, ("loss", "temperature"))
     matching = by_seed(found, pairs[pairs["loss"] == "logits"], "students that match logits")
+    others = _others(found, pd.DataFrame([*matching.values()]))
     logits: dict[int, Tensor] = {}
     for seed, run in matching.items():
         own = student(found, run)
         images = read(check(own.config).data).test_inputs
         logits[seed] = own.logits(images)
-    seeds = [*logits]
-    if len(seeds) == 1:
-        raise ReportError(f"DIR={found.folder}: it has one seed; the distance of two is wanted")
-    following = dict(zip(seeds, [*seeds[1:], seeds[0]], strict=True))
-    between = {s: distance(logits[s], logits[following[s]]) for s in seeds}
     for t, runs in pairs[pairs["loss"] == "kd"].groupby("temperature"):
         for seed, run in by_seed(found, runs, f"students at T = {t:g}").items():
-            if seed not in logits:
-                lacks = f"it has no student of seed {seed} that matches logits"
+            same = matching.get(seed)
+            if same is None or same["teacher_digest"] != run["teacher_digest"]:
+                lacks = f"it has no student of seed {seed} that matches its teacher's logits"
                 raise ReportError(f"DIR={found.folder}: {lacks}")
             yield {
                 "run": f"T{t:g}-seed{seed}",
                 "temperature": t,
                 "examples": len(images),
                 "distance": distance(student(found, run).logits(images), logits[seed]),
-                "between": between[seed],
+                "between": distance(logits[seed], logits[others[seed]]),
                 **said(found, run),
             }
+
+
+def _others(found: Sweep, matching: pd.DataFrame) -> dict[int, int]:
+    """The seed of the other student of the same teacher, by the seed of each that match logits.
+
+    Raises:
+        ReportError: a teacher has one of them, or more than two.
+    """
+    others: dict[int, int] = {}
+    for _, seeds in matching.groupby("teacher_digest")["seed"]:
+        if len(seeds) != 2:
+            raise ReportError(
+                f"DIR={found.folder}: the teacher of seed {seeds.iloc[0]} has {len(seeds)} of the "
+                "students that match logits; two are wanted, as of experiment=logit_matching_again"
+            )
+        one, other = map(int, seeds)
+        others |= {one: other, other: one}
+    return others
 
 
 @command

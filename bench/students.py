@@ -83,6 +83,7 @@ def student(found: Sweep, run: "pd.Series[Any]") -> Student:
 
 
 def said(found: Sweep, run: "pd.Series[Any]") -> dict[str, Any]:
-    """The seed and the settings of a run, as columns; those of its student by ``student.KEY``."""
+    """The seed, teacher and settings of a run, as columns; the latter by ``student.KEY``."""
     keys = [*settings(found.runs), "transfer_examples"]
-    return {"seed": run["seed"], **{f"student.{key}": run[key] for key in keys}}
+    own = {key: run[key] for key in ("seed", "teacher_digest")}
+    return {**own, **{f"student.{key}": run[key] for key in keys}}

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from distill.config import parse
-from distill.findings.claims import CLAIMS
+from distill.findings.claims import CLAIMS, RATES
 from distill.report.contents import Finding, Sweep
 from distill.runs.columns import SHOWN
 from distill.runs.execute import composed
@@ -125,13 +125,18 @@ def fractions(soft: float) -> Rows:
 
 
 def rates(hard: float, soft: float, hot: float) -> Rows:
-    """Errors that explode above the longest step that each loss bears: ``hot`` soft at T = 20."""
+    """Errors that explode above the longest step that each loss bears: ``hot`` soft at T = 20.
+
+    The best steps are that one and half of it; shorter ones cost a quarter more.
+    """
     most = {(0.0, 20.0): hard, (1.0, 20.0): hot, **{(1.0, t): soft for t in (1.0, 2.0, 4.0)}}
     return [
-        r
+        {"seed": FIRST + k, "test_errors": errors + k, "lr": lr} | at
         for (alpha, temperature), end in most.items()
-        for lr in (1, 2, 4, 8, 16, 32, 64, 128, 256)
-        for r in rows(5, 100 if lr <= end else 300, alpha=alpha, temperature=temperature, lr=lr)
+        for at in ({"alpha": alpha, "temperature": temperature},)
+        for lr in RATES
+        for errors in (300 if lr > end else 100 if lr >= end / 2 else 125,)
+        for k in range(5)
     ]
 
 

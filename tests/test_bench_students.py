@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ STUDENTS = (
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of students of 300 units at some temperatures, and of such that match logits."""
+    """Students of 300 units at some temperatures, and two of each teacher that match its logits."""
     home = tmp_path_factory.mktemp("students")
-    ran(home, "-m", *STUDENTS, "seed=3,1,2", "loss.temperature=4,100")
+    ran(home, "-m", *STUDENTS, "seed=3,1,2", f"loss.temperature={','.join(map(str, GRID))},100")
     ran(home, "-m", *STUDENTS, "seed=3,1,2", "loss=logits")
+    for k in (1, 2, 3):
+        ran(home, "-m", *STUDENTS, f"teacher.seed={k}", f"seed={10 * k}", "loss=logits")
     return home / "sweep"
 
 
@@ -70,11 +73,15 @@ def losses(z: Tensor, v: Tensor, labels: Tensor) -> Iterator[tuple[str, Tensor]]
         yield f"soft-T{t}", t**2 * F.kl_div(q, p, reduction="batchmean")
 
 
-def per_example(model: nn.Module, x: Tensor, v: Tensor, y: Tensor) -> dict[str, Any]:
-    """The gradient of each example (N, parameters) for each target, one after the other."""
+def per_example(
+    model: nn.Module, x: Tensor, v: Tensor, y: Tensor, only: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The gradient of each example (N, parameters) for each target, or ``only`` some."""
     found: dict[str, list[Any]] = {}
     for n in range(len(x)):
         for name, loss in losses(model(x[n : n + 1]), v[n : n + 1], y[n : n + 1]):
+            if only and name not in only:
+                continue
             grads = torch.autograd.grad(loss, [*model.parameters()], retain_graph=True)
             found.setdefault(name, []).append(torch.cat([g.flatten() for g in grads]).numpy())
     return {name: np.stack(grads) for name, grads in found.items()}
@@ -110,47 +117,89 @@ def test_norms_and_noise_scales_are_those_of_a_plain_loop(monkeypatch: pytest.Mo
     assert not any(layer._forward_hooks for layer in model.modules())
 
 
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_the_norm_of_a_batch_is_that_of_all_that_can_be_drawn(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench import gradients
+
+    numbers = torch.Generator().manual_seed(1)
+    model = MLP(inputs=(3, 4), classes=5, width=7, depth=2).double()
+    x = torch.randn(8, 3, 4, generator=numbers, dtype=torch.float64)
+    v = 6 * torch.randn(8, 5, generator=numbers, dtype=torch.float64)
+    y = torch.randint(5, (8,), generator=numbers)
+    squares: dict[str, list[float]] = {}
+    for batch in map(list, combinations(range(8), size)):
+        for name, loss in losses(model(x[batch]), v[batch], y[batch]):
+            grads = torch.autograd.grad(loss, [*model.parameters()], retain_graph=True)
+            square = sum(float(g.square().sum()) for g in grads)
+            squares.setdefault(name, []).append(square)
+    found = gradients.norms(model, x, v, y)
+    assert len(found) == len(squares) == 7
+    for norms, drawn in zip(found.values(), squares.values(), strict=True):
+        norm = gradients.of_a_batch(norms, 8, size)
+        assert norm == pytest.approx(math.sqrt(np.mean(drawn)), rel=1e-9)
+    assert gradients.of_a_batch(norms, 8, 9) == gradients.of_a_batch(norms, 8, 8)
+
+
 @pytest.mark.slow
 def test_gradients_are_those_of_the_sweeps_students(real: Path, bench: Any) -> None:
     found = bench("gradients")
     rows = found.runs
     assert found.commands[-1] == "python -m bench.gradients multirun/sweep"
     same = compare(found, found, findings)
-    assert (same.settings, same.same, same.agrees) == (2 * 7, len(rows), True)
-    assert len(rows) == 3 * 2 * 7 and rows["seed"].tolist() == [1] * 14 + [2] * 14 + [3] * 14
-    assert set(rows["student.temperature"]) == {4} and set(rows["student.loss"]) == {"kd"}
+    each = 7 + 2 * len(GRID)  # of a seed: one as it was initialised, and trained ones
+    assert (same.settings, same.same, same.agrees) == (each, len(rows), True)
+    assert len(rows) == 3 * each and rows["seed"].value_counts().tolist() == [each] * 3
+    assert set(rows["student.temperature"]) == set(GRID) and set(rows["student.loss"]) == {"kd"}
     assert (rows["temperature"].isna() == (rows["target"] == "labels")).all()
+    own = rows[(rows["state"] == "trained") & (rows["target"] == "soft")]
+    assert (own["temperature"] == own["student.temperature"]).all()
     runs = distill.summary(real)
-    run = runs[(runs["seed"] == 2) & (runs["temperature"] == 4)].iloc[0]
-    student = distill.load(real / run["directory"])
+    own = rows.set_index("run")
+    for t in (2, 20):
+        run = runs[(runs["seed"] == 2) & (runs["temperature"] == t)].iloc[0]
+        model, x, v, y = parts(real, run)
+        for name, single in per_example(model, x, v, y, ("labels", f"soft-T{t}")).items():
+            row = own.loc[f"trained-T{t}-{name.replace('-T', '-')}-seed2"]
+            assert row["teacher_digest"] == run["teacher_digest"]
+            assert row["norm"] == pytest.approx(of_batches(single, 64), rel=1e-4)
+            assert row["noise_scale"] == pytest.approx(naive(single)[1], rel=1e-3)
+
+
+def parts(folder: Path, run: "pd.Series[Any]") -> tuple[nn.Module, Tensor, Tensor, Tensor]:
+    """A run's student, its training images, its teacher's logits and the labels, in float64."""
+    student = distill.load(folder / str(run["directory"]))
     data = read(check(student.config).data)
     inputs = training_inputs(Job(check(student.config)).setting, 0, False)
     x = inputs.batch(torch.arange(len(inputs)), 0, torch.float64)
     teacher = MLP(inputs=data.shape, classes=data.classes, width=16, depth=2)
-    cache = real.parent / "data" / "teachers" / run["teacher_digest"][:16]
+    cache = folder.parent / "data" / "teachers" / str(run["teacher_digest"])[:16]
     teacher.load_state_dict(load_file(cache / "teacher.safetensors"))
     v = teacher.double().eval()(x).detach()
-    model, y = student.model.double(), data.train_labels
-    own = rows.set_index("run")
-    for name, loss in losses(model(x), v, y):
-        grads = torch.autograd.grad(loss, [*model.parameters()], retain_graph=True)
-        norm = math.sqrt(sum(float(g.square().sum()) for g in grads))
-        row = own.loc[f"trained-{name}-seed2"]
-        assert row["norm"] == pytest.approx(norm, rel=1e-4)
-    single = {n: g for n, g in per_example(model, x, v, y).items() if n in ("labels", "soft-T20")}
-    for name, grads in single.items():
-        row = own.loc[f"trained-{name}-seed2"]
-        assert row["noise_scale"] == pytest.approx(naive(grads)[1], rel=1e-3)
+    return student.model.double(), x, v, data.train_labels
+
+
+def of_batches(grads: Any, size: int) -> float:
+    """The root mean square norm of the mean of ``size`` of all gradients, none of them twice."""
+    mean, n = grads.mean(0), len(grads)
+    return math.sqrt(mean @ mean + grads.var(0, ddof=1).sum() * (1 / size - 1 / n))
 
 
 @pytest.mark.slow
 def test_a_student_that_learned_nothing_is_as_it_was_initialised(bench: Any, home: Path) -> None:
-    ran(home, "-m", *STUDENTS, "seed=5", "optim.lr=1e-9")
-    rows = bench("gradients", home / "sweep").runs.set_index(["state", "target", "temperature"])
-    for column in ("norm", "noise_scale"):
-        initial, trained = (rows[column][state].to_numpy(float) for state in ("initial", "trained"))
-        assert initial == pytest.approx(trained, rel=1e-5)
-        assert len(set(initial)) == 7
+    """At whatever temperature it is trained: one of each seed will do for all."""
+    grid = ",".join(map(str, GRID))
+    ran(home, "-m", *STUDENTS, "seed=5", "optim.lr=1e-9", f"loss.temperature={grid}")
+    rows = bench("gradients", home / "sweep").runs.set_index("state")
+    first = rows.loc[["initial"]].set_index(["target", "temperature"])
+    assert len(first) == 7
+    for row in rows.loc[["trained"]].itertuples():
+        initial = first.loc[[(row.target, row.temperature)]].iloc[0]
+        for column in ("norm", "noise_scale"):
+            assert getattr(row, column) == pytest.approx(initial[column], rel=1e-5)
+    assert first["norm"].nunique() == first["noise_scale"].nunique() == 7
 
 
 @pytest.mark.slow
@@ -158,18 +207,20 @@ def test_functions_are_compared_on_the_test_images(real: Path, bench: Any) -> No
     found = bench("functions")
     assert found.commands[-1] == "python -m bench.functions multirun/sweep"
     same = compare(found, found, findings)
-    assert (same.settings, same.same, same.agrees) == (2, 6, True)
-    logits = {}
+    assert (same.settings, same.same, same.agrees) == (7, 21, True)
+    logits, digests = {}, {}
     for run in distill.summary(real).itertuples():
         student = distill.load(real / str(run.directory))
         z = student.logits(read(check(student.config).data).test_inputs).numpy().astype(float)
         key = run.seed, "logits" if run.loss == "logits" else run.temperature
         logits[key] = z - z.mean(1, keepdims=True)
+        digests.setdefault(run.teacher_digest, set()).add(run.seed)
+    assert [*map(sorted, digests.values())] == [[1, 10], [2, 20], [3, 30]]
     rows = found.runs.set_index(["seed", "temperature"])
-    assert {*rows.index} == {(s, t) for s in (1, 2, 3) for t in (4, 100)}
-    for seed, after in ((1, 2), (2, 3), (3, 1)):
+    assert {*rows.index} == {(s, t) for s in (1, 2, 3) for t in (*GRID, 100)}
+    for seed in (1, 2, 3):
         matching = logits[seed, "logits"]
-        between = np.sqrt(np.mean((matching - logits[after, "logits"]) ** 2))
+        between = np.sqrt(np.mean((matching - logits[10 * seed, "logits"]) ** 2))
         for t in (4, 100):
             row = rows.loc[(seed, t)]
             assert row["distance"] == pytest.approx(
@@ -177,6 +228,7 @@ def test_functions_are_compared_on_the_test_images(real: Path, bench: Any) -> No
             )
             assert row["between"] == pytest.approx(between)
             assert (row["student.temperature"], row["student.width"]) == (t, 300)
+            assert seed in digests[row["teacher_digest"]]
 
 
 @pytest.mark.slow
@@ -192,17 +244,19 @@ def test_what_cannot_be_measured_is_said_in_a_line(real: Path, bench: Any, home:
         return copy
 
     kd, matching = runs["loss"] == "kd", runs["loss"] == "logits"
-    one = left("one", kd | (runs["seed"] == 1))
-    assert bench("functions", one) == f"DIR={one}: it has one seed; the distance of two is wanted"
-    few = left("few", kd | (runs["seed"] != 1))
-    lacks = "it has no student of seed 1 that matches logits"
+    one = left("one", kd | (runs["seed"] != 10))
+    said = "the teacher of seed 1 has 1 of the students that match logits; two are wanted"
+    assert bench("functions", one) == f"DIR={one}: {said}, as of experiment=logit_matching_again"
+    few = left("few", kd | ~runs["seed"].isin((1, 10)))
+    lacks = "it has no student of seed 1 that matches its teacher's logits"
     assert bench("functions", few) == f"DIR={few}: {lacks}"
     none = left("none", kd)
     assert bench("functions", none) == f"DIR={none}: it has no students that match logits"
-    hot = left("hot", matching | (runs["temperature"] == 100))
-    students = "students (kd, mlp) of 300 units at T = 4"
+    hot = left("hot", matching | (runs["temperature"] != 4))
+    students = "students (kd, mlp, 300 units), T=4"
     assert bench("gradients", hot) == f"DIR={hot}: it has no {students}"
-    ran(real.parent, "-m", *STUDENTS, "seed=1", "optim.lr=0.1", f"hydra.sweep.dir={none}")
+    more = ("seed=1", "loss.temperature=4", "optim.lr=0.1", f"hydra.sweep.dir={none}")
+    ran(real.parent, "-m", *STUDENTS, *more)
     assert bench("gradients", none) == f"DIR={none}: it has several {students} of seed 1"
     whole = left("whole", kd | matching)
     bare = whole / str(runs["directory"][kd].iloc[0])

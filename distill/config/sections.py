@@ -132,13 +132,15 @@ class Optim(Component):
 class Train(Strict):
     """How long, in what batches, and which weights are kept.
 
-    A member's gradient is scaled to have at most the global norm ``clip_norm``. ``ema`` is the
+    A member's gradient is scaled to have the global norm 1, with ``normalise``, so that a learning
+    rate of plain SGD is the length of a step, and at most ``clip_norm``. ``ema`` is the
     decay of a moving average of its weights. With ``keep_best`` the weights of the epoch with the
     fewest validation errors are kept, too.
     """
 
     epochs: Annotated[int, Field(gt=0, le=10**6)]
     batch_size: Annotated[int, Field(gt=0, lt=2**31)]
+    normalise: bool = False
     clip_norm: PositiveFloat | None = None
     ema: Inner | None = None
     keep_best: bool = False

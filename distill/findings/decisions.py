@@ -64,9 +64,11 @@ def by_seed(runs: pd.DataFrame, column: str = "test_errors") -> "pd.Series[float
     return values
 
 
-def estimate(label: str, values: Iterable[float], unit: str = "test errors") -> Estimate:
-    """The mean of ``values`` and its interval."""
-    found = interval([*values])
+def estimate(
+    label: str, values: Iterable[float], unit: str = "test errors", least: float = 0.0
+) -> Estimate:
+    """The mean of ``values`` and its interval; their deviation counts as ``least`` at least."""
+    found = interval([*values], least)
     return Estimate(label, found.n, found.mean, found.low, found.high, unit)
 
 

@@ -1,6 +1,7 @@
 """How the claims of the paper and the post are decided, each as its test in `claims` says."""
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import combinations
 
@@ -33,6 +34,10 @@ SENSITIVE = 0.05  # the margin beside it, as a share of the errors
 HIGH = (10.0, 15.0, 20.0, 40.0, 100.0)  # temperatures
 BAND = (2.5, 4.0)  # temperatures
 MUCH = 2.0  # "much higher": at least twice
+# A longest step is known to an octave, the grid's: its logarithm to base 2 is rounded, uniformly.
+ROUNDED = math.sqrt(
+    1 / 12
+)  # the standard deviation of that, and of a difference of two sqrt(2) of it
 TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
 STEPS = 0.05  # by at most this share, equal numbers of steps differ
 THREES, TESTED = 1010, 10_000  # among the test images of MNIST, a precondition
@@ -244,41 +249,62 @@ def less_data(runs: pd.DataFrame) -> Decision:
     return Decision(estimates, verdict, outcome)
 
 
-def borne(runs: pd.DataFrame) -> "pd.Series[float]":
-    """The highest learning rate of each seed that costs little more than the best (TOLERATED)."""
-    rates = {}
+def borne(runs: pd.DataFrame, grid: Collection[float]) -> pd.DataFrame:
+    """The longest step of each seed that costs little more than the best (TOLERATED), in octaves.
+
+    ``more`` says that it may be longer: it is the longest of the ``grid``; ``less`` that it may be
+    shorter: the shortest one has the fewest errors, so that the best may lie below.
+
+    Raises:
+        ValueError: a seed has not just one run of each of the grid.
+    """
+    found = {}
     for seed, group in runs.groupby("seed"):
-        errors = group.set_index("lr")["test_errors"].astype(float)
-        rates[seed] = max(errors.index[errors <= TOLERATED * errors.min()].astype(float))
-    return pd.Series(rates, dtype=float)
+        errors = group.set_index("lr")["test_errors"].astype(float).dropna()
+        if sorted(errors.index) != sorted(grid):
+            raise ValueError(f"not one run of each learning rate of seed {seed}")
+        longest = max(errors.index[errors <= TOLERATED * errors.min()])
+        ends = longest == max(grid), errors[min(grid)] == errors.min()
+        found[seed] = (math.log2(longest), *ends)
+    return pd.DataFrame.from_dict(found, orient="index", columns=["octave", "more", "less"])
 
 
 def learning_rate(runs: pd.DataFrame) -> Decision:
-    hard = borne(runs[runs["alpha"] == 0])
+    grid = {*runs["lr"]}
+    hard = borne(runs[runs["alpha"] == 0], grid)
     groups = runs[runs["alpha"] == 1].groupby("temperature")
-    soft = {float(str(t)): borne(group) for t, group in groups}
-    ratios = {t: (rates / hard).dropna() for t, rates in soft.items()}
-    octaves = {t: [math.log2(r) for r in ratio] for t, ratio in ratios.items()}
-    longer = {t: greater(values) for t, values in octaves.items()}
-    short = {t: greater([math.log2(MUCH) - o for o in values]) for t, values in octaves.items()}
-    times = {t: estimate(f"soft over hard, T = {t:g}", r, "times") for t, r in ratios.items()}
-    softest = max(ratios)
-    estimates = (
-        *(times[t] for t in sorted(times, reverse=True)),
-        estimate("longest step borne, hard", hard, "learning rate"),
-        *(estimate(f"soft, T = {t:g}", rates, "learning rate") for t, rates in soft.items()),
-    )
+    soft = {float(str(t)): borne(group, grid) for t, group in groups}
+    octaves = {t: (own["octave"] - hard["octave"]).dropna() for t, own in soft.items()}
+    least, much = math.sqrt(2) * ROUNDED, math.log2(MUCH)
+    longer = {t: greater([*values], 0, least) for t, values in octaves.items()}
+    short = {t: greater([*-values], -much, least) for t, values in octaves.items()}
+    found = {
+        t: estimate(f"soft over hard, T = {t:g}", values, "octaves", least)
+        for t, values in octaves.items()
+    }
+    softest = max(soft)
+    less, more = soft[softest]["less"] | hard["more"], soft[softest]["more"] | hard["less"]
     verdict = UNDECIDED
     if short[softest] < SIGNIFICANT:
-        verdict = NOT
-    elif ratios[softest].mean() >= MUCH:
+        verdict = UNDECIDED if more.any() else NOT
+    elif octaves[softest].mean() >= much and not less.any():
         verdict = significant(longer[softest])
     outcome = "; ".join(
-        f"at T = {t:g}: {counted(found)} times as long, p = {longer[t]:.2g} that it is above 1, "
-        f"{short[t]:.2g} below {MUCH:g}"
-        for t, found in times.items()
+        f"octaves longer at T = {t:g}: {counted(found[t])}, p = {longer[t]:.2g} that above 0, "
+        f"{short[t]:.2g} below {much:g}"
+        for t in sorted(found, reverse=True)
     )
-    return Decision(estimates, verdict, outcome)
+    for bound, seeds in (("less", less.sum()), ("more", more.sum())):
+        if seeds:
+            outcome += f"; at T = {softest:g} of {seeds} seeds it may be {bound}, at the grid's end"
+    beside = (
+        *(found[t] for t in sorted(found, reverse=True) if t != softest),
+        *(
+            estimate(f"log2 of the longest step borne, {of}", own["octave"], "octaves", ROUNDED)
+            for of, own in (("hard", hard), *((f"soft, T = {t:g}", own) for t, own in soft.items()))
+        ),
+    )
+    return Decision((found[softest],), verdict, outcome, beside)
 
 
 def ensemble_gain(runs: pd.DataFrame) -> Decision:

@@ -51,6 +51,7 @@ PLAIN: Conditions = {  # a student without regularisation
     "data.flip": (False,),
     **dict.fromkeys(("augment", "views", "train.clip_norm"), (None,)),
     **dict.fromkeys(("loss.smoothing", "loss.class_weights"), (None,)),
+    "train.normalise": (False,),
     "loss": ("kd",),
 }
 TAUGHT: Conditions = {**PLAIN, **TEACHER}

@@ -31,8 +31,10 @@ class Interval:
     high: float
 
 
-def interval(values: Iterable[float]) -> Interval:
-    """The mean of ``values`` (n,) and its interval.
+def interval(values: Iterable[float], least: float = 0.0) -> Interval:
+    """The mean of ``values`` (n,) and its interval; their deviation counts as ``least`` at least.
+
+    Values that were rounded to a grid may be equal by their rounding alone.
 
     Raises:
         ValueError: there are no values.
@@ -44,18 +46,26 @@ def interval(values: Iterable[float]) -> Interval:
     mean = float(array.mean())
     if n == 1:
         return Interval(1, mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * stats.sem(array))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * max(array.std(ddof=1), least) / math.sqrt(n)
     return Interval(n, mean, mean - half, mean + half)
 
 
-def greater(differences: Sequence[float], than: float = 0.0) -> float:
+def greater(differences: Sequence[float], than: float = 0.0, least: float = 0.0) -> float:
     """The p value of a one-sided t test that the mean of ``differences`` is above ``than``.
 
-    Small where it is. Without any spread but rounding's it is 0, 0.5 or 1 by the mean alone.
+    Small where it is. Their standard deviation counts as at ``least`` that; without any spread
+    but rounding's it is 0, 0.5 or 1 by the mean alone.
+
+    Example:
+        >>> greater([1.0, 1.0, 1.0]), round(greater([1.0, 1.0, 1.0], least=0.5), 3)
+        (0.0, 0.037)
     """
     array = np.asarray(differences, dtype=float) - than
     if len(array) < 2:
         return math.nan
+    if least > array.std(ddof=1):
+        t = array.mean() * math.sqrt(len(array)) / least
+        return float(stats.t.sf(t, len(array) - 1))
     if np.ptp(array) <= 1e-12 * np.abs(array).max():
         return float(0.5 - 0.5 * np.sign(array[0]))
     return float(stats.ttest_1samp(array, 0.0, alternative="greater").pvalue)

@@ -81,6 +81,7 @@ def assemble(
         plan.clip_norm,
         plan.ema,
         plan.keep_best,
+        plan.normalise,
     )
     return Training(stack, optimizer, transfer, objective, steps, seed)
 

@@ -43,6 +43,7 @@ class Plan:
     clip_norm: float | None = None
     ema: float | None = None
     keep_best: bool = False
+    normalise: bool = False
 
 
 @dataclass
@@ -257,6 +258,9 @@ class Training:
         losses, terms = self.objective(logits.float(), given)
         # The members' gradients do not mix, so the sum of their means gives each its own.
         torch.autograd.backward((losses.mean(1) if losses.ndim > 1 else losses).sum())
+        if self.plan.normalise:
+            # However small, as labels' gradients get; of one that is 0 no step can be made.
+            self._scale(lambda norms: torch.where(norms > 0, 1 / norms, 0))
         if self.plan.clip_norm is not None:
             self._clip(self.plan.clip_norm)
         self.optimizer.step(scale)
@@ -270,7 +274,11 @@ class Training:
         }
 
     def _clip(self, most: float) -> None:
-        """Scale each member's gradient whose global norm is larger, as torch's clip_grad_norm_.
+        """Scale each member's gradient whose global norm is larger, as torch's clip_grad_norm_."""
+        self._scale(lambda norms: (most / (norms + 1e-6)).clamp(max=1))
+
+    def _scale(self, by: Callable[[Tensor], Tensor]) -> None:
+        """Multiply each member's gradient ``by`` what its global norm (K,) gives.
 
         It is that of the student's and the loss's parameters together, as where one optimizer has
         both.
@@ -282,7 +290,7 @@ class Training:
                 for g in found
             ]
         )
-        scale = (most / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1)
+        scale = by(torch.linalg.vector_norm(norms, dim=0))
         for gradient in found:
             gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
 

@@ -190,6 +190,7 @@ DECIDES: dict[str, st.SearchStrategy[Any]] = {
     "optim.eps": positive,
     "train.epochs": small,
     "train.batch_size": small,
+    "train.normalise": st.booleans(),
     "train.clip_norm": st.none() | positive,
     "train.ema": st.none() | st.floats(0.1, 0.9),
     "seed": st.integers(0, 2**63 - 1),

@@ -26,13 +26,14 @@ from designs import (
 )
 
 from distill.findings.claim import Claim
-from distill.findings.claims import CLAIMS, findings
+from distill.findings.claims import CLAIMS, RATES, findings
 from distill.findings.preconditions import check, lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Unfinished
 from distill.report.numbers import text
 
 THREE: dict[str, Any] = {"transfer_classes": "3"}
 TWO: dict[str, Any] = {"transfer_classes": "7 8"}
+TOP = RATES[-1]  # the longest step of the grid
 CASES: list[tuple[str, str, Rows]] = [
     ("C1", REPRODUCED, networks(140, 75, 60)),
     ("C1", REPRODUCED, networks(140, 75, 71)),  # at most a tenth above 67
@@ -66,11 +67,19 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C8", NOT, fractions(400)),  # better than hard, but not by half
     ("C8", NOT, fractions(600)),
     ("C8", UNDECIDED, fractions(250)),
-    ("C9", REPRODUCED, rates(4, 4, 16)),
-    ("C9", NOT, rates(16, 64, 16)),  # as long where targets have most entropy
-    ("C9", NOT, rates(16, 16, 4)),
-    ("C9", UNDECIDED, mixed(rates(4, 4, 16), rates(4, 4, 4), 2)),
-    ("C9", UNDECIDED, mixed(rates(4, 4, 8), rates(4, 4, 4), 4)),  # longer, but how much?
+    ("C9", REPRODUCED, rates(1 / 4, 1 / 4, 1)),
+    ("C9", REPRODUCED, rates(1 / 8, 1 / 8, 1 / 4)),
+    ("C9", NOT, rates(1, 4, 1)),  # as long where targets have most entropy
+    ("C9", NOT, rates(1, 1, 1 / 4)),
+    ("C9", UNDECIDED, mixed(rates(1 / 4, 1 / 4, 1), rates(1 / 4, 1 / 4, 1 / 4), 2)),
+    # longer, but how much?
+    ("C9", UNDECIDED, mixed(rates(1 / 4, 1 / 4, 1 / 2), rates(1 / 4, 1 / 4, 1 / 4), 4)),
+    # The ends of the grid are bounds: soft may be longer, labels shorter; and the other way.
+    ("C9", REPRODUCED, rates(1 / 16, 1 / 4, TOP)),
+    ("C9", UNDECIDED, rates(TOP, TOP, TOP)),
+    ("C9", NOT, rates(TOP, 1 / 4, 2)),
+    ("C9", UNDECIDED, rates(1 / 16, 1 / 4, 1 / 16)),
+    ("C9", UNDECIDED, rates(1 / 32, 1 / 4, 1 / 16)),
     ("C10", REPRODUCED, ensembles(140, 110, 115)),
     ("C10", NOT, ensembles(140, 110, 135)),
     ("C10", UNDECIDED, ensembles(140, 110, 126)),
@@ -117,6 +126,15 @@ def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> No
     assert found.verdict == UNDECIDED or claim.seeds == 1
 
 
+def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
+    made = rates(1 / 4, 1 / 4, 1)
+    left = [r for r in made if (r["seed"], r["lr"], r["alpha"]) != (12, 2.0, 0.0)]
+    assert len(left) == len(made) - 1
+    found = find("C9", left)
+    assert found.verdict == UNDECIDED
+    assert found.outcome == "the sweep lacks runs (not one run of each learning rate of seed 12)"
+
+
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
 PARTNERS = {"learning_rate": ["learning_rate_hard"], "post": ["post_hard"],
             "logit_limit": ["logit_matching"]}  # fmt: skip
@@ -145,6 +163,7 @@ OTHER: dict[str, Any] = {  # what no run of these claims has
     "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
     "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x", "seed": 3,
     "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False, "augment": "x",
+    "train.normalise": "x",
     "data.flip": True, "loss.smoothing": 0.1, "loss.class_weights": "x", "views": "x",
     "teacher.model.max_norm": -1,
 }  # fmt: skip

@@ -32,12 +32,14 @@ def noisy(seed: int, noise: float, shift: float = 0) -> float:
 
 
 def distances(at: Mapping[int, float], n: int = 10, noise: float = 0.1) -> Rows:
-    """Of students at some temperatures, over that of two seeds, which is about 0.8."""
+    """Of students at some temperatures, over that of two that match logits, about 0.8."""
     return [
         {
             "run": f"{t}-{seed}",
             "seed": seed,
             "temperature": float(t),
+            "teacher_digest": str(seed),
+            "student.temperature": t,
             "distance": 0.8 * ratio * noisy(seed, noise, t),
             "between": 0.8 * noisy(seed, 0.05),
         }
@@ -47,34 +49,57 @@ def distances(at: Mapping[int, float], n: int = 10, noise: float = 0.1) -> Rows:
 
 
 def gradients(
-    ratio: Mapping[int, float], scale: Mapping[int, float], n: int = 5, noise: float = 0.1
+    ratio: Mapping[int, float],
+    scale: Mapping[int, float],
+    n: int = 5,
+    noise: float = 0.1,
+    before: float = 1.5,
 ) -> Rows:
-    """Norms of soft over hard gradients, and noise scales over that of labels, which is 900."""
-    rows = []
-    for seed in range(10, 10 + n):
-        for state in ("initial", "trained"):
-            for target, t in [("labels", math.nan), *(("soft", t) for t in GRID)]:
-                norm, noise_scale = 0.3, 900.0
-                if target == "soft":
-                    norm *= ratio.get(int(t), 1) * noisy(seed, noise, t)
-                    noise_scale *= scale.get(int(t), 1) * noisy(seed, noise, t)
-                if state == "initial":  # and so of no matter to C12
-                    norm = 9 * seed * norm**3
-                else:  # of none to C9
-                    noise_scale = math.nan
-                rows.append(
-                    {
-                        "run": f"{state}-{target}-{t}-{seed}", "seed": seed, "state": state,
-                        "target": target, "temperature": t, "norm": norm,
-                        "noise_scale": noise_scale,
-                    }
-                )  # fmt: skip
-    return rows
+    """Norms of soft over hard gradients, and noise scales over that of labels, which is 900.
+
+    Of trained students one a temperature, each with another norm of labels; as they are initialised
+    the ratio is the temperature to a power.
+    """
+    return [
+        row
+        for seed in range(10, 10 + n)
+        for row in (*first(seed, scale, noise, before), *trained(seed, ratio, noise))
+    ]
+
+
+def first(seed: int, scale: Mapping[int, float], noise: float, power: float) -> Rows:
+    """Rows of a student as it is initialised, whose settings are those of the one at T = 1."""
+    made = [{"target": "labels", "temperature": math.nan, "norm": 0.2, "noise_scale": 900.0}]
+    for t in GRID:
+        noise_scale = 900.0 * scale.get(t, 1) * noisy(seed, noise, t)
+        own = {"target": "soft", "temperature": t, "noise_scale": noise_scale}
+        made.append({**own, "norm": 0.2 * t**power})
+    return [named(row, seed, "initial", 1) for row in made]
+
+
+def trained(seed: int, ratio: Mapping[int, float], noise: float) -> Rows:
+    """Rows of the students of each temperature; noise scales are of none to C9."""
+    made: Rows = []
+    for t in GRID:
+        hard = {"target": "labels", "temperature": math.nan, "norm": 0.3 / t}
+        norm = 0.3 / t * ratio.get(t, 1) * noisy(seed, noise, t)
+        own = (hard, {"target": "soft", "temperature": t, "norm": norm})
+        made += [named({**row, "noise_scale": math.nan}, seed, "trained", t) for row in own]
+    return made
+
+
+def named(row: dict[str, Any], seed: int, state: str, at: int) -> dict[str, Any]:
+    name = f"{state}-T{at}-{row['target']}-{row['temperature']}-{seed}"
+    return {**row, "run": name, "seed": seed, "state": state, "student.temperature": at}
+
+
+def made(claim: Claim, rows: Rows, **other: Any) -> Sweep:
+    frame = pd.DataFrame([{**settings(claim), **row, **other} for row in rows])
+    return Sweep("mine", Path("mine"), frame, ("command",))
 
 
 def find(claim: Claim, rows: Rows, **other: Any) -> Finding:
-    frame = pd.DataFrame([{**settings(claim), **row, **other} for row in rows])
-    return claim.judge(Sweep("mine", Path("mine"), frame, ("command",))).finding
+    return claim.judge(made(claim, rows, **other)).finding
 
 
 NEAR: Mapping[int, float] = {4: 3.0, 100: 0.3, 1000: 0.2}
@@ -124,15 +149,19 @@ def test_estimates_are_the_ratios_and_the_noise_scales() -> None:
     rows = distances(NEAR, noise=0.0)
     two = [r["between"] for r in rows if r["temperature"] == 4]
     found = {e.label: e.mean for e in find(C11, rows).estimates}
-    assert found["rms distance of two seeds"] == pytest.approx(sum(two) / 10)
+    assert found["rms distance of two that match logits"] == pytest.approx(sum(two) / 10)
     for t, ratio in NEAR.items():
         own = sum(0.8 * ratio / b for b in two) / 10
-        assert found[f"over that of two seeds, T = {t}"] == pytest.approx(own)
+        assert found[f"over that of two that match logits, T = {t}"] == pytest.approx(own)
     rows = gradients(STEEP, {20: 0.04}, noise=0.0)
     found = {e.label: e.mean for e in find(C12, rows).estimates}
     for t, ratio in STEEP.items():
         assert found.pop(f"soft over hard gradient, T = {t}") == pytest.approx(ratio)
+    for t in GRID:
+        assert found.pop(f"as initialised, T = {t}") == pytest.approx(t**1.5)
+    assert found.pop("as initialised, largest over smallest") == pytest.approx(20**1.5)
     assert found == {"largest over smallest": pytest.approx(15)}
+    assert len(C12.decide(made(C12, rows).runs).estimates) == 7  # the rest decides nothing
     found = {e.label: e.mean for e in find(C9, rows).estimates}
     scales = {"labels": 900, "T = 1": 900, "T = 2": 900, "T = 4": 900, "T = 20": 36}
     assert found == {f"noise scale, {of}": pytest.approx(scale) for of, scale in scales.items()}
@@ -145,9 +174,11 @@ def test_estimates_are_the_ratios_and_the_noise_scales() -> None:
         (C11, distances(NEAR), {"temperature": 1000.0, "seed": 13},
          "(no distance of seed 13, T = 1000)"),
         (C12, gradients({}, {}), {"temperature": 6.0}, "(temperature=6)"),
+        (C12, gradients({}, {}), {"student.temperature": 6}, "(student.temperature=6)"),
         (C12, gradients({}, {}), {"temperature": 6.0, "state": "trained"},
          "(no norm of seed 10, T = 6)"),
-        (C12, gradients({}, {}), {"target": "labels", "seed": 12}, "(no norm of seed 12, labels)"),
+        (C12, gradients({}, {}), {"target": "labels", "seed": 12, "student.temperature": 4},
+         "(no norm of seed 12, T = 4)"),
         (C12, gradients({}, {}), {"state": "trained"}, "(state=trained)"),
         (C9, gradients({}, {}), {"temperature": 20.0, "state": "initial", "seed": 11},
          "(no noise_scale of seed 11, T = 20)"),
@@ -175,7 +206,7 @@ def test_rows_that_miss_a_precondition_do_not_count(claim: Claim) -> None:
     [part] = claim.parts
     for key in part:
         other = -1 if isinstance(settings(claim)[key], int | float) else "x"
-        found = find(claim, rows[claim.id], **{key: other})
+        found = find(claim, [{**row, key: other} for row in rows[claim.id]])
         assert found.verdict == UNDECIDED
         assert f" has {key}={other}, wanted is " in found.outcome
     apart = [{**row, "student.lr": 0.1 * (row["seed"] > 11)} for row in rows[claim.id]]

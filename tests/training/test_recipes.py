@@ -81,6 +81,27 @@ def test_a_gradient_is_clipped_as_torch_clips_that_of_one(home: Path) -> None:  
             torch.testing.assert_close(leaf.grad[k], parameter.grad)
 
 
+def test_a_gradient_is_normalised_however_small_it_is(home: Path) -> None:  # noqa: ARG001
+    """That of one member, not of all, and one that is 0 stays so; a step of SGD has that length."""
+    sgd = ("optim=sgd", "optim.momentum=0", "optim.nesterov=false", "train.normalise=true")
+    rates = (0.5, 0.25, 4.0)
+    jobs = [make_job(*SPLIT, *sgd, f"optim.lr={lr}") for lr in rates]
+    training = make_training(jobs)
+    before = {n: p.detach().clone() for n, p in training.stack.parameters.items()}
+    training.step(torch.arange(32), torch.zeros(32, dtype=torch.long), 1.0, 0.0)
+    moved = [p.detach() - before[n] for n, p in training.stack.parameters.items()]
+    for k, lr in enumerate(rates):
+        length = sum(float(m[k].double().square().sum()) for m in moved) ** 0.5
+        assert length == pytest.approx(lr, rel=1e-4)
+    for leaf in training.stack.leaves.values():
+        own = torch.tensor([1e-15, 0.0, 100.0]).view(-1, *[1] * (leaf.ndim - 1))
+        leaf.grad = torch.ones_like(leaf) * own
+    training._scale(lambda norms: torch.where(norms > 0, 1 / norms, 0))
+    grads = [leaf.grad for leaf in training.stack.leaves.values() if leaf.grad is not None]
+    lengths = sum(g.double().square().flatten(1).sum(1) for g in grads)
+    torch.testing.assert_close(lengths, torch.tensor([1.0, 0.0, 1.0]).double(), rtol=1e-4, atol=0)
+
+
 NORMED = ("model=resnet8", "model.width=0.25", "data.examples=64", "data.size=16")
 
 
