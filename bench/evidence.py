@@ -15,9 +15,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distill.report.reading import ReportError, sweep
+from distill.runs.columns import Status
 from distill.runs.planned import PLANNED
 from distill.runs.results import SUMMARY, SWEEP, paths
-from distill.runs.summaries import write_summary
+from distill.runs.summaries import read_summary, write_summary
 from distill.runs.wrong import WRONG, write_wrong
 from distill.system import machine
 
@@ -27,6 +29,7 @@ REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
 SWEEPS = {
     "temperature_law": (
         "temperature_law",
+        "temperature_law_labels",
         # The students that it is compared with are there already.
         "standardised hydra.sweep.dir=multirun/temperature_law",
     ),
@@ -38,10 +41,12 @@ SWEEPS = {
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "less_data": ("less_data",),
     "patience": ("patience", "patience_beside"),
-    "high_temperatures": ("high_temperatures",),
+    "high_temperatures": ("high_temperatures", "high_temperatures_wide"),
+    "ensemble_choice": ("ensemble_choice",),
     "ensemble": ("ensemble",),
     "post": ("post", "post_hard"),
 }
+CHOOSES = {"ensemble": "ensemble_choice"}  # of an experiment, the sweep that chooses settings of it
 MEASURED = {  # of the runs of which sweep
     "identities": (),
     "functions": ("multirun/logit_limit",),
@@ -51,15 +56,56 @@ KEPT = (SUMMARY, SWEEP, WRONG, PLANNED)
 
 
 def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The commands of some sweeps and measurements, in order, and what each is called."""
+    """The commands of some sweeps and measurements, in order, and what each is called.
+
+    That of an experiment whose settings are not chosen yet is empty.
+    """
     python = [sys.executable, "-m"]
     cores = f"hydra.launcher.workers={machine.cores()}"
     for name in names:
         for experiment in SWEEPS.get(name, ()):
             own, *more = experiment.split()
+            if own in CHOOSES:
+                try:
+                    more += chosen(ROOT / CHOOSES[own])
+                except (ReportError, ValueError) as error:
+                    print(f"{own} waits for {CHOOSES[own]}: {error}")
+                    yield own, []
+                    continue
             yield own, [*python, "distill", f"experiment={own}", *more, cores, *overrides]
         if name in MEASURED:
             yield name, [*python, f"bench.{name}", *MEASURED[name]]
+
+
+def chosen(folder: Path) -> list[str]:
+    """The temperature and alpha with the fewest validation errors in a sweep, as overrides.
+
+    Errors are means over seeds, of the settings that are complete with all of them; of equal ones
+    the lower temperature is chosen, then the lower alpha. All are printed.
+
+    Raises:
+        ReportError: there is no such sweep, or it cannot be read.
+        ValueError: it is not finished, was tested, or has no setting that is complete with all
+            seeds, or one twice.
+    """
+    found = sweep(folder)
+    if found.unfinished is not None:
+        raise ValueError(f"it is not finished: {found.unfinished}")
+    if found.runs["test"].any():
+        raise ValueError("it was tested; test=false is wanted")
+    every = read_summary(folder)  # one that diverged, too, which then has no errors
+    errors = every["val_errors"].where(every["status"] == Status.COMPLETE).astype(float)
+    table = every.assign(errors=errors).pivot(
+        index=["temperature", "alpha"], columns="seed", values="errors"
+    )
+    means = table.dropna().mean(axis=1).sort_index().reset_index()
+    rows = means.to_numpy(dtype=float).tolist()
+    if not rows:
+        raise ValueError("no setting is complete with all seeds")
+    for temperature, alpha, mean in rows:
+        print(f"{folder.name}: T = {temperature:g}, alpha {alpha:g}: {mean:.1f} validation errors")
+    temperature, alpha, _ = min(rows, key=lambda row: row[2])  # of equal ones the first
+    return [f"loss.temperature={temperature:g}", f"loss.alpha=0,{alpha:g}"]
 
 
 def spent(what: str, seconds: float) -> None:
@@ -84,6 +130,9 @@ def main() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     failed: list[str] = []
     for what, command in commands(names, given.overrides):
+        if not command:
+            failed.append(what)
+            continue
         print(f"{time.strftime('%H:%M:%S')} {' '.join(command[2:])}", flush=True)
         start = time.monotonic()
         try:

@@ -79,16 +79,18 @@ def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
 
 
 def temperatures(
-    errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 12
+    errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 12, **other: Any
 ) -> Rows:
     grid = (1, 10, 15, 20, 40, 100) if width > 30 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
-    return [r for t in grid for r in rows(n, errors(t), noise, temperature=t, width=width)]
+    return [r for t in grid for r in rows(n, errors(t), noise, temperature=t, width=width, **other)]
 
 
-def wide(errors: Callable[[float], float], noise: float = 2.0, n: int = 12) -> Rows:
-    """Runs of 300 units, and of 800 whose errors hang on no temperature."""
+def wide(
+    errors: Callable[[float], float], noise: float = 2.0, n: int = 24, wider: int = 12
+) -> Rows:
+    """Runs of 300 units, and of 800 (of ``wider`` seeds) whose errors hang on no temperature."""
     made = temperatures(errors, 300, noise, n)
-    return [*made, *temperatures(lambda _: 90, 800, 2.0, n)]
+    return [*made, *temperatures(lambda _: 90, 800, 2.0, wider)]
 
 
 def valley(t: float) -> float:
@@ -96,10 +98,14 @@ def valley(t: float) -> float:
     return 230 + 40 * abs(math.log2(t / 3))
 
 
-def shifted(before: float, after: float, threes: int, n: int = 10, **other: Any) -> Rows:
+def shifted(
+    before: float, after: float, threes: int, n: int = 10, of: int | None = None, **other: Any
+) -> Rows:
+    """Errors, and among them ``threes``, ``of`` so many, or nearly all, before the shift."""
     made = rows(n, before, alpha=0.6667, **other)
     for row, errors in zip(made, spread(after, n), strict=True):
-        row["test_errors_by_class"] = f"1 2 3 {row['test_errors'] - 6} 0 0 0 0 0 0"
+        wrong = row["test_errors"] - 6 if of is None else of
+        row["test_errors_by_class"] = f"1 2 3 {wrong} 0 0 0 0 0 0"
         for name, more in (("oracle", 0), ("bias", 5), ("mass", 40)):
             row[f"{name}_shift"] = 3.5 - more / 10
             row[f"{name}_shift_test_errors"] = errors + more

@@ -1,9 +1,16 @@
 """What the bench measures can be measured; how long it takes is no matter here."""
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
-from conftest import options
+from conftest import Cli, options
+
+from distill.report.reading import ReportError
+from distill.runs.planned import write_planned
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,3 +26,92 @@ def test_every_loss_of_logits_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     of_features = {"at", "crd", "fitnets", "pkt", "rkd", "sp"}
     assert named == {*options("loss")} - of_features - {"kd", "sum"}
     assert all(ratio.endswith("x") for *_, ratio, _ in rows)
+
+
+SMALLEST = (
+    *("data=synthetic", "train.epochs=2", "train.batch_size=64", "model.width=8"),
+    *("teacher.members=2", "data.jitter=0", "teacher.jitter=0", "precision=fp32"),
+)
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch, home: Path) -> Any:
+    """bench.evidence, whose sweeps lie in the test's own folder."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    module = import_module("bench.evidence")
+    monkeypatch.setattr(module, "ROOT", home / "multirun")
+    return module
+
+
+@pytest.mark.slow
+def test_the_ensembles_settings_are_those_with_the_fewest_validation_errors(
+    evidence: Any, cli: Cli, home: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [*evidence.commands(["ensemble"], [])] == [("ensemble", [])]  # nothing is chosen yet
+    assert "ensemble waits for ensemble_choice: " in capfd.readouterr().out
+    assert cli("experiment=ensemble_choice", *SMALLEST).code == 0
+    folder = home / "multirun" / "ensemble_choice"
+    runs = pd.read_csv(folder / "summary.csv")
+    assert len(runs) == 16 and runs["test_errors"].isna().all() and runs["seed"].max() < 10
+    assert runs["teacher_digest"].nunique() == runs["seed"].nunique() == 2
+    means: dict[Any, float] = runs.groupby(["temperature", "alpha"])["val_errors"].mean().to_dict()
+    assert len({*means.values()}) > 1
+    capfd.readouterr()
+    [(what, command)] = evidence.commands(["ensemble"], ["seed=1"])
+    temperature, alpha = min(means, key=lambda pair: (means[pair], *pair))
+    settings = [f"loss.temperature={temperature:g}", f"loss.alpha=0,{alpha:g}"]
+    assert (what, command[3]) == ("ensemble", "experiment=ensemble")
+    assert command[4:6] == settings and command[-1] == "seed=1"
+    printed = capfd.readouterr().out.splitlines()
+    assert printed == [
+        f"ensemble_choice: T = {t:g}, alpha {a:g}: {errors:.1f} validation errors"
+        for (t, a), errors in means.items()
+    ]
+    assert cli(*command[3:6], *SMALLEST, "seed=11").code == 0  # which takes them
+    taken = pd.read_csv(home / "multirun" / "ensemble" / "summary.csv")
+    assert {*taken["temperature"]} == {temperature} and {*taken["alpha"]} == {0, alpha}
+
+
+def summary(folder: Path, errors: Callable[[float, float, int], int | None], **other: Any) -> Path:
+    """A sweep like ensemble_choice, of made-up validation errors; None: it diverged."""
+    rows = [
+        {"run": f"{t}{a}{seed}", "directory": f"{t}{a}{seed}", "temperature": t, "alpha": a,
+         "seed": seed, "val_errors": made, "test": False, "loss": "kd", "reason": "",
+         "status": "diverged" if made is None else "complete", **other}
+        for t in (2.0, 4.0, 8.0) for a in (0.6667, 1.0) for seed in (0, 1)
+        for made in [errors(t, a, seed)]
+    ]  # fmt: skip
+    folder.mkdir()
+    pd.DataFrame(rows).to_csv(folder / "summary.csv", index=False)
+    write_planned(folder, {str(row["directory"]): "x=1" for row in rows})
+    return folder
+
+
+def test_of_equal_settings_the_lower_is_chosen_and_of_seeds_the_mean(
+    evidence: Any, home: Path
+) -> None:
+    cases = {
+        ("2", "0.6667"): lambda *_: 9,
+        ("4", "0.6667"): lambda t, *_: 9 - (t > 2),
+        ("4", "1"): lambda t, a, s: 90 - 5 * (t == 4 and a == 1) - 8 * (t == 2 and s == 1),
+        ("8", "1"): lambda t, a, s: None if t == 4 and s else 90 - 9 * (t == 4) - (t + a == 9),
+    }
+    for n, ((temperature, alpha), errors) in enumerate(cases.items()):
+        folder = summary(home / str(n), errors)
+        wanted = [f"loss.temperature={temperature}", f"loss.alpha=0,{alpha}"]
+        assert evidence.chosen(folder) == wanted
+
+
+def test_nothing_is_chosen_of_a_sweep_that_is_not_finished_or_was_tested(
+    evidence: Any, home: Path
+) -> None:
+    folder = summary(home / "short", lambda *_: 9)
+    write_planned(folder, {"more": "x=1", "202": "x=2"})
+    with pytest.raises(ValueError, match="it is not finished: 0 of 2 planned runs"):
+        evidence.chosen(folder)
+    with pytest.raises(ValueError, match="it was tested"):
+        evidence.chosen(summary(home / "tested", lambda *_: 9, test=True))
+    with pytest.raises(ValueError, match="no setting is complete with all seeds"):
+        evidence.chosen(summary(home / "lost", lambda *of: (9, None)[of[2]]))
+    with pytest.raises(ReportError, match="there is no summary"):
+        evidence.chosen(home / "none")

@@ -24,15 +24,18 @@ from distill.findings.decisions import (
     together,
     worst,
 )
+from distill.findings.preconditions import lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
 from distill.report.numbers import counted, text
 from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm
 
 STATED = 0.6667  # alpha: the one weight that the paper states, 0.5 of labels beside T^2 (section 4)
 APART = {300: 8.0, 800: 11.0}  # errors, by width: a quarter of what T = 1 cost in earlier sweeps
+ENOUGH = {300: 24, 800: 12}  # seeds, by width: a power of 80 % (bench/LOG.md)
 SENSITIVE = 0.05  # the margin beside it, as a share of the errors
 HIGH = (10.0, 15.0, 20.0, 40.0, 100.0)  # temperatures
 BAND = (2.5, 4.0)  # temperatures
+TRIED = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)  # of 30 units
 MUCH = 2.0  # "much higher": at least twice
 # A longest step is known to an octave, the grid's: its logarithm to base 2 is rounded, uniformly.
 ROUNDED = math.sqrt(
@@ -97,11 +100,14 @@ def distilled_student(runs: pd.DataFrame) -> Decision:
 def similar_temperatures(runs: pd.DataFrame) -> Decision:
     estimates, verdicts, outcomes = [], [], []
     for width, group in runs.groupby("width"):
-        errors, margin = of_each(group, "temperature"), APART[int(str(width))]
+        errors, units = of_each(group, "temperature"), int(str(width))
+        margin = APART[units]
         high = {t: e for t, e in errors.items() if t > 8}
         if {*high} != {*HIGH}:
             raise ValueError(f"all of T = {', '.join(map(text, HIGH))} at {text(width)} units")
         pairs = {(a, b): [*(high[b] - high[a]).dropna()] for a, b in combinations(sorted(high), 2)}
+        if (n := min(map(len, pairs.values()))) < ENOUGH[units]:
+            raise ValueError(f"{units} units: n = {n}, at least {ENOUGH[units]} are wanted")
         p_values = {pair: equivalent(d, margin) for pair, d in pairs.items()}
         (a, b), p = max(p_values.items(), key=lambda item: item[1])
         apart = min(holm([beyond(d, margin) for d in pairs.values()]))
@@ -121,7 +127,24 @@ def similar_temperatures(runs: pd.DataFrame) -> Decision:
 
 
 def best_temperatures(runs: pd.DataFrame) -> Decision:
-    errors, width = of_each(runs, "temperature"), text(runs["width"].iloc[0])
+    wanted = {"temperature": TRIED}
+    pure, labelled = (runs[runs["alpha"] == alpha] for alpha in (1, STATED))
+    if value := lacking(pure, wanted):
+        raise ValueError(f"alpha=1 {value}")
+    decided = _against_band(pure, f"{text(pure['width'].iloc[0])} units")
+    if labelled.empty:
+        return decided
+    label = f"alpha {_weight(STATED)}"
+    if value := lacking(labelled, wanted):
+        return replace(decided, outcome=f"{decided.outcome}; {label} lacks runs ({value})")
+    also = _against_band(labelled, label)
+    outcome = f"{decided.outcome}; with labels in the loss ({label}) {also.outcome}"
+    return replace(decided, outcome=outcome, beside=also.estimates)
+
+
+def _against_band(runs: pd.DataFrame, of: str) -> Decision:
+    """Each temperature against the mean of those in the band; ``of`` names the students."""
+    errors = of_each(runs, "temperature")
     low, high = BAND
     band = mean_of(e for t, e in errors.items() if low <= t <= high)
     more = {t: e - band for t, e in errors.items() if not low <= t <= high}
@@ -139,8 +162,8 @@ def best_temperatures(runs: pd.DataFrame) -> Decision:
     )
     return Decision(
         (
-            estimate(f"{width} units, T from {low:g} to {high:g}", band),
-            *(estimate(f"{width} units, T = {t:g}", errors[t]) for t in more),
+            estimate(f"{of}, T from {low:g} to {high:g}", band),
+            *(estimate(f"{of}, T = {t:g}", errors[t]) for t in more),
         ),
         verdict,
         outcome,
@@ -162,31 +185,43 @@ def _of_class(runs: pd.DataFrame, column: str, label: int) -> "pd.Series[float]"
     return by_seed(classes, "one")
 
 
+def _mended(
+    what: str, before: "pd.Series[float]", after: "pd.Series[float]", unit: str = "errors"
+) -> Part:
+    """Whether a shift takes away more than half of the errors ``before`` it, within seeds."""
+    mended, rest = (before - after).dropna(), (0.5 * before - after).dropna()
+    found = estimate(what, mended, unit)
+    said = f"{what}: {counted(found)}, of {before.mean():.4g} before it"
+    return Part(found, above(rest), f"{said}, more than half: p = {greater([*rest]):.2g}")
+
+
 def omitted_three(runs: pd.DataFrame) -> Decision:
     (label, paper), *others = _by_alpha(runs).items()
     omitted = int(paper["transfer_classes"].iloc[0])
     parts: dict[str, list[Part]] = {}
+    unshifted = _of_class(paper, "test_errors_by_class", omitted)
     for name, how in SHIFTS.items():
         column = f"{name}_shift_test_errors"
         threes = _of_class(paper, f"{column}_by_class", omitted)
         parts[name] = [
             at_most(f"after a shift {how}", [*by_seed(paper, column)], 109),
             at_most("threes of them", [*threes], 0.014 * THREES),  # 98.6 % are right
+            _mended(f"threes mended by a shift {how}", unshifted, threes),
         ]
     first = parts.pop("oracle")
     beside = [
         estimate(f"no {omitted} seen, {label}", by_seed(paper)),
-        estimate("of them threes", _of_class(paper, "test_errors_by_class", omitted)),
+        estimate("of them threes", unshifted),
         *(estimate(f"its shift, {how}", by_seed(paper, f"{name}_shift"), "logits")
           for name, how in SHIFTS.items()),
-        *(part.estimate for both in parts.values() for part in both),
+        *(part.estimate for own in parts.values() for part in own),
         *(estimate(f"{label}, after the shift", by_seed(own, "oracle_shift_test_errors"))
           for label, own in others),
     ]  # fmt: skip
     also = "; ".join(
-        f"by a shift {SHIFTS[name]} it would be {worst(part.verdict for part in both)} "
-        f"({', '.join(counted(part.estimate) for part in both)})"
-        for name, both in parts.items()
+        f"by a shift {SHIFTS[name]} it would be {worst(part.verdict for part in own)} "
+        f"({', '.join(counted(part.estimate) for part in own)})"
+        for name, own in parts.items()
     )
     decided = together(first, beside)
     return replace(decided, outcome=f"{decided.outcome}; {also}")
@@ -196,24 +231,26 @@ def two_digits(runs: pd.DataFrame) -> Decision:
     (label, paper), *others = _by_alpha(runs).items()
     kept = " and ".join(str(paper["transfer_classes"].iloc[0]).split())
 
-    def share(own: pd.DataFrame, column: str) -> list[float]:
-        return [100 * errors / TESTED for errors in by_seed(own, column)]
+    def share(own: pd.DataFrame, column: str) -> "pd.Series[float]":
+        return 100 * by_seed(own, column) / TESTED
 
-    parts = {
-        name: at_most(
-            f"after a shift {how}", share(paper, f"{name}_shift_test_errors"), 13.2, "% errors"
-        )
-        for name, how in SHIFTS.items()
-    }
+    parts: dict[str, list[Part]] = {}
+    before, unit = share(paper, "test_errors"), "% errors"
+    for name, how in SHIFTS.items():
+        after = share(paper, f"{name}_shift_test_errors")
+        parts[name] = [
+            at_most(f"after a shift {how}", [*after], 13.2, unit),
+            _mended(f"mended by a shift {how}", before, after, unit),
+        ]
     first = parts.pop("oracle")
     beside = [
-        estimate(f"only {kept} seen, {label}", share(paper, "test_errors"), "% errors"),
+        estimate(f"only {kept} seen, {label}", before, unit),
         estimate("its shift", by_seed(paper, "oracle_shift"), "logits"),
-        *(part.estimate for part in parts.values()),
-        *(estimate(f"{label}, after the shift", share(own, "oracle_shift_test_errors"), "% errors")
+        *(part.estimate for own in parts.values() for part in own),
+        *(estimate(f"{label}, after the shift", share(own, "oracle_shift_test_errors"), unit)
           for label, own in others),
     ]  # fmt: skip
-    return together([first], beside)
+    return together(first, beside)
 
 
 # C8 to C10

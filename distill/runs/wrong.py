@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,11 +31,14 @@ TRUTHS = ("test_wrong", "teacher_test_wrong")  # in a result
 class Wrong(NamedTuple):
     """A run, and which test images it and its teacher get wrong, as `bits.packed`.
 
-    Its fields are the columns of the file. Of a teacher of whom that is not known it is empty.
+    Its fields are the columns of the file, where the text of a teacher stands in the first row that
+    has its digest, and again only where it differs. Of a teacher of whom that is not known both are
+    empty.
     """
 
     run: str
     test_wrong: str
+    teacher_digest: str
     teacher_test_wrong: str
 
 
@@ -97,7 +100,7 @@ def write_wrong(folder: Path) -> list[str]:
         if not rows:
             raise ValueError("; ".join([f"{WRONG} was not written", *lines]))
         with io.StringIO(newline="") as text:
-            csv.writer(text, lineterminator="\n").writerows([Wrong._fields, *rows])
+            csv.writer(text, lineterminator="\n").writerows([Wrong._fields, *_shared(rows)])
             write_text(folder / WRONG, text.getvalue())
     return [*lines, f"{folder / WRONG}: {len(rows)} run{'s' if len(rows) > 1 else ''}"]
 
@@ -115,7 +118,8 @@ def _of_results(folder: Path) -> tuple[list[Wrong], list[str]]:
             old += 1
         else:
             taught = result.get("teacher_test_wrong", "")
-            rows.append(Wrong(result["run"], result["test_wrong"], taught))
+            teacher = result["teacher_digest"] if taught else ""
+            rows.append(Wrong(result["run"], result["test_wrong"], teacher, taught))
     counts = ", ".join(f"{n} {reason}" for reason, n in Counter(others).items())
     lines = [f"left out: {counts}"] if others else []
     if old:
@@ -126,6 +130,29 @@ def _of_results(folder: Path) -> tuple[list[Wrong], list[str]]:
             f"did not; to train them anew: {again}"
         )
     return rows, lines
+
+
+def _shared(rows: Iterable[Wrong]) -> Iterator[Wrong]:
+    """The rows with the text of each teacher once, as the file has them."""
+    known: dict[str, str] = {}
+    for row in rows:
+        again = known.get(row.teacher_digest) == row.teacher_test_wrong
+        known.setdefault(row.teacher_digest, row.teacher_test_wrong)
+        yield row._replace(teacher_test_wrong="") if again else row
+
+
+def _whole(rows: Iterable[Wrong]) -> Iterator[Wrong]:
+    """The rows of a file, each with the text of its teacher.
+
+    Raises:
+        KeyError: none has it.
+    """
+    known = {"": ""}
+    for row in rows:
+        if row.teacher_test_wrong and row.teacher_digest:
+            known.setdefault(row.teacher_digest, row.teacher_test_wrong)
+        text = row.teacher_test_wrong or known[row.teacher_digest]
+        yield row._replace(teacher_test_wrong=text)
 
 
 def _result(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -185,8 +212,10 @@ def read_wrong(path: Path) -> list[Wrong]:
     path = path / WRONG if path.is_dir() else path
     try:
         cells = pd.read_csv(path, dtype=str, keep_default_na=False)
-        rows = [Wrong(*map(str, row)) for row in cells[list(Wrong._fields)].to_numpy()]
-        for text in (text for row in rows for text in row[1:] if text):
+        if "teacher_digest" not in cells:  # as files had it that repeat each teacher's text
+            cells["teacher_digest"] = ""
+        rows = [*_whole(Wrong(*map(str, row)) for row in cells[list(Wrong._fields)].to_numpy())]
+        for text in {getattr(row, name) for row in rows for name in TRUTHS} - {""}:
             unpacked(text)
     except (ValueError, KeyError) as error:
         again = "distill-summary DIR --wrong writes it anew from the runs"

@@ -34,6 +34,7 @@ from distill.report.numbers import text
 THREE: dict[str, Any] = {"transfer_classes": "3"}
 TWO: dict[str, Any] = {"transfer_classes": "7 8"}
 TOP = RATES[-1]  # the longest step of the grid
+LABELS: dict[str, Any] = {"alpha": 0.6667}
 CASES: list[tuple[str, str, Rows]] = [
     ("C1", REPRODUCED, networks(140, 75, 60)),
     ("C1", REPRODUCED, networks(140, 75, 71)),  # at most a tenth above 67
@@ -52,17 +53,26 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C4", NOT, wide(lambda t: 110 + 40 * (t == 40))),
     ("C4", UNDECIDED, wide(lambda t: 110 + 8 * (t == 40))),
     ("C4", UNDECIDED, wide(lambda _: 110, noise=60)),
-    ("C4", UNDECIDED, wide(lambda _: 110, n=11)),
+    ("C4", UNDECIDED, wide(lambda _: 110, n=23)),
+    ("C4", UNDECIDED, wide(lambda _: 110, wider=11)),
+    ("C4", UNDECIDED, wide(lambda t: 110 + 40 * (t == 40), wider=11)),
     ("C5", REPRODUCED, temperatures(valley, 30)),
     ("C5", UNDECIDED, temperatures(lambda _: 250, 30, noise=40)),
     ("C5", NOT, temperatures(lambda t: 200 + 3 * t, 30)),  # the lower, the better
+    # What is beside it, with labels, decides nothing.
+    ("C5", REPRODUCED, [*temperatures(valley, 30), *temperatures(lambda t: 9 + t, 30, **LABELS)]),
+    ("C5", NOT, [*temperatures(lambda t: 200 + 3 * t, 30), *temperatures(valley, 30, **LABELS)]),
     ("C6", REPRODUCED, shifted(206, 115, 12, **THREE)),
     ("C6", NOT, shifted(206, 125, 12, **THREE)),
     ("C6", NOT, shifted(206, 100, 30, **THREE)),  # too many threes are wrong
+    ("C6", NOT, shifted(206, 100, 12, of=20, **THREE)),  # fewer than half are mended
+    ("C6", UNDECIDED, shifted(206, 100, 12, of=25, **THREE)),
     ("C6", UNDECIDED, shifted(206, 119.9, 12, **THREE)),
     ("C6", UNDECIDED, shifted(206, 100, 12, n=9, **THREE)),
     ("C7", REPRODUCED, shifted(4730, 1400, 12, **TWO)),
     ("C7", NOT, shifted(4730, 1500, 12, **TWO)),
+    ("C7", NOT, shifted(2600, 1400, 12, **TWO)),  # few errors before, too
+    ("C7", UNDECIDED, shifted(2800, 1400, 12, **TWO)),
     ("C8", REPRODUCED, fractions(100)),
     ("C8", NOT, fractions(400)),  # better than hard, but not by half
     ("C8", NOT, fractions(600)),
@@ -137,7 +147,8 @@ def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
 
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
 PARTNERS = {"learning_rate": ["learning_rate_hard"], "post": ["post_hard"],
-            "logit_limit": ["logit_matching"]}  # fmt: skip
+            "logit_limit": ["logit_matching"], "high_temperatures": ["high_temperatures_wide"],
+            "temperature_law": ["temperature_law_labels"]}  # fmt: skip
 ITS_WIDTH = {"C5": 30}  # of several
 
 
@@ -152,6 +163,29 @@ def test_the_runs_of_its_experiment_will_meet_its_preconditions(claim: Claim) ->
     assert not lacking(checked.counted, claim.covers)
     seeds = runs["seed"].nunique()
     assert seeds >= claim.seeds
+
+
+def test_students_with_labels_in_their_loss_are_of_no_law() -> None:
+    beside = designed("temperature_law_labels")
+    counted = {c.id for c in CLAIMS if not check(beside, c.parts, c.compared).counted.empty}
+    assert counted == {"C1", "C5"}  # C1 is of their teachers
+    known = made_sweep("C5", temperatures(valley, 30))
+    [c5] = [claim for claim in CLAIMS if claim.id == "C5"]
+    alone = c5.judge(replace(known, runs=known.runs.assign(alpha=0.6667))).finding
+    assert (alone.verdict, alone.outcome) == (UNDECIDED, "the sweep lacks runs (alpha=1)")
+    left = [r for r in temperatures(valley, 30) if r["temperature"] < 40]
+    labelled = temperatures(valley, 30, **LABELS)
+    assert "lacks runs (alpha=1 temperature=40)" in find("C5", [*left, *labelled]).outcome
+    part = find("C5", [*temperatures(valley, 30), *(r | LABELS for r in left)])
+    assert part.verdict == REPRODUCED
+    assert part.outcome.endswith("; alpha 2/3 lacks runs (temperature=40)")
+
+
+def test_a_width_with_too_few_pairs_decides_nothing() -> None:
+    whole = wide(lambda _: 110)
+    found = find("C4", [r for r in whole if (r["seed"], r["temperature"]) != (12, 40)])
+    assert found.verdict == UNDECIDED
+    assert "300 units: n = 23, at least 24 are wanted" in found.outcome
 
 
 OTHER: dict[str, Any] = {  # what no run of these claims has

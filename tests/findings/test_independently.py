@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -44,6 +45,14 @@ def stated(runs: pd.DataFrame) -> pd.DataFrame:
     return weighed(runs, "2/3")
 
 
+def at(runs: pd.DataFrame, temperature: str) -> pd.DataFrame:
+    return runs[runs["temperature"] == float(temperature)]
+
+
+def banded(runs: pd.DataFrame) -> "pd.Series[float]":
+    return runs[runs["temperature"].between(2.5, 4)].groupby("seed")["test_errors"].mean()
+
+
 def threes(texts: "pd.Series[str]") -> "pd.Series[float]":
     return texts.str.split().str[3].astype(float)
 
@@ -58,7 +67,7 @@ def omitted(runs: pd.DataFrame, column: str) -> "pd.Series[float]":
 
 def longest(runs: pd.DataFrame) -> "pd.Series[float]":
     best = runs["test_errors"] <= 1.1 * runs.groupby("seed")["test_errors"].transform("min")
-    return np.log2(runs[best].groupby("seed")["lr"].max().astype(float))
+    return runs[best].groupby("seed")["lr"].max().astype(float).map(np.log2)
 
 
 def soft_steps(runs: pd.DataFrame, temperature: str) -> "pd.Series[float]":
@@ -96,14 +105,18 @@ FIGURES: dict[str, dict[str, Figures]] = {
         )
     },
     "C5": {
-        "30 units, T = (.+)": lambda r, w: of(r[r["temperature"] == float(w[1])]),
-        "30 units, T from 2.5 to 4": lambda r, _: (
-            r[r["temperature"].between(2.5, 4)].groupby("seed")["test_errors"].mean()
-        ),
+        "30 units, T = (.+)": lambda r, w: of(at(weighed(r, "1"), w[1])),
+        "30 units, T from 2.5 to 4": lambda r, _: banded(weighed(r, "1")),
+        "alpha 2/3, T = (.+)": lambda r, w: of(at(stated(r), w[1])),
+        "alpha 2/3, T from 2.5 to 4": lambda r, _: banded(stated(r)),
     },
     "C6": {
         "no 3 seen, .+": lambda r, _: of(stated(r)),
         "of them threes": lambda r, _: omitted(r, "test_errors_by_class"),
+        "threes mended by a shift (.+)": lambda r, w: (
+            omitted(r, "test_errors_by_class")
+            - omitted(r, f"{shift_of(w[1])}_shift_test_errors_by_class")
+        ),
         "its shift, (.+)": lambda r, w: of(stated(r), f"{shift_of(w[1])}_shift"),
         "after a shift (.+)": lambda r, w: of(stated(r), f"{shift_of(w[1])}_shift_test_errors"),
         "alpha (.+), after the shift": lambda r, w: of(
@@ -112,6 +125,9 @@ FIGURES: dict[str, dict[str, Figures]] = {
     },
     "C7": {
         "only 7 and 8 seen, .+": lambda r, _: percent(of(stated(r))),
+        "mended by a shift (.+)": lambda r, w: percent(
+            of(stated(r)) - of(stated(r), f"{shift_of(w[1])}_shift_test_errors")
+        ),
         "its shift": lambda r, _: of(stated(r), "oracle_shift"),
         "after a shift (.+)": lambda r, w: percent(
             of(stated(r), f"{shift_of(w[1])}_shift_test_errors")
@@ -141,8 +157,8 @@ MADE: dict[str, Rows] = {
     "C1": networks(140, 75, 60),
     "C2": networks(140, 75, 60),
     "C3": [*networks(140, 75, 60), *BESIDE],
-    "C4": [*temperatures(lambda _: 110, 300), *temperatures(lambda t: 90 + t / 20, 800)],
-    "C5": temperatures(valley, 30),
+    "C4": [*temperatures(lambda _: 110, 300, n=24), *temperatures(lambda t: 90 + t / 20, 800)],
+    "C5": [*temperatures(valley, 30), *temperatures(lambda t: 80 + t, 30, alpha=0.6667)],
     "C6": [r | {"transfer_classes": "3"} for r in SHIFTED],
     "C7": [r | {"transfer_classes": "7 8"} for r in SHIFTED],
     "C8": fractions(100),
@@ -213,3 +229,82 @@ def test_non_inferiority_is_the_t_test_of_scipy(taught: float, figure: float) ->
     n, mean, spread = len(values), values.mean(), values.std()
     half = stats.t.ppf(0.975, n - 1) * spread * math.sqrt(1 + 1 / n)
     assert f"one run within [{mean - half:.4g}, {mean + half:.4g}]" in found.outcome
+
+
+def judged(claim: str, made: Rows) -> tuple[str, pd.DataFrame]:
+    sweep = made_sweep(claim, made)
+    return next(c for c in CLAIMS if c.id == claim).judge(sweep).finding.outcome, sweep.runs
+
+
+def p_above(values: "pd.Series[float]", than: float = 0.0) -> float:
+    return float(stats.ttest_1samp(values.dropna(), than, alternative="greater").pvalue)
+
+
+def apart(one: "pd.Series[float]", other: "pd.Series[float]", margin: float) -> float:
+    """Schuirmann's test of two that are alike within a margin."""
+    return max(p_above(one - other, -margin), p_above(other - one, -margin))
+
+
+def test_the_pairs_of_temperatures_are_those_of_scipy() -> None:
+    noisy = temperatures(lambda t: 110 + t / 60, 300, 9, 24)
+    outcome, runs = judged("C4", [*noisy, *temperatures(lambda t: 90 + t / 30, 800, 7)])
+    for width, margin in ((300, 8), (800, 11)):
+        table = runs[runs["width"] == width].pivot(
+            index="seed", columns="temperature", values="test_errors"
+        )
+        high = table[[10, 15, 20, 40, 100]]
+        share = 0.05 * float(high.mean().mean())
+        pairs = [*combinations(high, 2)]
+        largest, narrow = (max(apart(high[a], high[b], m) for a, b in pairs)
+                           for m in (margin, share))  # fmt: skip
+        assert 1e-9 < largest < narrow
+        said = f"{width} units: means of T = 10 to 100 at most {np.ptp(high.mean()):.1f} errors"
+        assert said in outcome
+        own = outcome[outcome.index(said) :].partition("; each pair within ")[2]
+        assert own.startswith(f"{margin}: largest p = {largest:.2g} (T = ")
+        assert f"; within 5 % ({share:.1f}): largest p = {narrow:.2g}" in own
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.6667])
+def test_each_temperature_against_the_band_is_that_of_scipy(alpha: float) -> None:
+    pure = temperatures(valley, 30, 15)
+    labelled = temperatures(lambda t: 240 + 20 * abs(math.log2(t / 3)), 30, 20, alpha=0.6667)
+    outcome, runs = judged("C5", [*pure, *labelled])
+    own = runs[runs["alpha"] == alpha]
+    band = banded(own)
+    others = [t for t in sorted({*own["temperature"]}) if not 2.5 <= t <= 4]
+    more = {t: of(at(own, t)) - band for t in others}
+    p_values, least = {t: p_above(values) for t, values in more.items()}, 0.0
+    for n, t in enumerate(sorted(p_values, key=lambda t: p_values[t])):  # Holm
+        least = max(least, min(1.0, (len(more) - n) * p_values[t]))
+        p_values[t] = least
+    said = outcome.split("; with labels in the loss (alpha 2/3) ")[alpha < 1]
+    told = re.findall(r"([-\d.]+) \[\S+, \S+\], n = 12 at T = (\S+) \(p = (\S+)\)", said)
+    assert [(float(t), p) for _, t, p in told] == [(t, f"{p:.2g}") for t, p in p_values.items()]
+    assert [float(mean) for mean, *_ in told] == [
+        pytest.approx(more[t].mean(), abs=0.06) for t in others
+    ]
+    best = own.groupby("temperature")["test_errors"].mean().idxmin()
+    assert f"(Holm); the fewest are at T = {best:g}" in said
+
+
+@pytest.mark.parametrize("claim", ["C6", "C7"])
+@pytest.mark.parametrize("of_them", [22, 24, 25, 26, 40])
+def test_that_more_than_half_is_mended_is_the_t_test_of_scipy(claim: str, of_them: int) -> None:
+    classes = "3" if claim == "C6" else "7 8"
+    made = shifted(206, 106 - of_them / 10, 12, of=of_them, transfer_classes=classes)
+    outcome, runs = judged(claim, made)
+    before, after = "test_errors", "oracle_shift_test_errors"
+    if claim == "C6":
+        first, second = (omitted(runs, f"{column}_by_class") for column in (before, after))
+    else:
+        first, second = (percent(of(stated(runs), column)) for column in (before, after))
+    what = f"{'threes ' if claim == 'C6' else ''}mended by a shift chosen on the test set: "
+    mean = (first - second).mean()
+    told = re.search(
+        rf"{what}(\S+) \[.+?\], n = 10, of (\S+) before it, more than half: p = ([^;]+)", outcome
+    )
+    assert told, outcome
+    assert float(told[1]) == pytest.approx(mean, rel=0.01)
+    assert told[2] == f"{first.mean():.4g}"
+    assert told[3] == f"{p_above(first / 2 - second):.2g}"

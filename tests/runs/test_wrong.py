@@ -22,7 +22,7 @@ from distill.data.dataset import load
 from distill.runs import results
 from distill.runs.execute import execute
 from distill.runs.job import Job
-from distill.runs.wrong import WRONG
+from distill.runs.wrong import WRONG, read_wrong
 from distill.system.bits import packed, unpacked
 from distill.system.store import digest
 from distill.teachers import find
@@ -100,10 +100,43 @@ def test_the_file_holds_them_without_the_runs(
         shutil.rmtree(path.parent)
     pd.testing.assert_frame_equal(distill.wrong(sweep), before)
     pd.testing.assert_frame_equal(distill.wrong(sweep / WRONG), before)
-    assert pd.read_csv(sweep / WRONG).columns.tolist() == ["run", *sorted(KEPT, reverse=True)]
     with pytest.warns(UserWarning, match="left out: 2 without a teacher"):
         assert len(distill.wrong(sweep, teacher=True)) == 4
     assert {p.name for p in sweep.glob("*.csv")} == {WRONG, "summary.csv", "planned.csv"}
+
+
+def test_the_file_has_the_text_of_a_teacher_once(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = [path for path in results.paths(sweep) if "kd" in path.parent.name]
+    taught.sort(key=lambda path: str(results.read(path)["teacher_digest"]))
+    # One says otherwise of the same teacher, as another machine may; of one it is not known.
+    wrong = ~unpacked(results.read(taught[1])["teacher_test_wrong"])
+    errors = int(wrong.sum())
+    change(taught[1], teacher_test_wrong=packed(wrong), teacher_test_errors=errors)
+    change(taught[2], teacher_test_wrong=None)
+    with pytest.warns(UserWarning, match="left out: 3 without a teacher"):
+        before = distill.wrong(sweep, teacher=True)
+    summarise(monkeypatch, sweep)
+    table = pd.read_csv(sweep / WRONG)
+    assert table.columns.tolist() == ["run", "test_wrong", "teacher_digest", "teacher_test_wrong"]
+    texts = table["teacher_test_wrong"]
+    assert texts.dropna().is_unique and texts.count() == 3 and len(table) == 6
+    assert table["teacher_digest"].count() == 3
+    with pytest.warns(UserWarning, match="left out: 3 without a teacher"):
+        pd.testing.assert_frame_equal(distill.wrong(sweep / WRONG, teacher=True), before)
+    known = {results.read(taught[n])["run"]: results.read(taught[n]) for n in (0, 1, 3)}
+    assert before.sum(axis=1).to_dict() == {
+        run: result["teacher_test_errors"] for run, result in known.items()
+    }
+    # As the files had it that repeated it.
+    whole = table.assign(teacher_test_wrong=[row.teacher_test_wrong for row in read_wrong(sweep)])
+    whole.drop(columns="teacher_digest").to_csv("old.csv", index=False)
+    with pytest.warns(UserWarning, match="left out: 3 without a teacher"):
+        pd.testing.assert_frame_equal(distill.wrong("old.csv", teacher=True), before)
+    table.assign(teacher_test_wrong="").to_csv("lost.csv", index=False)
+    with pytest.raises(ValueError, match=r"lost.csv is damaged"):
+        distill.wrong("lost.csv")
 
 
 def test_a_file_that_is_damaged_or_none_is_refused(
