@@ -209,7 +209,7 @@ def test_functions_are_compared_on_the_test_images(real: Path, bench: Any) -> No
     same = compare(found, found, findings)
     assert (same.settings, same.same, same.agrees) == (7, 21, True)
     logits: dict[Any, Any] = {}
-    digests: dict[Any, str] = {}
+    digests: dict[Any, set[Any]] = {}
     for run in distill.summary(real).itertuples():
         student = distill.load(real / str(run.directory))
         z = student.logits(read(check(student.config).data).test_inputs).numpy().astype(float)

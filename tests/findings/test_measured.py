@@ -69,7 +69,7 @@ def gradients(
 
 def first(seed: int, scale: Mapping[int, float], noise: float, power: float) -> Rows:
     """Rows of a student as it is initialised, whose settings are those of the one at T = 1."""
-    made = [{"target": "labels", "temperature": math.nan, "norm": 0.2, "noise_scale": 900.0}]
+    made: Rows = [{"target": "labels", "temperature": math.nan, "norm": 0.2, "noise_scale": 900.0}]
     for t in GRID:
         noise_scale = 900.0 * scale.get(t, 1) * noisy(seed, noise, t)
         own = {"target": "soft", "temperature": t, "noise_scale": noise_scale}
