@@ -130,7 +130,7 @@ def main() -> None:
     from rich.console import Console
 
     from distill.findings.claims import findings
-    from distill.report import page, reading
+    from distill.report import comparison, page, reading
 
     console = Console() if sys.stdout.isatty() else Console(width=160)
     folders: list[Path] = arguments.directories
@@ -141,7 +141,12 @@ def main() -> None:
         written = page.write(out, found, sweeps)
         if found:
             _show(found, console)
-            write_text(out / MARKDOWN, page.markdown(found))
+        compared = [sweep for sweep in sweeps if sweep.comparisons]
+        texts = [page.markdown(found)] * bool(found) + [comparison.markdown(compared)] * bool(
+            compared
+        )
+        if texts:
+            write_text(out / MARKDOWN, "\n".join(texts))
         for sweep in (sweep for sweep in sweeps if sweep.unfinished is not None):
             line = f"{sweep.name} is not finished: {sweep.unfinished}"
             console.print(line, markup=False, soft_wrap=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from distill.report.contents import Candidate, Compared, Difference
-from distill.report.numbers import Plot, amount
+from distill.report.contents import Candidate, Compared, Difference, Sweep
+from distill.report.numbers import Plot, amount, span
 from distill.report.statistics import SIGNIFICANT, differ, holm, interval
 from distill.report.trials import chosen
 from distill.runs.columns import Status
@@ -85,6 +85,36 @@ def _row(compared: Compared, candidate: Candidate) -> list[object]:
     ]
 
 
+def markdown(sweeps: Sequence[Sweep]) -> str:
+    """Test errors of the candidates (rows) in sweeps that compare (columns), as Markdown.
+
+    A cell says, too, which references the candidate is better or worse than. Of no sweep it is
+    empty.
+    """
+    columns = {
+        f"{sweep.name}{f' ({n})' if n > 1 else ''}": {c.name: c for c in compared.candidates}
+        for sweep in sweeps
+        for n, compared in enumerate(sweep.comparisons, 1)
+    }
+    names = dict.fromkeys(name for own in columns.values() for name in own)
+    if not columns:
+        return ""
+    rows = [["candidate", *columns], ["---"] * (1 + len(columns))]
+    rows += [[name, *(_cell(own.get(name)) for own in columns.values())] for name in names]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cell(candidate: Candidate | None) -> str:
+    if candidate is None or not len(candidate.errors):
+        return ""
+    parts = [span(interval(candidate.errors))]
+    for verdict in (BETTER, WORSE):
+        known = candidate.differences.items()
+        than = [name for name, difference in known if difference.verdict == verdict]
+        parts += [f"{verdict} than {' and '.join(than)}"] * bool(than)
+    return ", ".join(parts)
+
+
 def flattered(compared: Compared) -> float | None:
     """By how many errors the best epoch flatters, on average over the candidates."""
     gains = [
@@ -103,6 +133,8 @@ def led(compared: Compared) -> list[str]:
         f"the validation split. What they chose was trained on all data (but a validation split of "
         f"the data's own) with the seeds {seeds}, and tested after the last epoch.",
         RULE,
+        "Settings were chosen once: what other trials would have chosen, and how far that moves a "
+        "candidate, no interval and no p value holds.",
     ]
     lines += [f"{c.name}: {c.reason}." for c in compared.candidates if c.reason]
     lines += lacking(compared)

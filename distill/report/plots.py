@@ -331,10 +331,14 @@ def gallery(sweep: Sweep) -> tuple[Gallery, ...]:
 
 
 def every(sweep: Sweep) -> Iterator[Plot]:
-    """All figures that the sweep has data for."""
+    """All figures that the sweep has data for.
+
+    Of a comparison the gallery alone: the settings of its runs were chosen together, so that over
+    one of them nothing can be seen.
+    """
     makers: tuple[Callable[[Sweep], Sequence[Plot]], ...] = (
         *(temperature, sizes, best_temperature, weights, curves, data, learning_rate, shift),
         gallery,
     )
-    for make in makers:
+    for make in makers if not sweep.comparisons else (gallery,):
         yield from make(sweep)
