@@ -234,7 +234,7 @@ def plainly_told(runs: pd.DataFrame) -> str:
         costs: dict[str, list[float]] = {"low": [], "high": []}
         for own, other in (halves, halves[::-1]):
             totals = [*other.sum()]
-            k = min(range(1, len(totals) - 3), key=lambda k, given=totals: sum(given[k : k + 3]))
+            _, k = min((sum(totals[k : k + 3]), k) for k in range(1, len(totals) - 3))
             best = own.iloc[:, k : k + 3].mean(axis=1)
             costs["low"] += [*(own.iloc[:, 0] - best)]
             costs["high"] += [*(own.iloc[:, -1] - best)]
