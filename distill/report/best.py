@@ -93,7 +93,7 @@ def worse_ends(errors: Array) -> Array:
 
     More than at the three neighbours, between these ends, that do best in the other half of the
     seeds (each second one): at a best that the same seeds choose, errors are few by chance, too.
-    They are of one-sided t tests within seeds, by Holm over both ends of all sizes.
+    They are of one-sided t tests within seeds.
     """
     threes = sliding_window_view(errors[..., 1:-1], 3, axis=-1).sum(axis=-1)  # (S, K, T - 4)
     best = np.empty(errors.shape[:2])
@@ -101,7 +101,7 @@ def worse_ends(errors: Array) -> Array:
         chosen = threes[1 - half :: 2].sum(axis=0).argmin(axis=-1)  # (K,)
         best[half::2] = np.take_along_axis(threes[half::2], chosen[None, :, None], -1)[..., 0]
     p_values = [greater([*costs]) for end in (0, -1) for costs in (3 * errors[..., end] - best).T]
-    return np.reshape(holm(p_values), (2, -1))
+    return np.reshape(p_values, (2, -1))
 
 
 def fit(sizes: Array, edges: Array, degree: int = 1) -> Array:
@@ -179,7 +179,8 @@ def optima(table: pd.DataFrame) -> Optima:
     errors = table.to_numpy(float).reshape(len(table), len(sizes), len(grid))
     means = errors.mean(axis=0)
     least, most = edge(means, grid), edge(means[:, ::-1], grid[::-1])
-    worse = worse_ends(errors) < SIGNIFICANT
+    p_values = holm(worse_ends(errors).ravel().tolist())
+    worse = np.reshape(p_values, (2, -1)) < SIGNIFICANT
     return Optima(sizes, grid, errors, least, most, edge(resampled(errors), grid), worse)
 
 
