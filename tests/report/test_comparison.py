@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from conftest import reference
 from scipy import stats
 
 from distill.report.comparison import FILE, markdown
+from distill.report.plots import every
 from distill.runs.results import SUMMARY
 from distill.system.conf import CONF
 
@@ -75,6 +77,12 @@ def test_each_candidate_had_as_many_trials_on_validation_errors_alone(name: str)
     assert told["seed"] not in told["seeds"]
     for own in told["candidates"].values():
         assert sum(own["trials"].values()) == told["trials"] == 32
+
+
+def test_settings_that_were_chosen_together_are_not_drawn_one_by_one() -> None:
+    sweep = reference()[SWEEPS[0]]
+    assert not [*every(sweep)]  # without the runs' folders there are no digits either
+    assert [*every(replace(sweep, comparisons=()))]
 
 
 def test_the_table_that_is_told_follows_from_them() -> None:
