@@ -31,6 +31,7 @@ from distill.findings.preconditions import check, lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Unfinished
 from distill.report.numbers import text
 
+pytestmark = pytest.mark.usefixtures("ruled")
 THREE: dict[str, Any] = {"transfer_classes": "3"}
 TWO: dict[str, Any] = {"transfer_classes": "7 8"}
 TOP = RATES[-1]  # the longest step of the grid
@@ -273,6 +274,46 @@ def test_a_sweep_that_is_not_finished_or_shares_a_teacher_decides_nothing() -> N
         found = c3.judge(sweep).finding
         assert (found.verdict, found.estimates) == (UNDECIDED, ())
         assert found.outcome.startswith(reason)
+
+
+def test_a_claim_that_names_its_seeds_wants_all_of_them_and_counts_no_more() -> None:
+    [c3] = [claim for claim in CLAIMS if claim.id == "C3"]
+    parts = tuple({**part, "seed": tuple(range(10, 30))} for part in c3.parts)
+    one = replace(c3, parts=parts)
+    assert one.fewest == 20
+    for n, verdict in ((10, UNDECIDED), (19, UNDECIDED), (20, REPRODUCED), (30, REPRODUCED)):
+        made = made_sweep("C3", networks(150, 70, 60, n))
+        found = one.judge(made).finding
+        assert found.verdict == verdict
+        if verdict == UNDECIDED:
+            assert found.outcome == f"the sweep lacks runs (seed={10 + n})"
+        else:
+            assert {e.n for e in found.estimates} == {20}
+    worse = made.runs["seed"].gt(29) * 300 + made.runs["test_errors"]
+    more = replace(made, runs=made.runs.assign(test_errors=worse))
+    assert one.judge(more).finding.estimates == found.estimates
+    # One that lacks a run of its two is missed where it counts.
+    gone = made.runs[(made.runs["seed"] != 17) | (made.runs["alpha"] == 0)]
+    left = one.judge(replace(made, runs=gone)).finding
+    assert left.verdict == UNDECIDED
+    assert left.outcome.endswith("; n = 19, at least 20 are wanted")
+
+
+def test_without_a_commit_that_wrote_its_test_down_no_sweep_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [c2, c11] = [claim for claim in CLAIMS if claim.id in ("C2", "C11")]
+    made = made_sweep("C2", networks(152, 75, 60))
+    identity = made_sweep("C11", identities("C11", 1e-7))
+    known = c2.judge(made).finding
+    assert (known.verdict, known.rule) == (REPRODUCED, "abc1234")
+    monkeypatch.setattr("distill.findings.claim.RULES", "")
+    found = c2.judge(made).finding
+    assert (found.verdict, found.estimates, found.rule) == (UNDECIDED, known.estimates, "")
+    assert found.outcome == f"{known.outcome}; no commit is named yet that wrote the test down"
+    assert c11.judge(identity).finding.verdict == REPRODUCED  # it has no seeds to draw again
+    own = replace(c2, rule="def5678").judge(made).finding
+    assert (own.verdict, own.rule) == (REPRODUCED, "def5678")
 
 
 def test_an_ensemble_is_of_each_seeds_own() -> None:

@@ -28,6 +28,7 @@ from scipy import stats
 from distill.findings.claims import CLAIMS
 from distill.report.contents import Estimate, Sweep
 
+pytestmark = pytest.mark.usefixtures("ruled")
 Figures = Callable[["pd.DataFrame", "re.Match[str]"], "pd.Series[float]"]
 ALPHA = {"2/3": 0.6667, "0.9": 0.9, "1": 1.0}
 COLUMNS = {"test set": "oracle", "training images": "bias", "any label": "mass"}

@@ -14,6 +14,7 @@ from distill.findings.claims import CLAIMS, findings
 from distill.findings.preconditions import From
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
 
+pytestmark = pytest.mark.usefixtures("ruled")
 Rows = list[dict[str, Any]]
 C9, C11, C12 = measured.CLAIMS
 GRID = (1, 2, 4, 6, 10, 20)
