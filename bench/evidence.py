@@ -35,7 +35,7 @@ SWEEPS = {
     ),
     "contributions": ("contributions",),
     "two_digits": ("two_digits",),
-    "paper_networks": ("paper_networks",),
+    "paper_networks": ("paper_networks", "paper_networks_beside"),
     "omitted_digit": ("omitted_digit",),
     "logit_limit": ("logit_limit", "logit_matching", "logit_matching_again"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),

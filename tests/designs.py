@@ -70,7 +70,7 @@ def rows(n: int, mean: float, noise: float = 2.0, **settings: Any) -> Rows:
     ]
 
 
-def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
+def networks(hard: float, soft: float, taught: float, n: int = 20) -> Rows:
     made = rows(n, hard, alpha=0.0) + rows(n, soft, alpha=0.6667)
     for row in made:
         row["teacher_digest"] = str(row["seed"])
@@ -79,7 +79,7 @@ def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
 
 
 def temperatures(
-    errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 12, **other: Any
+    errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 20, **other: Any
 ) -> Rows:
     grid = (1, 10, 15, 20, 40, 100) if width > 30 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
     return [r for t in grid for r in rows(n, errors(t), noise, temperature=t, width=width, **other)]

@@ -26,6 +26,18 @@ Conditions = Mapping[
 
 
 FRESH = From(10)  # seeds that took no part in writing down the tests
+
+
+def seeds(n: int) -> Conditions:
+    """The first ``n`` seeds that took no part in writing down the tests, and a teacher of each.
+
+    Example:
+        >>> seeds(3)["seed"]
+        (10, 11, 12)
+    """
+    return dict.fromkeys(("seed", "teacher.seed"), tuple(range(10, 10 + n)))
+
+
 MNIST: Conditions = {
     **{"data": ("mnist",), "data.validation": (0,), "test": (True,), "seed": FRESH}
 }

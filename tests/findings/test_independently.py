@@ -158,7 +158,10 @@ MADE: dict[str, Rows] = {
     "C1": networks(140, 75, 60),
     "C2": networks(140, 75, 60),
     "C3": [*networks(140, 75, 60), *BESIDE],
-    "C4": [*temperatures(lambda _: 110, 300, n=24), *temperatures(lambda t: 90 + t / 20, 800)],
+    "C4": [
+        *temperatures(lambda _: 110, 300, n=24),
+        *temperatures(lambda t: 90 + t / 20, 800, n=12),
+    ],
     "C5": [*temperatures(valley, 30), *temperatures(lambda t: 80 + t, 30, alpha=0.6667)],
     "C6": [r | {"transfer_classes": "3"} for r in SHIFTED],
     "C7": [r | {"transfer_classes": "7 8"} for r in SHIFTED],
@@ -248,7 +251,7 @@ def apart(one: "pd.Series[float]", other: "pd.Series[float]", margin: float) -> 
 
 def test_the_pairs_of_temperatures_are_those_of_scipy() -> None:
     noisy = temperatures(lambda t: 110 + t / 60, 300, 9, 24)
-    outcome, runs = judged("C4", [*noisy, *temperatures(lambda t: 90 + t / 30, 800, 7)])
+    outcome, runs = judged("C4", [*noisy, *temperatures(lambda t: 90 + t / 30, 800, 7, 12)])
     for width, margin in ((300, 8), (800, 11)):
         table = runs[runs["width"] == width].pivot(
             index="seed", columns="temperature", values="test_errors"
@@ -280,7 +283,7 @@ def test_each_temperature_against_the_band_is_that_of_scipy(alpha: float) -> Non
         least = max(least, min(1.0, (len(more) - n) * p_values[t]))
         p_values[t] = least
     said = outcome.split("; with labels in the loss (alpha 2/3) ")[alpha < 1]
-    told = re.findall(r"([-\d.]+) \[\S+, \S+\], n = 12 at T = (\S+) \(p = (\S+)\)", said)
+    told = re.findall(r"([-\d.]+) \[\S+, \S+\], n = 20 at T = (\S+) \(p = (\S+)\)", said)
     assert [(float(t), p) for _, t, p in told] == [(t, f"{p:.2g}") for t, p in p_values.items()]
     assert [float(mean) for mean, *_ in told] == [
         pytest.approx(more[t].mean(), abs=0.06) for t in others

@@ -7,11 +7,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from designs import designed
 
+from bench.students import said
 from distill.findings import measured
 from distill.findings.claim import Claim
 from distill.findings.claims import CLAIMS, findings
-from distill.findings.preconditions import From
+from distill.findings.preconditions import From, check
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
 
 pytestmark = pytest.mark.usefixtures("ruled")
@@ -131,7 +133,7 @@ CASES: list[tuple[Claim, str, Rows]] = [
 def test_a_claim_is_decided_by_its_test(claim: Claim, verdict: str, rows: Rows) -> None:
     found = find(claim, rows)
     assert found.verdict == verdict, found.outcome
-    assert found.outcome and found.estimates
+    assert found.outcome and (found.estimates or "lacks runs (seed=" in found.outcome)
     assert (found.sweep, found.command, found.version) == ("mine", "command", "1.2")
 
 
@@ -198,6 +200,18 @@ def test_a_row_that_stands_twice_is_not_counted_twice() -> None:
     rows = gradients({}, {})
     found = find(C12, [*rows, {**rows[-1], "run": "again"}])
     assert found.outcome == "the sweep lacks runs (more than one norm of a seed)"
+
+
+@pytest.mark.parametrize("claim", measured.CLAIMS, ids=lambda claim: claim.id)
+def test_what_is_said_of_students_meets_the_preconditions(claim: Claim) -> None:
+    name = "logit_limit" if claim is C11 else "contributions"
+    runs = designed(name).assign(teacher_digest="a")
+    found = Sweep(name, Path(name), runs)
+    [part] = claim.parts
+    keys = {key for key in part if key.startswith("student.")}
+    assert keys and keys <= {*said(found, runs.iloc[0])}
+    rows = pd.DataFrame([said(found, run) for _, run in runs.iterrows()])
+    assert not check(rows, claim.parts, claim.compared).counted.empty
 
 
 @pytest.mark.parametrize("claim", measured.CLAIMS, ids=lambda claim: claim.id)

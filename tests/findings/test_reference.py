@@ -23,6 +23,7 @@ ROOT = CONF.parent
 REFERENCE = ROOT / "multirun" / "reference"
 MNIST = "a0cbb2360a04a8207dea224af10a61c580a8be404f12230fe62dc6e72a9e0462"  # of its images, labels
 EXPERIMENTS = {  # which experiments land in which sweep
+    "paper_networks": ("paper_networks", "paper_networks_beside"),
     "post": ("post", "post_hard"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "logit_limit": ("logit_limit", "logit_matching", "logit_matching_again"),
