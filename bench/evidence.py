@@ -41,7 +41,11 @@ SWEEPS = {
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "less_data": ("less_data",),
     "patience": ("patience", "patience_beside"),
-    "high_temperatures": ("high_temperatures", "high_temperatures_wide"),
+    "high_temperatures": (
+        "high_temperatures",
+        "high_temperatures_wide",
+        "high_temperatures_labels",
+    ),
     "ensemble_choice": ("ensemble_choice",),
     "ensemble": ("ensemble",),
     "post": ("post", "post_hard"),

@@ -81,7 +81,7 @@ def networks(hard: float, soft: float, taught: float, n: int = 20) -> Rows:
 def temperatures(
     errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 20, **other: Any
 ) -> Rows:
-    grid = (1, 10, 15, 20, 40, 100) if width > 30 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
+    grid = (10, 15, 20, 40, 100) if width > 30 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
     return [r for t in grid for r in rows(n, errors(t), noise, temperature=t, width=width, **other)]
 
 
@@ -116,8 +116,7 @@ def shifted(
 
 def fractions(soft: float) -> Rows:
     """Errors at shares of the data: hard ones lose 500 at 3 %, soft ones ``soft``."""
-    hard = {0.1: 300, 0.03: 600, 1.0: 100}
-    taught = {0.1: 100 + soft / 2, 0.03: 100 + soft, 1.0: 90}
+    hard, taught = {0.03: 600, 1.0: 100}, {0.03: 100 + soft, 1.0: 90}
     made = [
         *(r for f, e in hard.items() for r in rows(5, e, alpha=0.0, transfer_fraction=f)),
         *(r for f, e in taught.items() for r in rows(5, e, alpha=1.0, transfer_fraction=f)),

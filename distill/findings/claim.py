@@ -25,7 +25,8 @@ class Claim:
     what counts once. ``sweep`` is the experiment's name: a sweep of that name is reported even
     where it cannot decide the claim. ``rule`` is the commit that wrote the test down, `RULES` if it
     is empty; without one no sweep decides. An identity, whose parts say nothing of seeds, has
-    nothing that could be drawn again until it is liked, and needs neither.
+    nothing that could be drawn again until it is liked, and needs neither. With ``diverged`` runs
+    that diverged count, too.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Claim:
     of: tuple[str, ...] = ()
     evidence: str = "run"
     rule: str = ""
+    diverged: bool = False
 
     @property
     def named(self) -> tuple[tuple[object, ...], ...]:
@@ -54,9 +56,12 @@ class Claim:
 
     def judge(self, sweep: Sweep) -> "Judged":
         """What becomes of the claim on ``sweep``."""
-        checked = check(sweep.runs, self.parts, self.compared)
+        runs = sweep.runs
+        if self.diverged and sweep.diverged is not None and len(sweep.diverged):
+            runs = pd.concat([runs, sweep.diverged], ignore_index=True)
+        checked = check(runs, self.parts, self.compared)
         counted, told = checked.counted, sweep.name == self.sweep
-        alike = 2 * len(checked.near) > len(sweep.runs) and not lacking(checked.near, self.covers)
+        alike = 2 * len(checked.near) > len(runs) and not lacking(checked.near, self.covers)
         reason = checked.missed if counted.empty else ""
         every = {"seed": tuple(chain(*self.named))}
         if not reason and (value := lacking(counted, {**self.covers, **every})):

@@ -1,5 +1,6 @@
 """Claims decided, one way and the other, on runs made up like those of their experiments."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -54,6 +55,8 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C4", NOT, wide(lambda t: 110 + 40 * (t == 40))),
     ("C4", UNDECIDED, wide(lambda t: 110 + 8 * (t == 40))),
     ("C4", UNDECIDED, wide(lambda _: 110, noise=60)),
+    # What is beside it, with labels, decides nothing.
+    ("C4", REPRODUCED, [*wide(lambda _: 110), *temperatures(lambda t: 9 + t, 300, **LABELS)]),
     ("C4", UNDECIDED, wide(lambda _: 110, n=23)),
     ("C4", UNDECIDED, wide(lambda _: 110, wider=11)),
     ("C4", UNDECIDED, wide(lambda t: 110 + 40 * (t == 40), wider=11)),
@@ -147,10 +150,31 @@ def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
     assert found.outcome == "the sweep lacks runs (not one run of each learning rate of seed 12)"
 
 
+def test_a_rate_whose_run_diverged_is_not_borne() -> None:
+    [c9] = [claim for claim in CLAIMS if claim.id == "C9"]
+    whole = made_sweep("C9", rates(1 / 4, 1 / 4, 1))
+    known = c9.judge(whole).finding
+    broken = whole.runs["lr"].gt(1)
+    lost = whole.runs[broken].assign(test_errors=math.nan)
+    sweep = replace(whole, runs=whole.runs[~broken], diverged=lost)
+    found = c9.judge(sweep).finding
+    assert (found.verdict, found.outcome) == (REPRODUCED, known.outcome)
+    assert "lacks runs (lr=2)" in c9.judge(replace(sweep, diverged=None)).finding.outcome
+    rest = whole.runs[whole.runs["seed"].ne(14)]
+    every = whole.runs[whole.runs["seed"].eq(14)].assign(test_errors=math.nan)
+    one = c9.judge(replace(whole, runs=rest, diverged=every)).finding
+    assert one.outcome == "the sweep lacks runs (all of seed 14 diverged)"
+    # What stands beside it may lack some.
+    gone = whole.runs[(whole.runs["temperature"] != 2) | (whole.runs["lr"] != 2)]
+    part = c9.judge(replace(whole, runs=gone)).finding
+    assert (part.verdict, part.estimates[0]) == (REPRODUCED, known.estimates[0])
+    assert part.outcome.endswith("; T = 2: not one run of each learning rate of seed 10")
+
+
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
 PARTNERS = {"learning_rate": ["learning_rate_hard"], "post": ["post_hard"],
-            "logit_limit": ["logit_matching"], "high_temperatures": ["high_temperatures_wide"],
-            "paper_networks": ["paper_networks_beside"],
+            "logit_limit": ["logit_matching"], "paper_networks": ["paper_networks_beside"],
+            "high_temperatures": ["high_temperatures_wide", "high_temperatures_labels"],
             "temperature_law": ["temperature_law_labels"]}  # fmt: skip
 ITS_WIDTH = {"C5": 30}  # of several
 
@@ -191,39 +215,54 @@ def test_a_width_with_too_few_pairs_decides_nothing() -> None:
     assert "300 units: n = 23, at least 24 are wanted" in found.outcome
 
 
-OTHER: dict[str, Any] = {  # what no run of these claims has
-    "data": "synthetic", "data.validation": 0.1, "model": "cnn", "model.depth": 3, "width": 799,
-    "temperature": 3.5, "alpha": 0.4, "transfer": "x", "transfer_classes": "1 2", "data.jitter": 1,
-    "transfer_examples": 59_999, "epochs": 1, "test": False, "model.dropout": 0.1, "loss": "hard",
-    "weight_decay": 0.1, "teacher.model.width": 800, "teacher.model.depth": 3, "teacher.jitter": 0,
-    "teacher.train.epochs": 1, "teacher.members": 3, "teacher.model.dropout": 0.05,
-    "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
-    "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x", "seed": 3,
-    "teacher.seed": 3, "optim.momentum": 0.5,
-    "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False, "augment": "x",
-    "train.normalise": "x",
-    "data.flip": True, "loss.smoothing": 0.1, "loss.class_weights": "x", "views": "x",
-    "teacher.model.max_norm": -1,
-}  # fmt: skip
-ITS: dict[tuple[str, str], Any] = {("C4", "width"): 100}
-CONDITIONS = sorted({(c.id, key) for c in PAPER for part in c.parts for key in part})
+LEFT = {  # what changes no figure of these claims, and why
+    **dict.fromkeys(("resume", "checkpoint.every"), "how a run goes on"),
+    **dict.fromkeys(("precision", "device"), "any, but one for all runs"),
+    **dict.fromkeys(("optim.milestones", "optim.gamma"), "of multistep alone"),
+    **dict.fromkeys(("teacher.optim.milestones", "teacher.optim.gamma"), "of multistep alone"),
+    **dict.fromkeys(("model.features", "teacher.model.features"), "of losses of features alone"),
+    **{"teacher.targets": "where the same logits come from", "halving.factor": "of no rungs"},
+    **{"train.ema": "of columns of its own", "seed": "a test of its own"},
+}
+WHERE_ALL = ("transfer_classes", "transfer_fraction")  # say nothing of a whole transfer set
+
+
+def other(value: Any) -> Any:
+    """A value of a setting that no experiment of these claims has."""
+    if isinstance(value, bool | np.bool_):
+        return not value
+    return value + 0.37 if isinstance(value, int | float) and value == value else "x"
+
+
+def matters(claim: Claim, key: str) -> bool:
+    """Whether a figure of the claim hangs on a setting."""
+    if claim.id == "C1":  # of teachers
+        return key.startswith(("teacher", "data")) and key != "data.jitter"
+    if claim.id == "C2":  # of labels alone
+        return key != "temperature" and not key.startswith("teacher")
+    return True
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("claim", "key"), CONDITIONS)
-def test_runs_that_miss_a_precondition_do_not_count(claim: str, key: str) -> None:
-    one = next(c for c in CLAIMS if c.id == claim)
-    whole = made_sweep(claim, WHOLE[claim])
-    known = one.judge(whole)
-    runs = whole.runs[whole.runs[one.evidence].isin(known.evidence)]
-    value = ITS.get((claim, key), OTHER[key])
-    judged = one.judge(replace(whole, runs=runs.assign(**{key: value})))
-    assert known.suffices and not judged.suffices
-    assert judged.finding.verdict == UNDECIDED
-    assert f" has {key}={text(value)}, wanted is " in judged.finding.outcome
-    gone = one.judge(replace(whole, runs=runs.drop(columns=key)))
-    assert gone.finding.verdict == UNDECIDED
-    assert f" has no column {key}, wanted is " in gone.finding.outcome
+@pytest.mark.parametrize("claim", DESIGNED, ids=lambda claim: claim.id)
+def test_every_setting_that_matters_is_a_precondition(claim: Claim) -> None:
+    names = (claim.sweep, *PARTNERS.get(claim.sweep, ()))
+    runs = pd.concat([designed(n, ITS_WIDTH.get(claim.id)) for n in names], ignore_index=True)
+    runs = check(runs, claim.parts, claim.compared).counted
+    assert not lacking(runs, claim.covers)
+    whole = {*runs["transfer"]} == {"all"}
+    keys = [k for k in runs if k not in LEFT and not (whole and k in WHERE_ALL)]
+    assert len(keys) > 50
+    for key in filter(lambda key: matters(claim, key), keys):
+        changed = runs.assign(**{key: [*map(other, runs[key])]})
+        for left in (changed, runs.drop(columns=key)):
+            checked = check(left, claim.parts, claim.compared)
+            assert checked.counted.empty or lacking(checked.counted, claim.covers), key
+            assert f"{key}=" in checked.missed or f"no column {key}" in checked.missed, key
+    made = made_sweep(claim.id, WHOLE[claim.id])
+    bad = claim.judge(replace(made, runs=made.runs.assign(data="synthetic"))).finding
+    assert (bad.verdict, bad.estimates) == (UNDECIDED, ())
+    assert bad.outcome.endswith(" has data=synthetic, wanted is mnist")
 
 
 def test_a_folders_name_decides_nothing() -> None:

@@ -27,7 +27,11 @@ EXPERIMENTS = {  # which experiments land in which sweep
     "post": ("post", "post_hard"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "logit_limit": ("logit_limit", "logit_matching", "logit_matching_again"),
-    "high_temperatures": ("high_temperatures", "high_temperatures_wide"),
+    "high_temperatures": (
+        "high_temperatures",
+        "high_temperatures_wide",
+        "high_temperatures_labels",
+    ),
     "temperature_law": ("temperature_law", "temperature_law_labels", "standardised"),
     "patience": ("patience", "patience_beside"),
 }
