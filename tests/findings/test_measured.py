@@ -26,7 +26,7 @@ def settings(claim: Claim) -> dict[str, Any]:
     """What meets the preconditions of a claim."""
     [part] = claim.parts
     met = {k: v.least + (not v.itself) if isinstance(v, From) else v[0] for k, v in part.items()}
-    return {**met, "student.lr": 0.003, "version": "1.2", "status": "complete"}
+    return {**met, "version": "1.2", "status": "complete"}
 
 
 def noisy(seed: int, noise: float, shift: float = 0) -> float:
@@ -105,14 +105,16 @@ def find(claim: Claim, rows: Rows, **other: Any) -> Finding:
     return claim.judge(made(claim, rows, **other)).finding
 
 
-NEAR: Mapping[int, float] = {4: 3.0, 100: 0.3, 1000: 0.2}
+NEAR: Mapping[int, float] = {1: 2.0, 4: 3.0, 100: 0.3, 1000: 0.2}
 STEEP: Mapping[int, float] = {1: 0.6, 2: 1.0, 4: 2.0, 6: 4.0, 10: 6.0, 20: 9.0}
 CASES: list[tuple[Claim, str, Rows]] = [
     (C11, REPRODUCED, distances(NEAR)),
-    (C11, NOT, distances({100: 0.3, 1000: 0.7})),  # one is enough
-    (C11, UNDECIDED, distances({100: 0.3, 1000: 0.5})),
-    (C11, UNDECIDED, distances({100: 0.3, 1000: 0.4}, noise=1.0)),
+    (C11, NOT, distances({1: 2.0, 100: 0.3, 1000: 0.7})),  # one is enough
+    (C11, UNDECIDED, distances({1: 2.0, 100: 0.3, 1000: 0.5})),
+    (C11, UNDECIDED, distances({1: 2.0, 100: 0.3, 1000: 0.4}, noise=1.0)),
     (C11, UNDECIDED, distances(NEAR, n=9)),
+    (C11, UNDECIDED, distances({1: 0.2, 100: 0.3, 1000: 0.2})),  # the same start is all it takes
+    (C11, NOT, distances({1: 0.1, 100: 0.3, 1000: 0.2})),
     (C12, NOT, gradients(STEEP, {})),
     (C12, REPRODUCED, gradients({1: 0.8, 20: 1.2}, {})),
     (C12, NOT, gradients({6: 4.0}, {})),  # nor does it matter at which temperatures
@@ -139,10 +141,12 @@ def test_a_claim_is_decided_by_its_test(claim: Claim, verdict: str, rows: Rows) 
 
 def test_the_tests_of_several_temperatures_are_adjusted() -> None:
     """Of p values of some 0.03 each is small enough alone; of two, one is doubled."""
-    rows = distances({100: 0.4, 1000: 0.385}, noise=0.45)
+    rows = distances({1: 2.0, 100: 0.4, 1000: 0.385}, noise=0.45)
     found = find(C11, rows)
     for t in (100, 1000):  # that T, and one that is far below
-        other = [r for r in rows if r["temperature"] == t] + distances({1100 - t: 0.01}, noise=0.1)
+        other = [r for r in rows if r["temperature"] == t] + distances(
+            {1: 2.0, 1100 - t: 0.01}, noise=0.1
+        )
         p = find(C11, other).outcome.partition(f"T = {t}: ")[2].partition("p = ")[2].split()[0]
         assert 0.025 < float(p) < 0.05
     assert found.verdict == UNDECIDED
@@ -224,8 +228,10 @@ def test_rows_that_miss_a_precondition_do_not_count(claim: Claim) -> None:
         found = find(claim, [{**row, key: other} for row in rows[claim.id]])
         assert found.verdict == UNDECIDED
         assert f" has {key}={other}, wanted is " in found.outcome
-    apart = [{**row, "student.lr": 0.1 * (row["seed"] > 11)} for row in rows[claim.id]]
-    assert "not of one setting: student.lr=0, 0.1" in find(claim, apart).outcome
+    apart = [
+        {**row, "student.precision": ("fp32", "bf16")[row["seed"] > 11]} for row in rows[claim.id]
+    ]
+    assert "not of one setting: student.precision=fp32, bf16" in find(claim, apart).outcome
 
 
 def test_the_rows_of_students_decide_no_claim_on_errors() -> None:
