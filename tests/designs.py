@@ -53,7 +53,12 @@ def designed(experiment: str, width: int | None = None) -> pd.DataFrame:
         said = leaves(run.model_dump(by_alias=True))
         row = {key: value for key, value in said if key not in SHOWN and "._target_" not in key}
         machine = {"precision": "fp32", "device": "cpu"}
-        rows.append(row | composed(run) | machine | {"transfer_examples": 60_000})
+        rows.append(
+            row
+            | composed(run)
+            | machine
+            | {"transfer_examples": 60_000 - round(60_000 * run.data.validation)}
+        )
     return pd.DataFrame(rows)
 
 
@@ -157,7 +162,17 @@ def ensembles(single: float, together: float, distilled: float) -> Rows:
         row["teacher_digest"] = str(row["seed"])
         row["teacher_test_errors"] = spread(together, 5)[row["seed"] - FIRST]
         row["test_loss"] = row["test_errors"] / 3000
-    return made
+    return [*made, *choices()]
+
+
+def choices(best: tuple[float, float] = (2.0, 0.6667)) -> Rows:
+    """Untested runs that choose a temperature and alpha."""
+    return [
+        {"seed": seed, "temperature": t, "alpha": a, "val_errors": 150 - 20 * ((t, a) == best) + t,
+         "teacher_digest": f"choice{seed}", "test": False, "data.validation": 0.1667,
+         "transfer_examples": 49_998, "test_errors": math.nan}
+        for t in (2.0, 4.0, 8.0, 20.0) for a in (0.6667, 1.0) for seed in (0, 1, 2)
+    ]  # fmt: skip
 
 
 def identities(claim: str, deviation: float) -> Rows:

@@ -24,7 +24,7 @@ from distill.findings.decisions import (
     together,
     worst,
 )
-from distill.findings.preconditions import lacking
+from distill.findings.preconditions import CHOICES, CHOOSING, lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
 from distill.report.numbers import counted, text
 from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm
@@ -379,9 +379,40 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     return Decision((found[softest],), verdict, outcome, beside)
 
 
+def choice(runs: pd.DataFrame) -> "pd.Series[float]":
+    """Mean validation errors by temperature and alpha, the fewest first, of equal ones the lower.
+
+    Only pairs count that did not diverge with any seed.
+
+    Raises:
+        ValueError: not all pairs have a run of each seed, or all diverged.
+    """
+    by = ["temperature", "alpha"]
+    errors = runs.assign(**{key: runs[key].astype(float) for key in (*by, "val_errors")})
+    table = errors.pivot(index=by, columns="seed", values="val_errors")
+    wanted = math.prod(map(len, CHOICES.values()))
+    if len(runs) != wanted * len(CHOOSING) or table.shape != (wanted, len(CHOOSING)):
+        raise ValueError(
+            f"one of each temperature, alpha and seed that choose; {len(runs)} of them"
+        )
+    means = table.dropna().mean(axis=1)
+    if means.empty:
+        raise ValueError("no setting is complete with all seeds")
+    return means.sort_index().sort_values(kind="stable")
+
+
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
-    soft = runs[runs["alpha"] > 0]
-    single, distilled = by_seed(runs[runs["alpha"] == 0]), by_seed(soft)
+    tested = runs["test"].astype(bool)
+    means, runs = choice(runs[~tested]), runs[tested]
+    (temperature, alpha), least = next(iter(means.items()))  # type: ignore[misc]
+    soft = runs[(runs["alpha"] == alpha) & (runs["temperature"] == temperature)]
+    single = by_seed(runs[(runs["alpha"] == 0)])
+    distilled = by_seed(soft) if len(soft) else single[:0]
+    if {*single.index} != {*distilled.index}:
+        pair = f"T = {temperature:g}, alpha {_weight(alpha)}"
+        raise ValueError(
+            f"single and distilled models of the same seeds, at what was chosen, {pair}"
+        )
     ensemble = by_seed(soft, "teacher_test_errors")
     gained, kept = single - ensemble, single - distilled
     most = kept - 0.5 * gained
@@ -396,7 +427,9 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
     )  # fmt: skip
     share = kept.mean() / gained.mean()
     outcome = (
-        f"the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of which the distilled "
+        f"T = {temperature:g}, alpha {_weight(alpha)} have the fewest validation errors "
+        f"({least:.1f}); the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of "
+        "which the distilled "
         f"model keeps {100 * share:.0f} %; more than half: p = {p_most:.2g}"
     )
     return Decision(estimates, worst(map(above, (gained, most))), outcome)

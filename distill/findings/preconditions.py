@@ -116,14 +116,21 @@ POST: Conditions = {
         optim_lr=0.001, optim_schedule="constant", train_epochs=300, train_batch_size=8192,
     ),
 }  # fmt: skip
+CHOICES: Conditions = {"temperature": (2, 4, 8, 20), "alpha": (0.6667, 1)}
+CHOOSING = (0, 1, 2)  # seeds
 SINGLE: Conditions = {
     **{**MNIST, **ALIKE, **WHOLE, **USUAL, "width": (300,), "epochs": (200,)},
-    **{"data.jitter": (2,), "temperature": (2, 4, 8, 20)},
+    **{"data.jitter": (2,), "temperature": CHOICES["temperature"]},
     **teacher(  # like the student
         "ensemble", 300, members=10,
         optim_lr=0.003, optim_schedule="cosine", train_epochs=200, train_batch_size=256,
     ),
 }  # fmt: skip
+HELD_OUT: Conditions = {  # those that choose among settings of SINGLE, which are not tested
+    **{key: wanted for key, wanted in SINGLE.items() if key != "transfer_examples"},
+    **{"data.validation": (0.1667,), "test": (False,)},
+    **dict.fromkeys(("seed", "teacher.seed"), CHOOSING),
+}
 
 
 @dataclass(frozen=True)
