@@ -24,7 +24,7 @@ from distill.findings.decisions import (
     together,
     worst,
 )
-from distill.findings.preconditions import lacking
+from distill.findings.preconditions import CHOICES, CHOOSING, lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
 from distill.report.numbers import counted, text
 from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm
@@ -34,6 +34,7 @@ APART = {300: 8.0, 800: 11.0}  # errors, by width: a quarter of what T = 1 cost 
 ENOUGH = {300: 24, 800: 12}  # seeds, by width: a power of 80 % (bench/LOG.md)
 SENSITIVE = 0.05  # the margin beside it, as a share of the errors
 HIGH = (10.0, 15.0, 20.0, 40.0, 100.0)  # temperatures
+LABELLED = (10.0, 20.0, 100.0)  # those of C4 with labels in the loss
 BAND = (2.5, 4.0)  # temperatures
 TRIED = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)  # of 30 units
 MUCH = 2.0  # "much higher": at least twice
@@ -99,31 +100,61 @@ def distilled_student(runs: pd.DataFrame) -> Decision:
 
 def similar_temperatures(runs: pd.DataFrame) -> Decision:
     estimates, verdicts, outcomes = [], [], []
-    for width, group in runs.groupby("width"):
-        errors, units = of_each(group, "temperature"), int(str(width))
+    pure, labelled = (runs[runs["alpha"] == alpha] for alpha in (1, STATED))
+    for width, group in pure.groupby("width"):
+        high, units = of_each(group, "temperature"), int(str(width))
         margin = APART[units]
-        high = {t: e for t, e in errors.items() if t > 8}
         if {*high} != {*HIGH}:
             raise ValueError(f"all of T = {', '.join(map(text, HIGH))} at {text(width)} units")
-        pairs = {(a, b): [*(high[b] - high[a]).dropna()] for a, b in combinations(sorted(high), 2)}
+        pairs = _pairs(high)
         if (n := min(map(len, pairs.values()))) < ENOUGH[units]:
             raise ValueError(f"{units} units: n = {n}, at least {ENOUGH[units]} are wanted")
-        p_values = {pair: equivalent(d, margin) for pair, d in pairs.items()}
-        (a, b), p = max(p_values.items(), key=lambda item: item[1])
+        (a, b), p = _least_alike(pairs, margin)
         apart = min(holm([beyond(d, margin) for d in pairs.values()]))
         narrow = SENSITIVE * float(mean_of(high.values()).mean())
-        also = max(equivalent(d, narrow) for d in pairs.values())
-        ordered = sorted(errors.items(), key=lambda item: (item[0] <= 8, item[0]))
-        estimates += [estimate(f"{text(width)} units, T = {t:g}", e) for t, e in ordered]
+        _, also = _least_alike(pairs, narrow)
+        estimates += [estimate(f"{text(width)} units, T = {t:g}", e) for t, e in high.items()]
         verdicts.append(NOT if apart < SIGNIFICANT else significant(p))
-        means = [float(e.mean()) for e in high.values()]
         outcomes.append(
             f"{text(width)} units: means of T = {min(high):g} to {max(high):g} at most "
-            f"{max(means) - min(means):.1f} errors apart; each pair within {margin:g}: largest "
+            f"{_range(high):.1f} errors apart; each pair within {margin:g}: largest "
             f"p = {p:.2g} (T = {a:g}, {b:g}); within {100 * SENSITIVE:.0f} % ({narrow:.1f}): "
             f"largest p = {also:.2g}"
         )
-    return Decision(tuple(estimates), worst(verdicts), "; ".join(outcomes))
+    beside = of_each(labelled, "temperature") if len(labelled) else {}
+    label = f"alpha {_weight(STATED)}"
+    if len(beside) > 1:
+        (a, b), p = _least_alike(_pairs(beside), APART[300])
+        outcomes.append(
+            f"with labels in the loss ({label}) means at most {_range(beside):.1f} errors apart; "
+            f"each pair within {APART[300]:g}: largest p = {p:.2g} (T = {a:g}, {b:g})"
+        )
+    return Decision(
+        tuple(estimates),
+        worst(verdicts),
+        "; ".join(outcomes),
+        tuple(estimate(f"300 units, {label}, T = {t:g}", e) for t, e in beside.items()),
+    )
+
+
+Pairs = dict[tuple[float, float], list[float]]
+
+
+def _pairs(errors: "dict[float, pd.Series[float]]") -> Pairs:
+    """The differences within seeds of each two temperatures."""
+    both = combinations(sorted(errors), 2)
+    return {(a, b): [*(errors[b] - errors[a]).dropna()] for a, b in both}
+
+
+def _least_alike(pairs: Pairs, margin: float) -> tuple[tuple[float, float], float]:
+    """The two temperatures that are least surely equivalent, and the p value that they are."""
+    p_values = {pair: equivalent(d, margin) for pair, d in pairs.items()}
+    return max(p_values.items(), key=lambda item: item[1])
+
+
+def _range(errors: "dict[float, pd.Series[float]]") -> float:
+    means = [float(e.mean()) for e in errors.values()]
+    return max(means) - min(means)
 
 
 def best_temperatures(runs: pd.DataFrame) -> Decision:
@@ -148,7 +179,7 @@ def _against_band(runs: pd.DataFrame, of: str) -> Decision:
     low, high = BAND
     band = mean_of(e for t, e in errors.items() if low <= t <= high)
     more = {t: e - band for t, e in errors.items() if not low <= t <= high}
-    worse = dict(zip(more, holm([greater([*d.dropna()]) for d in more.values()]), strict=True))
+    worse = {t: greater([*d.dropna()]) for t, d in more.items()}  # all of them at once
     fewer = holm([greater([*(-d).dropna()]) for d in more.values()])
     verdict = NOT if min(fewer) < SIGNIFICANT else significant(max(worse.values()))
     best = min(errors, key=lambda t: float(errors[t].mean()))
@@ -158,7 +189,7 @@ def _against_band(runs: pd.DataFrame, of: str) -> Decision:
             f"{counted(estimate('', more[t].dropna()))} at T = {t:g} (p = {p:.2g})"
             for t, p in worse.items()
         )
-        + f" (Holm); the fewest are at T = {best:g}"
+        + f"; the fewest are at T = {best:g}"
     )
     return Decision(
         (
@@ -263,10 +294,8 @@ def less_data(runs: pd.DataFrame) -> Decision:
     share = "transfer_fraction"
     hard = of_each(runs[runs["alpha"] == 0], share, "best_test_errors")
     soft = of_each(runs[runs["alpha"] == 1], share)
-    parts = [f for f in hard if f < 1]
-    p_values = dict(zip(parts, holm([better(hard[f], soft[f]) for f in parts]), strict=True))
     lost_hard, lost_soft = hard[0.03] - hard[1.0], soft[0.03] - hard[1.0]
-    spared = 0.5 * lost_hard - lost_soft
+    p, spared = better(hard[0.03], soft[0.03]), 0.5 * lost_hard - lost_soft
     half = greater([*spared])
     estimates = tuple(
         estimate(f"{name}, {100 * fraction:.0f} % of the data", errors[fraction])
@@ -274,32 +303,30 @@ def less_data(runs: pd.DataFrame) -> Decision:
         for name, errors in (("hard, stopped early", hard), ("soft", soft))
     )
     outcome = (
-        "hard minus soft: "
-        + ", ".join(
-            f"{(hard[f] - soft[f]).mean():.0f} errors at {f:.2g} (p = {p:.2g})"
-            for f, p in p_values.items()
-        )
-        + f" (Holm); at 3 % soft targets lose {lost_soft.mean():.0f} errors against all data with "
-        f"labels, labels {lost_hard.mean():.0f}; less than half of it: p = {half:.2g}"
+        f"at 3 % soft targets have {-(soft[0.03] - hard[0.03]).mean():.0f} errors fewer than "
+        f"labels (p = {p:.2g}), and lose {lost_soft.mean():.0f} against all data with labels, "
+        f"labels {lost_hard.mean():.0f}; less than half of it: p = {half:.2g}"
     )
-    verdict = worst([significant(p_values[0.03]), above(spared)])
-    return Decision(estimates, verdict, outcome)
+    return Decision(estimates, worst([significant(p), above(spared)]), outcome)
 
 
 def borne(runs: pd.DataFrame, grid: Collection[float]) -> pd.DataFrame:
     """The longest step of each seed that costs little more than the best (TOLERATED), in octaves.
 
     ``more`` says that it may be longer: it is the longest of the ``grid``; ``less`` that it may be
-    shorter: the shortest one has the fewest errors, so that the best may lie below.
+    shorter: the shortest one has the fewest errors, so that the best may lie below. One whose run
+    diverged has infinitely many.
 
     Raises:
-        ValueError: a seed has not just one run of each of the grid.
+        ValueError: a seed has not just one run of each of the grid, or all diverged.
     """
     found = {}
     for seed, group in runs.groupby("seed"):
-        errors = group.set_index("lr")["test_errors"].astype(float).dropna()
+        errors = group.set_index("lr")["test_errors"].astype(float).fillna(math.inf)
         if sorted(errors.index) != sorted(grid):
             raise ValueError(f"not one run of each learning rate of seed {seed}")
+        if math.isinf(errors.min()):
+            raise ValueError(f"all of seed {seed} diverged")
         longest = max(errors.index[errors <= TOLERATED * errors.min()])
         ends = longest == max(grid), errors[min(grid)] == errors.min()
         found[seed] = (math.log2(longest), *ends)
@@ -309,8 +336,16 @@ def borne(runs: pd.DataFrame, grid: Collection[float]) -> pd.DataFrame:
 def learning_rate(runs: pd.DataFrame) -> Decision:
     grid = {*runs["lr"]}
     hard = borne(runs[runs["alpha"] == 0], grid)
-    groups = runs[runs["alpha"] == 1].groupby("temperature")
-    soft = {float(str(t)): borne(group, grid) for t, group in groups}
+    taught = runs[runs["alpha"] == 1]
+    softest = float(taught["temperature"].max())
+    soft, left = {}, ""
+    for t, group in taught.groupby("temperature"):
+        try:
+            soft[float(str(t))] = borne(group, grid)
+        except ValueError as error:
+            if t == softest:
+                raise
+            left += f"; T = {t:g}: {error}"
     octaves = {t: (own["octave"] - hard["octave"]).dropna() for t, own in soft.items()}
     least, much = math.sqrt(2) * ROUNDED, math.log2(MUCH)
     longer = {t: greater([*values], 0, least) for t, values in octaves.items()}
@@ -319,7 +354,6 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
         t: estimate(f"soft over hard, T = {t:g}", values, "octaves", least)
         for t, values in octaves.items()
     }
-    softest = max(soft)
     less, more = soft[softest]["less"] | hard["more"], soft[softest]["more"] | hard["less"]
     verdict = UNDECIDED
     if short[softest] < SIGNIFICANT:
@@ -334,6 +368,7 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     for bound, seeds in (("less", less.sum()), ("more", more.sum())):
         if seeds:
             outcome += f"; at T = {softest:g} of {seeds} seeds it may be {bound}, at the grid's end"
+    outcome += left
     beside = (
         *(found[t] for t in sorted(found, reverse=True) if t != softest),
         *(
@@ -344,9 +379,40 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     return Decision((found[softest],), verdict, outcome, beside)
 
 
+def choice(runs: pd.DataFrame) -> "pd.Series[float]":
+    """Mean validation errors by temperature and alpha, the fewest first, of equal ones the lower.
+
+    Only pairs count that did not diverge with any seed.
+
+    Raises:
+        ValueError: not all pairs have a run of each seed, or all diverged.
+    """
+    by = ["temperature", "alpha"]
+    errors = runs.assign(**{key: runs[key].astype(float) for key in (*by, "val_errors")})
+    table = errors.pivot(index=by, columns="seed", values="val_errors")
+    wanted = math.prod(map(len, CHOICES.values()))
+    if len(runs) != wanted * len(CHOOSING) or table.shape != (wanted, len(CHOOSING)):
+        raise ValueError(
+            f"one of each temperature, alpha and seed that choose; {len(runs)} of them"
+        )
+    means = table.dropna().mean(axis=1)
+    if means.empty:
+        raise ValueError("no setting is complete with all seeds")
+    return means.sort_index().sort_values(kind="stable")
+
+
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
-    soft = runs[runs["alpha"] > 0]
-    single, distilled = by_seed(runs[runs["alpha"] == 0]), by_seed(soft)
+    tested = runs["test"].astype(bool)
+    means, runs = choice(runs[~tested]), runs[tested]
+    (temperature, alpha), least = next(iter(means.items()))  # type: ignore[misc]
+    soft = runs[(runs["alpha"] == alpha) & (runs["temperature"] == temperature)]
+    single = by_seed(runs[(runs["alpha"] == 0)])
+    distilled = by_seed(soft) if len(soft) else single[:0]
+    if {*single.index} != {*distilled.index}:
+        pair = f"T = {temperature:g}, alpha {_weight(alpha)}"
+        raise ValueError(
+            f"single and distilled models of the same seeds, at what was chosen, {pair}"
+        )
     ensemble = by_seed(soft, "teacher_test_errors")
     gained, kept = single - ensemble, single - distilled
     most = kept - 0.5 * gained
@@ -361,7 +427,9 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
     )  # fmt: skip
     share = kept.mean() / gained.mean()
     outcome = (
-        f"the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of which the distilled "
+        f"T = {temperature:g}, alpha {_weight(alpha)} have the fewest validation errors "
+        f"({least:.1f}); the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of "
+        "which the distilled "
         f"model keeps {100 * share:.0f} %; more than half: p = {p_most:.2g}"
     )
     return Decision(estimates, worst(map(above, (gained, most))), outcome)

@@ -26,6 +26,7 @@ from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Finding, Sweep
 from distill.sweeps.compose import task_config
 from distill.system.conf import CONF
 
+pytestmark = pytest.mark.usefixtures("ruled")
 Target = Callable[[pd.DataFrame], Any]  # the best temperature of each run
 SEEDS = range(10, 20)
 STANDARDISED: dict[str, Sequence[Any]] = {
