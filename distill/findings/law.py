@@ -101,7 +101,7 @@ def _costs(table: pd.DataFrame) -> Array:
     epochs = [*table.columns.unique(0)]
     low = np.stack([table[size, 1] for size in epochs], axis=1)
     band = np.stack([table[size][[2, 3, 4]].mean(axis=1) for size in epochs], axis=1)
-    return np.stack([low - band, 100 * np.log(low / band)])
+    return np.stack([low - band, 100 * np.log(np.maximum(low, 1) / np.maximum(band, 1))])
 
 
 def _steps(costs: Array, epochs: Sequence[float]) -> Array:
@@ -185,7 +185,8 @@ def _costs_of(own: Array, other: Array) -> Array:
 
 def _exchanged(table: pd.DataFrame) -> Exchanged:
     sizes, grid = (table.columns.unique(level).to_numpy(float) for level in (0, 1))
-    logs = 100 * np.log(table.to_numpy(float)).reshape(len(table), len(sizes), len(grid))
+    logs = 100 * np.log(np.maximum(table.to_numpy(float), 1))  # none has a logarithm, too
+    logs = logs.reshape(len(table), len(sizes), len(grid))
     of = [logs[:, np.isin(sizes, widths)].mean(axis=1) for widths in (FEW, MANY)]
     errors = np.stack(of, axis=1)  # (S, 2, T)
     places = [own for own, _ in halves(len(table))]
@@ -255,8 +256,8 @@ CLAIMS = (
         "the pilot of this project (temperature_vs_size, 5 seeds, post hoc): T = 4 less T = 1.5 is "
         "54.6 errors at 10 units and -33.6 at 30, T = 20 less T = 1.5 36.8 at 30 and -18.0 at 100",
         "n = 20 seeds, 10 to 29, none of the pilot's (0 to 4), each with a teacher of its own. At "
-        "each of the widths 6 and 10, errors at T = 4 less those at 1.5 are above 0, at 30, 48, 64, "
-        "100, 160 and 300 below; with T = 20 instead above at 6, 10, 16, 24 and 30 and below "
+        "each of the widths 6 and 10, errors at T = 4 less those at 1.5 are above 0, at 30, 48, "
+        "64, 100, 160 and 300 below; with T = 20 instead above at 6, 10, 16, 24 and 30 and below "
         "at 100, 160 and 300 (16 paired one-sided t tests): reproduced if all have p < 0.05; not "
         "reproduced if the opposite of one has p < 0.05 (Holm over the 16); else not decided. An "
         "order that turns does so in errors, in their logarithms and by any scale that rises with "
