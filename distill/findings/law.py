@@ -220,7 +220,7 @@ def standardised(runs: pd.DataFrame) -> Decision:
         _drawn(label, less, draws),
     )
     needed = max(greater([*cost]) for cost in plain.costs)
-    removed, kept, costs = (np.mean(d <= 0) for d in (draws, -draws, own.draws))
+    removed, kept, costs = (float(np.mean(d <= 0)) for d in (draws, -draws, own.draws))
     ends = {STANDARDISED[0], STANDARDISED[-1]} & {value for pair in own.chosen for value in pair}
     verdict = UNDECIDED
     if max(kept, costs) < SIGNIFICANT:
@@ -228,7 +228,7 @@ def standardised(runs: pd.DataFrame) -> Decision:
     elif max(needed, removed) < SIGNIFICANT and not ends:  # the best of both may lie beyond one
         verdict = REPRODUCED
     outcome = (
-        f"kd has a need: p = {needed:.2g}; at least half of it stays in {share(float(removed))} of "
+        f"kd has a need: p = {needed:.2g}; at least half of it stays in {share(removed)} of "
         f"the resamples; temperatures that each half chose, for {names[0]} to {names[1]}: "
         f"kd {plain}; standardised kd {own}"
     )
