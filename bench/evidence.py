@@ -94,10 +94,10 @@ def chosen(folder: Path) -> list[str]:
     ended = every[every["status"].isin([Status.COMPLETE, Status.DIVERGED])]
     untested = ended[~ended["test"].astype(bool)]
     diverged = untested["status"] == Status.DIVERGED
-    means = choice(untested.assign(val_errors=untested["val_errors"].mask(diverged)))
-    for (temperature, alpha), mean in means.items():  # type: ignore[misc]
+    found = choice(untested.assign(val_errors=untested["val_errors"].mask(diverged)))
+    for temperature, alpha, mean in found:
         print(f"{folder.name}: T = {temperature:g}, alpha {alpha:g}: {mean:.1f} validation errors")
-    temperature, alpha = means.index[0]
+    temperature, alpha, _ = found[0]
     return [f"loss.temperature={temperature:g}", f"loss.alpha=0,{alpha:g}"]
 
 

@@ -57,7 +57,7 @@ def designed(experiment: str, width: int | None = None) -> pd.DataFrame:
             row
             | composed(run)
             | machine
-            | {"transfer_examples": 60_000 - round(60_000 * run.data.validation)}
+            | {"transfer_examples": 60_000 - round(60_000 * float(run.data.validation))}
         )
     return pd.DataFrame(rows)
 

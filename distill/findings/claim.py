@@ -87,8 +87,8 @@ class Claim:
             decision = replace(decision, verdict=UNDECIDED, outcome=reason)
         drawn = any("seed" in part for part in self.parts)
         if drawn and not reason and not (self.rule or RULES):
-            told = f"{decision.outcome}; no commit is named yet that wrote the test down"
-            decision = replace(decision, verdict=UNDECIDED, outcome=told)
+            outcome = f"{decision.outcome}; no commit is named yet that wrote the test down"
+            decision = replace(decision, verdict=UNDECIDED, outcome=outcome)
         known = frozenset(map(str, counted.get(self.evidence, counted.index)))
         return Judged(self._finding(sweep, decision), sweep, not reason, told or alike, known)
 

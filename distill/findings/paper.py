@@ -379,8 +379,8 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     return Decision((found[softest],), verdict, outcome, beside)
 
 
-def choice(runs: pd.DataFrame) -> "pd.Series[float]":
-    """Mean validation errors by temperature and alpha, the fewest first, of equal ones the lower.
+def choice(runs: pd.DataFrame) -> list[tuple[float, float, float]]:
+    """Temperatures, alphas, and mean validation errors, the fewest first, of equal ones the lower.
 
     Only pairs count that did not diverge with any seed.
 
@@ -395,16 +395,16 @@ def choice(runs: pd.DataFrame) -> "pd.Series[float]":
         raise ValueError(
             f"one of each temperature, alpha and seed that choose; {len(runs)} of them"
         )
-    means = table.dropna().mean(axis=1)
-    if means.empty:
+    rows = table.dropna().mean(axis=1).reset_index().to_numpy(dtype=float).tolist()
+    if not rows:
         raise ValueError("no setting is complete with all seeds")
-    return means.sort_index().sort_values(kind="stable")
+    return sorted(((t, alpha, mean) for t, alpha, mean in rows), key=lambda row: (row[2], *row))
 
 
 def ensemble_gain(runs: pd.DataFrame) -> Decision:
     tested = runs["test"].astype(bool)
-    means, runs = choice(runs[~tested]), runs[tested]
-    (temperature, alpha), least = next(iter(means.items()))  # type: ignore[misc]
+    (temperature, alpha, least), *_ = choice(runs[~tested])
+    runs = runs[tested]
     soft = runs[(runs["alpha"] == alpha) & (runs["temperature"] == temperature)]
     single = by_seed(runs[(runs["alpha"] == 0)])
     distilled = by_seed(soft) if len(soft) else single[:0]

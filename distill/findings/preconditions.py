@@ -116,7 +116,7 @@ POST: Conditions = {
         optim_lr=0.001, optim_schedule="constant", train_epochs=300, train_batch_size=8192,
     ),
 }  # fmt: skip
-CHOICES: Conditions = {"temperature": (2, 4, 8, 20), "alpha": (0.6667, 1)}
+CHOICES: Mapping[str, tuple[float, ...]] = {"temperature": (2, 4, 8, 20), "alpha": (0.6667, 1)}
 CHOOSING = (0, 1, 2)  # seeds
 SINGLE: Conditions = {
     **{**MNIST, **ALIKE, **WHOLE, **USUAL, "width": (300,), "epochs": (200,)},

@@ -92,10 +92,9 @@ def posted(runs: pd.DataFrame, words: "re.Match[str]") -> "pd.Series[float]":
 def best(runs: pd.DataFrame) -> pd.DataFrame:
     """The tested runs at the temperature and alpha with the fewest mean validation errors."""
     tested = runs["test"].astype(bool)
-    means = runs[~tested].groupby(["temperature", "alpha"])["val_errors"].mean()
-    temperature, alpha = means.idxmin()
-    at_it = (runs["temperature"] == temperature) & (runs["alpha"] == alpha)
-    return runs[tested & at_it]
+    pairs = runs["temperature"].astype(str) + " " + runs["alpha"].astype(str)
+    chosen = runs[~tested].groupby(pairs)["val_errors"].mean().idxmin()
+    return runs[tested & (pairs == chosen)]
 
 
 def percent(errors: "pd.Series[float]") -> "pd.Series[float]":
