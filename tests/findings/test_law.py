@@ -302,9 +302,9 @@ def plainly_exchanged(runs: pd.DataFrame) -> tuple[dict[int, list[float]], list[
     tables = [logs(runs[runs["width"].isin(group)]) for group in ((6, 10), (24, 30))]
     seeds = [*tables[0].index]
     paid: dict[int, list[float]] = {seed: [0, 0] for seed in seeds}
-    chosen = []
+    chosen: list[list[float]] = []
     for own, others in ((seeds[::2], seeds[1::2]), (seeds[1::2], seeds[::2])):
-        best = [table.loc[others].mean().idxmin() for table in tables]
+        best: list[Any] = [table.loc[others].mean().idxmin() for table in tables]
         chosen.append(best)
         for seed in own:
             for k, table in enumerate(tables):
@@ -345,7 +345,7 @@ def test_their_interval_is_of_seeds_drawn_and_temperatures_chosen_anew() -> None
         cost = {}
         for loss in ("kd", "standardised_kd"):
             halves = [[tables[loss, k].loc[half].mean() for k in (0, 1)] for half in drawn]
-            best = [[means.idxmin() for means in half] for half in halves]
+            best: list[Any] = [[means.idxmin() for means in half] for half in halves]
             cost[loss] = np.mean([
                 halves[h][k][best[1 - h][1 - k]] - halves[h][k][best[1 - h][k]]
                 for h in (0, 1) for k in (0, 1)
