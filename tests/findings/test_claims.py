@@ -25,6 +25,7 @@ from designs import (
     wide,
 )
 
+from bench.evidence import SWEEPS
 from distill.findings.claim import Claim
 from distill.findings.claims import CLAIMS, RATES, findings
 from distill.findings.preconditions import check, lacking
@@ -146,9 +147,6 @@ def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
 
 
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
-PARTNERS = {"learning_rate": ["learning_rate_hard"], "post": ["post_hard"],
-            "logit_limit": ["logit_matching"], "high_temperatures": ["high_temperatures_wide"],
-            "temperature_law": ["temperature_law_labels"]}  # fmt: skip
 ITS_WIDTH = {"C5": 30}  # of several
 
 
@@ -156,7 +154,7 @@ ITS_WIDTH = {"C5": 30}  # of several
 @pytest.mark.parametrize("claim", DESIGNED, ids=lambda claim: claim.id)
 def test_the_runs_of_its_experiment_will_meet_its_preconditions(claim: Claim) -> None:
     near = ITS_WIDTH.get(claim.id)
-    parts = [designed(name, near) for name in (claim.sweep, *PARTNERS.get(claim.sweep, ()))]
+    parts = [designed(name.split()[0], near) for name in SWEEPS[claim.sweep]]
     runs = pd.concat(parts, ignore_index=True)
     checked = check(runs, claim.parts, claim.compared)
     assert not checked.counted.empty, checked.missed
@@ -197,7 +195,7 @@ OTHER: dict[str, Any] = {  # what no run of these claims has
     "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
     "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x", "seed": 3,
     "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False, "augment": "x",
-    "train.normalise": "x",
+    "train.normalise": "x", "optim.momentum": 0.5,
     "data.flip": True, "loss.smoothing": 0.1, "loss.class_weights": "x", "views": "x",
     "teacher.model.max_norm": -1,
 }  # fmt: skip
