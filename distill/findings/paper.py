@@ -38,10 +38,9 @@ LABELLED = (10.0, 20.0, 100.0)  # those of C4 with labels in the loss
 BAND = (2.5, 4.0)  # temperatures
 TRIED = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)  # of 30 units
 MUCH = 2.0  # "much higher": at least twice
-# A longest step is known to an octave, the grid's: its logarithm to base 2 is rounded, uniformly.
-ROUNDED = math.sqrt(
-    1 / 12
-)  # the standard deviation of that, and of a difference of two sqrt(2) of it
+# A longest step is known to an octave, the grid's. The rounding of its logarithm to base 2, being
+# uniform, has this standard deviation, that of a difference of two sqrt(2) times it.
+ROUNDED = math.sqrt(1 / 12)
 TOLERATED = 1.1  # a learning rate is borne if it costs at most a tenth more errors than the best
 STEPS = 0.05  # by at most this share, equal numbers of steps differ
 THREES, TESTED = 1010, 10_000  # among the test images of MNIST, a precondition

@@ -46,7 +46,8 @@ def interval(values: Iterable[float], least: float = 0.0) -> Interval:
     mean = float(array.mean())
     if n == 1:
         return Interval(1, mean, math.nan, math.nan)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * max(array.std(ddof=1), least) / math.sqrt(n)
+    spread = max(float(array.std(ddof=1)), least)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * spread / math.sqrt(n)
     return Interval(n, mean, mean - half, mean + half)
 
 

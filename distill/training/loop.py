@@ -259,7 +259,8 @@ class Training:
         # The members' gradients do not mix, so the sum of their means gives each its own.
         torch.autograd.backward((losses.mean(1) if losses.ndim > 1 else losses).sum())
         if self.plan.normalise:
-            # However small, as labels' gradients get; of one that is 0 no step can be made.
+            # Labels' gradients get as small as 1e-11. One whose squares are 0 in float32 (1e-23)
+            # has no direction that is known, and makes no step.
             self._scale(lambda norms: torch.where(norms > 0, 1 / norms, 0))
         if self.plan.clip_norm is not None:
             self._clip(self.plan.clip_norm)

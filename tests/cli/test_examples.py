@@ -19,7 +19,6 @@ WITH_EXAMPLES = sorted(
 README = PACKAGE.parent / "README.md"
 
 
-@pytest.mark.table
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_the_examples_of_a_module_hold(name: str) -> None:
     module = importlib.import_module(name)

@@ -27,6 +27,7 @@ from designs import (
     wide,
 )
 
+from bench.evidence import SWEEPS
 from distill.findings.claim import Claim
 from distill.findings.claims import CLAIMS, RATES, findings
 from distill.findings.preconditions import check, lacking
@@ -173,11 +174,6 @@ def test_a_rate_whose_run_diverged_is_not_borne() -> None:
 
 
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
-PARTNERS = {"ensemble": ["ensemble_choice"], "learning_rate": ["learning_rate_hard"],
-            "post": ["post_hard"],
-            "logit_limit": ["logit_matching"], "paper_networks": ["paper_networks_beside"],
-            "high_temperatures": ["high_temperatures_wide", "high_temperatures_labels"],
-            "temperature_law": ["temperature_law_labels"]}  # fmt: skip
 ITS_WIDTH = {"C5": 30}  # of several
 
 
@@ -185,7 +181,7 @@ ITS_WIDTH = {"C5": 30}  # of several
 @pytest.mark.parametrize("claim", DESIGNED, ids=lambda claim: claim.id)
 def test_the_runs_of_its_experiment_will_meet_its_preconditions(claim: Claim) -> None:
     near = ITS_WIDTH.get(claim.id)
-    parts = [designed(name, near) for name in (claim.sweep, *PARTNERS.get(claim.sweep, ()))]
+    parts = [designed(name.split()[0], near) for name in SWEEPS[claim.sweep]]
     runs = pd.concat(parts, ignore_index=True)
     checked = check(runs, claim.parts, claim.compared)
     assert not checked.counted.empty, checked.missed
@@ -248,7 +244,7 @@ def matters(claim: Claim, key: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", DESIGNED, ids=lambda claim: claim.id)
 def test_every_setting_that_matters_is_a_precondition(claim: Claim) -> None:
-    names = (claim.sweep, *PARTNERS.get(claim.sweep, ()))
+    names = [name.split()[0] for name in SWEEPS[claim.sweep]]
     runs = pd.concat([designed(n, ITS_WIDTH.get(claim.id)) for n in names], ignore_index=True)
     runs = check(runs, claim.parts, claim.compared).counted
     assert not lacking(runs, claim.covers)

@@ -432,9 +432,8 @@ def test_a_best_temperature_is_told_where_both_ends_are_worse(
 
 def test_ends_of_curves_without_a_best_are_seldom_said_to_be_worse() -> None:
     draws = np.random.default_rng(7)
-    p_values = worse_ends(
-        draws.normal(100, 6, (20, 500, 12))
-    )  # 0.12 of them, where the same choose
+    p_values = worse_ends(draws.normal(100, 6, (20, 500, 12)))
+    # It would be 0.12 where those that are tested choose.
     assert 0.03 < (p_values < 0.05).mean() < 0.08
     falls = 80 + 45 / np.array(law.TEMPERATURES) ** 2  # with the fewest errors at the end
     assert (worse_ends(falls + draws.normal(0, 4, (20, 500, 12)))[1] < 0.05).mean() < 0.05

@@ -11,6 +11,7 @@ from conftest import reference
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from bench.evidence import SWEEPS
 from distill.config import parse
 from distill.findings.claims import CLAIMS, findings
 from distill.report.page import markdown
@@ -22,20 +23,6 @@ from distill.system.conf import CONF
 ROOT = CONF.parent
 REFERENCE = ROOT / "multirun" / "reference"
 MNIST = "a0cbb2360a04a8207dea224af10a61c580a8be404f12230fe62dc6e72a9e0462"  # of its images, labels
-EXPERIMENTS = {  # which experiments land in which sweep
-    "paper_networks": ("paper_networks", "paper_networks_beside"),
-    "post": ("post", "post_hard"),
-    "ensemble": ("ensemble_choice", "ensemble"),
-    "learning_rate": ("learning_rate", "learning_rate_hard"),
-    "logit_limit": ("logit_limit", "logit_matching", "logit_matching_again"),
-    "high_temperatures": (
-        "high_temperatures",
-        "high_temperatures_wide",
-        "high_temperatures_labels",
-    ),
-    "temperature_law": ("temperature_law", "temperature_law_labels", "standardised"),
-    "patience": ("patience", "patience_beside"),
-}
 
 
 def digests(experiment: str, overrides: dict[str, str]) -> set[str]:
@@ -84,7 +71,8 @@ def test_what_the_readme_says_of_a_claim_is_decided_on_its_runs() -> None:
 @pytest.mark.parametrize("name", fresh())
 def test_its_runs_are_those_of_its_experiments(name: str) -> None:
     sweep = reference()[name]
-    experiments = EXPERIMENTS.get(sweep.name, (sweep.name,))
+    lands = SWEEPS.get(sweep.name, (sweep.name,))
+    experiments = [experiment.split()[0] for experiment in lands]
     whole = pd.read_csv(sweep.folder / SUMMARY)
     assert set(whole["status"]) <= {"complete", "diverged"}
     runs = {run.rpartition("-")[2] for run in whole["run"]}
