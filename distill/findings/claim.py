@@ -20,13 +20,12 @@ class Claim:
     ``test`` says in words what ``decide`` does. Its preconditions: only runs count that meet one of
     the ``parts``; they have all values of ``covers``, and differ in nothing but their seeds and
     what is ``compared``, of the settings that begin with one ``of`` these; all seeds are there that
-    the parts name, and others do not count, so that nobody looks first and then runs more. (Where
-    a part gives them a range, fewer than ``seeds`` decide nothing.) ``evidence`` is the column of
-    what counts once. ``sweep`` is the experiment's name: a sweep of that name is reported even
-    where it cannot decide the claim. ``rule`` is the commit that wrote the test down, `RULES` if it
-    is empty; without one no sweep decides. An identity, whose parts say nothing of seeds, has
-    nothing that could be drawn again until it is liked, and needs neither. With ``diverged`` runs
-    that diverged count, too.
+    the parts name, and others do not count, so that nobody looks first and then runs more.
+    ``evidence`` is the column of what counts once. ``sweep`` is the experiment's name: a sweep of
+    that name is reported even where it cannot decide the claim. ``rule`` is the commit that wrote
+    the test down, `RULES` if it is empty; without one no sweep decides. An identity, whose parts
+    name no seeds, has nothing that could be drawn again until it is liked, and needs neither. With
+    ``diverged`` runs that diverged count, too.
     """
 
     id: str
@@ -38,7 +37,6 @@ class Claim:
     parts: tuple[Conditions, ...]
     compared: tuple[str, ...] = ()
     covers: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    seeds: int = 5
     of: tuple[str, ...] = ()
     evidence: str = "run"
     rule: str = ""
@@ -46,13 +44,13 @@ class Claim:
 
     @property
     def named(self) -> tuple[tuple[object, ...], ...]:
-        """The seeds that each part names."""
+        """The seeds of each part that names them."""
         return tuple(w for p in self.parts if isinstance(w := p.get("seed"), tuple))
 
     @property
     def fewest(self) -> int:
         """The number of seeds that each figure is of, at least."""
-        return min(map(len, self.named), default=self.seeds)
+        return min(map(len, self.named), default=1)
 
     def judge(self, sweep: Sweep) -> "Judged":
         """What becomes of the claim on ``sweep``."""
@@ -85,8 +83,7 @@ class Claim:
         if (n := min((e.n for e in decision.estimates), default=self.fewest)) < self.fewest:
             reason = f"{decision.outcome}; n = {n}, at least {self.fewest} are wanted"
             decision = replace(decision, verdict=UNDECIDED, outcome=reason)
-        drawn = any("seed" in part for part in self.parts)
-        if drawn and not reason and not (self.rule or RULES):
+        if self.named and not reason and not (self.rule or RULES):
             outcome = f"{decision.outcome}; no commit is named yet that wrote the test down"
             decision = replace(decision, verdict=UNDECIDED, outcome=outcome)
         known = frozenset(map(str, counted.get(self.evidence, counted.index)))

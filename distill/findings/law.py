@@ -12,7 +12,7 @@ import pandas as pd
 
 from distill.findings.claim import Claim
 from distill.findings.decisions import Decision, estimate, worst
-from distill.findings.preconditions import TAUGHT, WHOLE, Conditions, lacking
+from distill.findings.preconditions import TAUGHT, WHOLE, Conditions, lacking, seeds
 from distill.report.best import NEAR, RISING, Array, halves, measured, optima, resampled
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
 from distill.report.numbers import counted, share, text
@@ -242,7 +242,7 @@ def _drawn(label: str, values: Array, draws: Array) -> Estimate:
     return Estimate(label, len(values), float(values.mean()), *percentiles(draws), "%")
 
 
-LAW: Conditions = {**TAUGHT, **WHOLE, "seed": tuple(range(10, 30)), "alpha": (1,), "epochs": (60,)}
+LAW: Conditions = {**TAUGHT, **WHOLE, **seeds(20), "alpha": (1,), "epochs": (60,)}
 _SMALL: Conditions = {**LAW, "width": NARROW}
 _ALPHA = {key: condition for key, condition in _SMALL.items() if key != "alpha"}
 
@@ -275,7 +275,6 @@ CLAIMS = (
         ({**LAW, "width": WIDTHS, "temperature": TEMPERATURES},),
         ("width", "temperature"),
         {"width": WIDTHS, "temperature": TEMPERATURES},
-        seeds=20,
     ),
     Claim(
         "S2",
@@ -298,13 +297,12 @@ CLAIMS = (
         patience,
         (
             {
-                **{**LAW, "width": (30, 100), "data.jitter": (0, 2)},
-                **{"epochs": EPOCHS, "temperature": PATIENT, "seed": tuple(range(10, 20))},
+                **{**LAW, **seeds(10), "width": (30, 100), "data.jitter": (0, 2)},
+                **{"epochs": EPOCHS, "temperature": PATIENT},
             },
         ),
         ("width", "data.jitter", "epochs", "temperature", "soft_targets"),
         {"width": (30,), "data.jitter": (0, 2), "epochs": EPOCHS, "temperature": PATIENT},
-        seeds=10,
     ),
     Claim(
         "S4",
@@ -337,6 +335,5 @@ CLAIMS = (
             **{"loss": ("kd", "standardised_kd"), "width": NARROW},
             "temperature": tuple(sorted({*PLAIN, *STANDARDISED})),
         },
-        seeds=20,
     ),
 )
