@@ -8,7 +8,7 @@ from conftest import reference
 from designs import designed
 from scipy import stats
 
-from distill.findings import paper
+from distill.findings import mnist
 from distill.findings.claims import CLAIMS
 
 PILOT, REPEATS = (10, 20, 40), 10_000
@@ -34,9 +34,9 @@ def power(deviation: float, freedom: int | None, margin: float, n: int) -> float
     scale = np.ones(REPEATS)
     if freedom:
         scale = np.sqrt(freedom / draws.chisquare(freedom, REPEATS))
-    errors = deviation * scale[:, None, None] * draws.normal(size=(REPEATS, n, len(paper.HIGH)))
+    errors = deviation * scale[:, None, None] * draws.normal(size=(REPEATS, n, len(mnist.HIGH)))
     alike = np.ones(REPEATS, dtype=bool)
-    for one, other in combinations(range(len(paper.HIGH)), 2):
+    for one, other in combinations(range(len(mnist.HIGH)), 2):
         apart = errors[..., other] - errors[..., one]
         half = stats.t.ppf(0.95, n - 1) * apart.std(axis=1, ddof=1) / np.sqrt(n)
         alike &= abs(apart.mean(axis=1)) + half < margin
@@ -47,7 +47,7 @@ def power(deviation: float, freedom: int | None, margin: float, n: int) -> float
 @pytest.mark.parametrize("width", EXPERIMENTS)
 def test_the_seeds_of_c4_have_the_power_that_it_says(width: int) -> None:
     test = next(c for c in CLAIMS if c.id == "C4").test
-    runs, n, margin = designed(EXPERIMENTS[width]), paper.ENOUGH[width], paper.APART[width]
+    runs, n, margin = designed(EXPERIMENTS[width]), mnist.ENOUGH[width], mnist.APART[width]
     assert {*runs["width"]} == {width} and runs["seed"].nunique() == n
     assert f"n = {n} (" in test and f"at {width}" in test
     deviation, freedom = spread(width)
