@@ -29,6 +29,7 @@ REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
 SWEEPS = {
     "temperature_law": (
         "temperature_law",
+        "temperature_law_narrow",
         "temperature_law_labels",
         # The students that it is compared with are there already.
         "standardised hydra.sweep.dir=multirun/temperature_law",

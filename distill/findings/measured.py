@@ -114,8 +114,8 @@ def contributions(rows: pd.DataFrame) -> Decision:
         estimate("as initialised, largest over smallest", _change(before), "times"),
     )
     outcome = (
-        f"of trained students it changes {counted(found)} times from T = 1 to 20, p = {p:.2g} that "
-        f"by less than {TWICE:g}"
+        f"of trained students it changes {counted(found)} times from T = 1 to 20, p = {p:.2g} "
+        f"that by less than {TWICE:g}"
     )
     return Decision((*each, found), verdict, outcome, beside)
 
@@ -144,10 +144,10 @@ CLAIMS = (
         "Soft targets of high entropy have much less variance in the gradient between training "
         "cases than labels",
         "a sentence",
-        "n = 5 (seeds 10 to 14), students of 300 units as they are initialised, whatever they are "
-        "then trained at: the gradient noise scale tr(Sigma) / |G|^2 of soft targets at T = 20 "
-        "over that of labels is below 1/2 (one-sided t test of its log2 + 1 below 0, p < 0.05); "
-        "not reproduced if significantly above 1/2.",
+        "n = 5 (seeds 10 to 14), students of 300 units as they are initialised, whatever they "
+        "are then trained at: the gradient noise scale tr(Sigma) / |G|^2 of soft targets at T = "
+        "20 over that of labels is below 1/2 (one-sided t test of its log2 + 1 below 0, p < "
+        "0.05); not reproduced if significantly above 1/2.",
         mechanism,
         (STUDENTS,),
         COMPARED,
@@ -157,19 +157,18 @@ CLAIMS = (
         "C11 (students)",
         "functions",
         "So a student that matches logits is the function that one at a large temperature is, "
-        "given "
-        "the same start",
+        "given the same start",
         "an identity",
         "n = 10 (seeds 10 to 19). For each T of 100 or more (100 and 1,000, beside 1) the rms "
         "distance, over test images and classes, of the zero-meaned logits of the student at T "
-        "from those of the student of its seed and teacher that matches logits is at most half of "
-        "the distance of that student from another of the same teacher that matches logits, of "
-        "another seed (one-sided t test of log2 of the ratio + 1 below 0, Holm over these "
+        "from those of the student of its seed and teacher that matches logits is at most half "
+        "of the distance of that student from another of the same teacher that matches logits, "
+        "of another seed (one-sided t test of log2 of the ratio + 1 below 0, Holm over these "
         "temperatures, p < 0.05). The first two share initialisation and order, the other two "
         "neither, so it is also wanted that the student at T = 1, which shares them, is farther "
-        "than that at T = 1,000 (one-sided t test of log2 of the ratio, p < 0.05). Not reproduced "
-        "if significantly above half at one of the large ones (Holm), or if T = 1 is significantly "
-        "nearer.",
+        "than that at T = 1,000 (one-sided t test of log2 of the ratio, p < 0.05). Not "
+        "reproduced if significantly above half at one of the large ones (Holm), or if T = 1 is "
+        "significantly nearer.",
         functions,
         (LIMITS,),
         ("temperature", "student.temperature"),
@@ -184,9 +183,9 @@ CLAIMS = (
         "n = 5 (seeds 10 to 14), students of 300 units, each temperature with its own, trained "
         "with labels in the loss (alpha = 2/3). The root mean square norm of the gradient of a "
         "batch of the training's size, drawn from the training images, of T^2 KL over that of "
-        "cross-entropy with labels, on the trained student at its own T = 1, 2, 4, 6, 10, 20: for "
-        "each seed the largest over the smallest is at most 2 (one-sided t test of its log2 below "
-        "1, p < 0.05); not reproduced if significantly above 2. Of a batch, since the mean "
+        "cross-entropy with labels, on the trained student at its own T = 1, 2, 4, 6, 10, 20: "
+        "for each seed the largest over the smallest is at most 2 (one-sided t test of its log2 "
+        "below 1, p < 0.05); not reproduced if significantly above 2. Of a batch, since the mean "
         "gradients of both targets cancel where training ends, in the ratio of their weights. "
         "Beside it the same of students as they are initialised, which decides nothing.",
         contributions,
