@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distill.report.reading import ReportError, sweep
+from distill.findings.paper import choice
 from distill.runs.columns import Status
 from distill.runs.planned import PLANNED
 from distill.runs.results import SUMMARY, SWEEP, paths
@@ -29,24 +29,28 @@ REFERENCE, SPENT = ROOT / "reference", ROOT / "evidence.csv"
 SWEEPS = {
     "temperature_law": (
         "temperature_law",
+        "temperature_law_narrow",
         "temperature_law_labels",
         # The students that it is compared with are there already.
         "standardised hydra.sweep.dir=multirun/temperature_law",
     ),
     "contributions": ("contributions",),
     "two_digits": ("two_digits",),
-    "paper_networks": ("paper_networks",),
+    "paper_networks": ("paper_networks", "paper_networks_beside"),
     "omitted_digit": ("omitted_digit",),
     "logit_limit": ("logit_limit", "logit_matching", "logit_matching_again"),
     "learning_rate": ("learning_rate", "learning_rate_hard"),
     "less_data": ("less_data",),
     "patience": ("patience", "patience_beside"),
-    "high_temperatures": ("high_temperatures", "high_temperatures_wide"),
-    "ensemble_choice": ("ensemble_choice",),
-    "ensemble": ("ensemble",),
+    "high_temperatures": (
+        "high_temperatures",
+        "high_temperatures_wide",
+        "high_temperatures_labels",
+    ),
+    "ensemble": ("ensemble_choice", "ensemble"),
     "post": ("post", "post_hard"),
 }
-CHOOSES = {"ensemble": "ensemble_choice"}  # of an experiment, the sweep that chooses settings of it
+CHOOSES = {"ensemble": "ensemble"}  # of an experiment, the sweep with runs that choose its settings
 MEASURED = {  # of the runs of which sweep
     "identities": (),
     "functions": ("multirun/logit_limit",),
@@ -68,8 +72,8 @@ def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[s
             if own in CHOOSES:
                 try:
                     more += chosen(ROOT / CHOOSES[own])
-                except (ReportError, ValueError) as error:
-                    print(f"{own} waits for {CHOOSES[own]}: {error}")
+                except (OSError, ValueError) as error:
+                    print(f"{own} waits for what chooses its settings: {error}")
                     yield own, []
                     continue
             yield own, [*python, "distill", f"experiment={own}", *more, cores, *overrides]
@@ -78,33 +82,23 @@ def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[s
 
 
 def chosen(folder: Path) -> list[str]:
-    """The temperature and alpha with the fewest validation errors in a sweep, as overrides.
+    """The temperature and alpha that the untested runs in a folder choose, as C10 has it.
 
-    Errors are means over seeds, of the settings that are complete with all of them; of equal ones
-    the lower temperature is chosen, then the lower alpha. All are printed.
+    They are overrides; the errors of all are printed.
 
     Raises:
-        ReportError: there is no such sweep, or it cannot be read.
-        ValueError: it is not finished, was tested, or has no setting that is complete with all
-            seeds, or one twice.
+        ValueError: there are no such runs, or not all of them.
     """
-    found = sweep(folder)
-    if found.unfinished is not None:
-        raise ValueError(f"it is not finished: {found.unfinished}")
-    if found.runs["test"].any():
-        raise ValueError("it was tested; test=false is wanted")
-    every = read_summary(folder)  # one that diverged, too, which then has no errors
-    errors = every["val_errors"].where(every["status"] == Status.COMPLETE).astype(float)
-    table = every.assign(errors=errors).pivot(
-        index=["temperature", "alpha"], columns="seed", values="errors"
-    )
-    means = table.dropna().mean(axis=1).sort_index().reset_index()
-    rows = means.to_numpy(dtype=float).tolist()
-    if not rows:
-        raise ValueError("no setting is complete with all seeds")
-    for temperature, alpha, mean in rows:
+    if not folder.is_dir():
+        raise ValueError(f"there is no {folder}")
+    every = read_summary(folder)  # those that diverged, too, which have no errors
+    ended = every[every["status"].isin([Status.COMPLETE, Status.DIVERGED])]
+    untested = ended[~ended["test"].astype(bool)]
+    diverged = untested["status"] == Status.DIVERGED
+    found = choice(untested.assign(val_errors=untested["val_errors"].mask(diverged)))
+    for temperature, alpha, mean in found:
         print(f"{folder.name}: T = {temperature:g}, alpha {alpha:g}: {mean:.1f} validation errors")
-    temperature, alpha, _ = min(rows, key=lambda row: row[2])  # of equal ones the first
+    temperature, alpha, _ = found[0]
     return [f"loss.temperature={temperature:g}", f"loss.alpha=0,{alpha:g}"]
 
 

@@ -30,6 +30,7 @@ from distill.cli.main import main
 from distill.cli.report import REFERENCE
 from distill.config import GROUPS, parse, targets
 from distill.config.components import schema
+from distill.findings import claim
 from distill.report import reading
 from distill.report.contents import Sweep
 from distill.runs import execute as run
@@ -229,6 +230,12 @@ def reference() -> Mapping[str, Sweep]:
     return {
         path.parent.name: reading.sweep(path.parent) for path in REFERENCE.glob("*/summary.csv")
     }
+
+
+@pytest.fixture
+def ruled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit is named that wrote the tests of claims down, without which no sweep decides."""
+    monkeypatch.setattr(claim, "RULES", "abc1234")
 
 
 def shell(*command: str, **environment: str) -> Finished:

@@ -53,7 +53,12 @@ def designed(experiment: str, width: int | None = None) -> pd.DataFrame:
         said = leaves(run.model_dump(by_alias=True))
         row = {key: value for key, value in said if key not in SHOWN and "._target_" not in key}
         machine = {"precision": "fp32", "device": "cpu"}
-        rows.append(row | composed(run) | machine | {"transfer_examples": 60_000})
+        rows.append(
+            row
+            | composed(run)
+            | machine
+            | {"transfer_examples": 60_000 - round(60_000 * float(run.data.validation))}
+        )
     return pd.DataFrame(rows)
 
 
@@ -70,7 +75,7 @@ def rows(n: int, mean: float, noise: float = 2.0, **settings: Any) -> Rows:
     ]
 
 
-def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
+def networks(hard: float, soft: float, taught: float, n: int = 20) -> Rows:
     made = rows(n, hard, alpha=0.0) + rows(n, soft, alpha=0.6667)
     for row in made:
         row["teacher_digest"] = str(row["seed"])
@@ -79,9 +84,9 @@ def networks(hard: float, soft: float, taught: float, n: int = 10) -> Rows:
 
 
 def temperatures(
-    errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 12, **other: Any
+    errors: Callable[[float], float], width: int, noise: float = 2.0, n: int = 20, **other: Any
 ) -> Rows:
-    grid = (1, 10, 15, 20, 40, 100) if width > 30 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
+    grid = (10, 15, 20, 40, 100) if width > 30 else (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 12, 20, 40)
     return [r for t in grid for r in rows(n, errors(t), noise, temperature=t, width=width, **other)]
 
 
@@ -116,8 +121,7 @@ def shifted(
 
 def fractions(soft: float) -> Rows:
     """Errors at shares of the data: hard ones lose 500 at 3 %, soft ones ``soft``."""
-    hard = {0.1: 300, 0.03: 600, 1.0: 100}
-    taught = {0.1: 100 + soft / 2, 0.03: 100 + soft, 1.0: 90}
+    hard, taught = {0.03: 600, 1.0: 100}, {0.03: 100 + soft, 1.0: 90}
     made = [
         *(r for f, e in hard.items() for r in rows(5, e, alpha=0.0, transfer_fraction=f)),
         *(r for f, e in taught.items() for r in rows(5, e, alpha=1.0, transfer_fraction=f)),
@@ -158,7 +162,17 @@ def ensembles(single: float, together: float, distilled: float) -> Rows:
         row["teacher_digest"] = str(row["seed"])
         row["teacher_test_errors"] = spread(together, 5)[row["seed"] - FIRST]
         row["test_loss"] = row["test_errors"] / 3000
-    return made
+    return [*made, *choices()]
+
+
+def choices(best: tuple[float, float] = (2.0, 0.6667)) -> Rows:
+    """Untested runs that choose a temperature and alpha."""
+    return [
+        {"seed": seed, "temperature": t, "alpha": a, "val_errors": 150 - 20 * ((t, a) == best) + t,
+         "teacher_digest": f"choice{seed}", "test": False, "data.validation": 0.1667,
+         "transfer_examples": 49_998, "test_errors": math.nan}
+        for t in (2.0, 4.0, 8.0, 20.0) for a in (0.6667, 1.0) for seed in (0, 1, 2)
+    ]  # fmt: skip
 
 
 def identities(claim: str, deviation: float) -> Rows:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import pandas as pd
 
@@ -18,10 +19,13 @@ class Claim:
 
     ``test`` says in words what ``decide`` does. Its preconditions: only runs count that meet one of
     the ``parts``; they have all values of ``covers``, and differ in nothing but their seeds and
-    what is ``compared``, of the settings that begin with one ``of`` these; fewer than ``seeds``
-    decide nothing. ``evidence`` is the column of what counts once. ``sweep`` is the experiment's
-    name: a sweep of that name is reported even where it cannot decide the claim. ``rule`` is the
-    commit that wrote the test down.
+    what is ``compared``, of the settings that begin with one ``of`` these; all seeds are there that
+    the parts name, and others do not count, so that nobody looks first and then runs more.
+    ``evidence`` is the column of what counts once. ``sweep`` is the experiment's name: a sweep of
+    that name is reported even where it cannot decide the claim. ``rule`` is the commit that wrote
+    the test down, `RULES` if it is empty; without one no sweep decides. An identity, whose parts
+    name no seeds, has nothing that could be drawn again until it is liked, and needs neither. With
+    ``diverged`` runs that diverged count, too.
     """
 
     id: str
@@ -33,18 +37,32 @@ class Claim:
     parts: tuple[Conditions, ...]
     compared: tuple[str, ...] = ()
     covers: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
-    seeds: int = 5
     of: tuple[str, ...] = ()
     evidence: str = "run"
-    rule: str = RULES
+    rule: str = ""
+    diverged: bool = False
+
+    @property
+    def named(self) -> tuple[tuple[object, ...], ...]:
+        """The seeds of each part that names them."""
+        return tuple(w for p in self.parts if isinstance(w := p.get("seed"), tuple))
+
+    @property
+    def fewest(self) -> int:
+        """The number of seeds that each figure is of, at least."""
+        return min(map(len, self.named), default=1)
 
     def judge(self, sweep: Sweep) -> "Judged":
         """What becomes of the claim on ``sweep``."""
-        checked = check(sweep.runs, self.parts, self.compared)
+        runs = sweep.runs
+        if self.diverged and sweep.diverged is not None and len(sweep.diverged):
+            runs = pd.concat([runs, sweep.diverged], ignore_index=True)
+        checked = check(runs, self.parts, self.compared)
         counted, told = checked.counted, sweep.name == self.sweep
-        alike = 2 * len(checked.near) > len(sweep.runs) and not lacking(checked.near, self.covers)
+        alike = 2 * len(checked.near) > len(runs) and not lacking(checked.near, self.covers)
         reason = checked.missed if counted.empty else ""
-        if not reason and (value := lacking(counted, self.covers)):
+        every = {"seed": tuple(chain(*self.named))}
+        if not reason and (value := lacking(counted, {**self.covers, **every})):
             reason = f"the sweep lacks runs ({value})"
             if checked.missed:
                 reason += f"; {checked.missed}"
@@ -62,9 +80,12 @@ class Claim:
             except (KeyError, ValueError) as error:
                 reason = f"the sweep lacks runs ({error})"
                 decision = Decision((), UNDECIDED, reason)
-        if (n := min((e.n for e in decision.estimates), default=self.seeds)) < self.seeds:
-            reason = f"{decision.outcome}; n = {n}, at least {self.seeds} are wanted"
+        if (n := min((e.n for e in decision.estimates), default=self.fewest)) < self.fewest:
+            reason = f"{decision.outcome}; n = {n}, at least {self.fewest} are wanted"
             decision = replace(decision, verdict=UNDECIDED, outcome=reason)
+        if self.named and not reason and not (self.rule or RULES):
+            outcome = f"{decision.outcome}; no commit is named yet that wrote the test down"
+            decision = replace(decision, verdict=UNDECIDED, outcome=outcome)
         known = frozenset(map(str, counted.get(self.evidence, counted.index)))
         return Judged(self._finding(sweep, decision), sweep, not reason, told or alike, known)
 
@@ -81,7 +102,7 @@ class Claim:
             "; ".join(sweep.commands),
             ", ".join(sorted({str(v) for v in sweep.runs.get("version", ())})),
             sweep.folder,
-            self.rule,
+            self.rule or RULES,
             ", ".join(sweep.commits),
         )
 

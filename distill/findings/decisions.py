@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
-from distill.report.numbers import counted
+from distill.report.numbers import counted, text
 from distill.report.statistics import (
     SIGNIFICANT,
     equivalent,
@@ -23,6 +23,7 @@ from distill.report.statistics import (
 )
 from distill.system.bits import unpacked
 
+STATED = 0.6667  # alpha: the one weight that the paper states, 0.5 of labels beside T^2 (section 4)
 MARGIN = 0.10  # of a source's figure, which is of a single run: no more than it is not inferior
 
 
@@ -158,3 +159,26 @@ def of_each(
 def mean_of(parts: "Iterable[pd.Series[float]]") -> "pd.Series[float]":
     """The mean of several settings, one value for each seed that all of them have."""
     return pd.concat([*parts], axis=1, join="inner").mean(axis=1)
+
+
+def of_teachers(runs: pd.DataFrame, column: str = "teacher_test_errors") -> list[float]:
+    """The errors of the teachers of the runs, each of which counts once.
+
+    Raises:
+        ValueError: one has several figures.
+    """
+    taught = runs.dropna(subset=[column]).drop_duplicates(["teacher_digest", column])
+    if taught["teacher_digest"].duplicated().any():
+        raise ValueError(f"more than one {column} of a teacher_digest")
+    return [*taught[column].astype(float)]
+
+
+def by_alpha(runs: pd.DataFrame) -> "dict[str, pd.DataFrame]":
+    """The runs with soft targets by what their label says of alpha, that of the paper first."""
+    alphas = sorted({*runs["alpha"]} - {0}, key=lambda alpha: (alpha != STATED, alpha))
+    return {f"alpha {weight(alpha)}": runs[runs["alpha"] == alpha] for alpha in alphas}
+
+
+def weight(alpha: float) -> str:
+    """How an alpha is written."""
+    return "2/3" if alpha == STATED else text(alpha)

@@ -25,59 +25,108 @@ Conditions = Mapping[
 ]  # by column: a range, or the values it may have
 
 
-FRESH = From(10)  # seeds that took no part in writing down the tests
+def seeds(n: int) -> Conditions:
+    """The first ``n`` seeds that took no part in writing down the tests, and a teacher of each.
+
+    Example:
+        >>> seeds(3)["seed"]
+        (10, 11, 12)
+    """
+    return dict.fromkeys(("seed", "teacher.seed"), tuple(range(10, 10 + n)))
+
+
+def adamw(lr: float, batch_size: int, schedule: str = "cosine") -> Conditions:
+    """A student's training by AdamW without weight decay."""
+    return {
+        **{"optimizer": ("adamw",), "lr": (lr,), "batch_size": (batch_size,)},
+        **{"optim.schedule": (schedule,), "optim.warmup": (0,), "weight_decay": (0,)},
+        **{"optim.beta1": (0.9,), "optim.beta2": (0.999,), "optim.eps": (1e-8,)},
+    }
+
+
+def teacher(
+    name: str,
+    width: int,
+    *,
+    dropout: float = 0,
+    max_norm: float | None = None,
+    decay: float = 0,
+    members: int = 1,
+    **training: object,
+) -> Conditions:
+    """A teacher, or an ensemble, of two hidden layers, trained on jittered images by AdamW."""
+    at = adamw(0, 0)
+    own: Conditions = {
+        **{key: at[key] for key in at if key.startswith("optim.")},
+        **{"model.width": (width,), "model.depth": (2,), "model.dropout": (dropout,)},
+        **{"model.input_dropout": (0,), "model.max_norm": (max_norm,), "members": (members,)},
+        **{"kind": ("weights",), "weights": (None,), "average": ("logits",), "jitter": (2,)},
+        **{"flip": (False,), "views": (None,), "augment": (None,), "train.ema": (None,)},
+        **{"train.normalise": (False,), "train.clip_norm": (None,), "train.keep_best": (False,)},
+        **{"optim.weight_decay": (decay,)},
+        **{key.replace("_", ".", 1): (value,) for key, value in training.items()},
+    }
+    return {"teacher": (name,), **{f"teacher.{key}": value for key, value in own.items()}}
+
+
 MNIST: Conditions = {
-    **{"data": ("mnist",), "data.validation": (0,), "test": (True,), "seed": FRESH}
+    **{"data": ("mnist",), "data.validation": (0,), "test": (True,)},
+    **{"data.mean": (0.1307,), "data.std": (0.3081,), "data.flip": (False,)},
+    **{"data.test_jitter": (0,), "halving.rungs": (0,)},
 }
 WHOLE: Conditions = {"transfer": ("all",), "transfer_examples": (60_000,)}
-TEACHER: Conditions = {  # strongly regularised, on jittered images
-    "teacher.members": (1,),
-    "teacher.model.width": (1200,),
-    "teacher.model.depth": (2,),
-    "teacher.model.dropout": From(0.4),
-    "teacher.model.max_norm": From(0, itself=False),
-    "teacher.jitter": (2,),
-    "teacher.train.epochs": From(60),
-}
-PLAIN: Conditions = {  # a student without regularisation
-    **MNIST,
-    "model": ("mlp",),
-    "model.depth": (2,),
-    "model.dropout": (0,),
-    "model.input_dropout": (0,),
-    "model.max_norm": (None,),
-    "weight_decay": (0,),
-    "data.jitter": (0,),
-    "data.flip": (False,),
+ALIKE: Conditions = {  # a student without regularisation, whatever it is trained on
+    **{"model": ("mlp",), "model.depth": (2,), "model.dropout": (0,)},
+    **{"model.input_dropout": (0,), "model.max_norm": (None,), "weight_decay": (0,)},
     **dict.fromkeys(("augment", "views", "train.clip_norm"), (None,)),
     **dict.fromkeys(("loss.smoothing", "loss.class_weights"), (None,)),
-    "train.normalise": (False,),
-    "loss": ("kd",),
+    **{"train.normalise": (False,), "train.keep_best": (False,), "loss": ("kd",)},
 }
-TAUGHT: Conditions = {**PLAIN, **TEACHER}
-WIDE: Conditions = {"width": (800,), "epochs": From(60)}
-HARD: Conditions = {**PLAIN, **WHOLE, **WIDE, "alpha": (0,)}
+TEACHER = teacher(  # strongly regularised, on jittered images
+    "paper", 1200, dropout=0.4, max_norm=1.5, decay=0.1,
+    optim_lr=0.001, optim_schedule="cosine", train_epochs=100, train_batch_size=256,
+)  # fmt: skip
+USUAL = adamw(0.003, 256)
+PLAIN: Conditions = {**MNIST, **ALIKE, "data.jitter": (0,)}  # on images as they are
+TAUGHT: Conditions = {**PLAIN, **USUAL, **TEACHER}
+WIDE: Conditions = {"width": (800,), "epochs": (60,)}
+HARD: Conditions = {**PLAIN, **USUAL, **WHOLE, **WIDE, "alpha": (0,)}
 WEIGHED = (0.6667, 0.9, 1)  # alpha, with labels in the loss and without
 SOFT: Conditions = {**TAUGHT, **WIDE, "temperature": (20,), "alpha": WEIGHED}
 LARGE: Conditions = {**TAUGHT, **WHOLE, "width": (300,), "alpha": (1,)}
-POST: Conditions = {
-    **MNIST,
-    **WHOLE,
-    **{"model": ("mlp",), "model.depth": (2,), "width": (800,), "loss": ("kd",)},
-    **{"data.jitter": (2,), "data.mean": (0.5,), "data.std": (0.5,), "temperature": (20,)},
-    **{"optimizer": ("adamw",), "lr": (0.001,), "batch_size": (8192,)},
-    **{"optim.schedule": ("constant",), "teacher.members": (1,), "teacher.jitter": (2,)},
-    **{"teacher.model.width": (1200,), "teacher.model.depth": (2,)},
-    **{"teacher.model.dropout": (0.5,), "teacher.train.epochs": (300,)},
-    **{"data.test_jitter": (2,)},  # one transform for both sets
+SHARES: Conditions = {  # of the training images
+    **{**TAUGHT, **adamw(0.002, 64), "width": (300,), "transfer": ("fraction",)},
+    "transfer_classes": (None,),
+    **{"temperature": (20,), "data.validation": (0.04,), "train.keep_best": (True,)},
 }
+STEPS: Conditions = {  # of one length
+    **{**PLAIN, **WHOLE, **TEACHER, "width": (300,), "epochs": (20,), "batch_size": (256,)},
+    **{"optimizer": ("sgd",), "optim.momentum": (0,), "optim.nesterov": (False,)},
+    **{"train.normalise": (True,), "optim.schedule": ("cosine",), "optim.warmup": (0,)},
+}
+POST: Conditions = {
+    **{**MNIST, **ALIKE, **WHOLE, **adamw(0.001, 8192, "constant")},
+    **{"width": (800,), "temperature": (20,), "data.mean": (0.5,), "data.std": (0.5,)},
+    **{"data.jitter": (2,), "data.test_jitter": (2,)},  # one transform for both sets
+    **teacher(
+        "mlp_1200", 1200, dropout=0.5,
+        optim_lr=0.001, optim_schedule="constant", train_epochs=300, train_batch_size=8192,
+    ),
+}  # fmt: skip
+CHOICES: Mapping[str, tuple[float, ...]] = {"temperature": (2, 4, 8, 20), "alpha": (0.6667, 1)}
+CHOOSING = (0, 1, 2)  # seeds
 SINGLE: Conditions = {
-    **MNIST,
-    **WHOLE,
-    **{"model": ("mlp",), "model.depth": (2,), "width": (300,), "data.jitter": (2,)},
-    **{"loss": ("kd",), "epochs": From(200), "teacher.members": (10,)},
-    **{"teacher.model.width": (300,), "teacher.model.depth": (2,), "teacher.jitter": (2,)},
-    **{"teacher.train.epochs": From(200)},
+    **{**MNIST, **ALIKE, **WHOLE, **USUAL, "width": (300,), "epochs": (200,)},
+    **{"data.jitter": (2,), "temperature": CHOICES["temperature"]},
+    **teacher(  # like the student
+        "ensemble", 300, members=10,
+        optim_lr=0.003, optim_schedule="cosine", train_epochs=200, train_batch_size=256,
+    ),
+}  # fmt: skip
+HELD_OUT: Conditions = {  # those that choose among settings of SINGLE, which are not tested
+    **{key: wanted for key, wanted in SINGLE.items() if key != "transfer_examples"},
+    **{"data.validation": (0.1667,), "test": (False,)},
+    **dict.fromkeys(("seed", "teacher.seed"), CHOOSING),
 }
 
 

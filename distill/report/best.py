@@ -58,21 +58,22 @@ def measured(runs: pd.DataFrame, size: str, column: str = "test_errors") -> pd.D
     return table.dropna()
 
 
-def resampled(values: Array) -> Array:
+def resampled(values: Array, generated: int = SEED) -> Array:
     """Means (R, ...) of ``values`` (S, ...) over seeds drawn with replacement.
 
     A seed is drawn with all that it has. What has as many seeds is given the same draws, so that
-    differences of what is resampled are paired.
+    differences of what is resampled are paired; not so where another seed ``generated`` them.
     """
     seeds = len(values)
-    generator = np.random.default_rng(SEED)
+    generator = np.random.default_rng(generated)
     drawn = generator.multinomial(seeds, [1 / seeds] * seeds, RESAMPLES) / seeds
     return np.tensordot(drawn, values, 1)
 
 
-def edge(means: Array, temperatures: Array) -> Array:
+def edge(means: Array, temperatures: Array, more: float = 0) -> Array:
     """The first of ``temperatures`` (T,) at which mean errors (..., T) are as good as the fewest.
 
+    As good are `NEAR` times the fewest, or, if it is given, so many ``more`` errors than these.
     Between two temperatures the mean errors are a line in log T. The first temperature is the edge
     (...) where it is as good itself. Given both from behind, it is the last that is as good.
 
@@ -80,12 +81,20 @@ def edge(means: Array, temperatures: Array) -> Array:
         >>> round(float(edge(np.array([120, 110, 100, 130]), np.array([1, 2, 4, 8]))), 2)
         2.83
     """
-    x, limit = np.log(temperatures), NEAR * means.min(axis=-1, keepdims=True)
+    x, fewest = np.log(temperatures), means.min(axis=-1, keepdims=True)
+    limit = fewest + more if more else NEAR * fewest
     first = (means <= limit).argmax(axis=-1, keepdims=True)
     before = np.maximum(first - 1, 0)
     high, low = (np.take_along_axis(means, place, -1) for place in (before, first))
     part = np.divide(high - limit, high - low, out=np.zeros_like(high, float), where=first > 0)
     return np.asarray(np.exp(x[before] + part * (x[first] - x[before]))[..., 0])
+
+
+def halves(seeds: int) -> Iterator[tuple[Array, Array]]:
+    """Each half of the places of so many seeds (each second one), and the other half."""
+    places = np.arange(seeds)
+    for half in (0, 1):
+        yield places[half::2], places[1 - half :: 2]
 
 
 def worse_ends(errors: Array) -> Array:
@@ -97,16 +106,16 @@ def worse_ends(errors: Array) -> Array:
     """
     threes = sliding_window_view(errors[..., 1:-1], 3, axis=-1).sum(axis=-1)  # (S, K, T - 4)
     best = np.empty(errors.shape[:2])
-    for half in (0, 1):
-        chosen = threes[1 - half :: 2].sum(axis=0).argmin(axis=-1)  # (K,)
-        best[half::2] = np.take_along_axis(threes[half::2], chosen[None, :, None], -1)[..., 0]
+    for own, other in halves(len(errors)):
+        chosen = threes[other].sum(axis=0).argmin(axis=-1)  # (K,)
+        best[own] = np.take_along_axis(threes[own], chosen[None, :, None], -1)[..., 0]
     p_values = [greater([*costs]) for end in (0, -1) for costs in (3 * errors[..., end] - best).T]
     return np.reshape(p_values, (2, -1))
 
 
-def fit(sizes: Array, edges: Array, degree: int = 1) -> Array:
-    """Coefficients (degree + 1, ...) of the logarithm of ``edges`` (..., K) on that of sizes."""
-    return np.asarray(polynomial.polyfit(np.log(sizes), np.log(edges).T, degree))
+def fit(sizes: Array, edges: Array) -> Array:
+    """Intercept and slope (2, ...) of the logarithm of ``edges`` (..., K) on that of sizes."""
+    return np.asarray(polynomial.polyfit(np.log(sizes), np.log(edges).T, 1))
 
 
 @dataclass(frozen=True)
@@ -126,14 +135,14 @@ class Optima:
     draws: Array
     worse: Array
 
-    def slope(self, of: Array | None = None, degree: int = 1) -> tuple[Array, Array]:
-        """The last coefficient of `fit`, as found () and resampled (R,), over ``of`` the sizes."""
-        kept = self.sizes > 0 if of is None else of
-        each = self.least[kept], self.draws[:, kept]
-        found, draws = (fit(self.sizes[kept], edges, degree)[-1] for edges in each)
+    def slope(self, of: Array) -> tuple[Array, Array]:
+        """The slope of `fit`, as found () and resampled (R,), over ``of`` the sizes (K,)."""
+        found, draws = (
+            fit(self.sizes[of], edges[..., of])[1] for edges in (self.least, self.draws)
+        )
         return found, draws
 
-    def interval(self, found: Array, draws: Array, level: float = LEVEL) -> Interval:
+    def interval(self, found: Array, draws: Array) -> Interval:
         """What was ``found`` () with percentiles of its resamples (R,).
 
         They are those as far apart as Student's t is wider than the spread of resamples, since
@@ -142,13 +151,8 @@ class Optima:
         n = len(self.errors)
         if n < 2:
             return Interval(n, float(found), math.nan, math.nan)
-        wide = stats.t.ppf((1 + level) / 2, n - 1) * math.sqrt(n / (n - 1))
+        wide = stats.t.ppf((1 + LEVEL) / 2, n - 1) * math.sqrt(n / (n - 1))
         return Interval(n, float(found), *percentiles(draws, 2 * stats.norm.cdf(wide) - 1))
-
-    @property
-    def still_falling(self) -> Array:
-        """Whether of the temperatures tried only the highest is as good (K,), a bound at most."""
-        return np.asarray(self.least > self.temperatures[-2])
 
     @property
     def located(self) -> Array:
@@ -173,15 +177,15 @@ class Optima:
         return ", ".join(f"{told} at {text(size)}" for told, size in each)
 
 
-def optima(table: pd.DataFrame) -> Optima:
-    """The best temperatures of what was `measured`."""
+def optima(table: pd.DataFrame, more: float = 0) -> Optima:
+    """The best temperatures of what was `measured`; ``more`` errors are as good (see `edge`)."""
     sizes, grid = (table.columns.unique(level).to_numpy(float) for level in (0, 1))
     errors = table.to_numpy(float).reshape(len(table), len(sizes), len(grid))
     means = errors.mean(axis=0)
-    least, most = edge(means, grid), edge(means[:, ::-1], grid[::-1])
+    least, most = edge(means, grid, more), edge(means[:, ::-1], grid[::-1], more)
     p_values = holm(worse_ends(errors).ravel().tolist())
     worse = np.reshape(p_values, (2, -1)) < SIGNIFICANT
-    return Optima(sizes, grid, errors, least, most, edge(resampled(errors), grid), worse)
+    return Optima(sizes, grid, errors, least, most, edge(resampled(errors), grid, more), worse)
 
 
 @dataclass(frozen=True)

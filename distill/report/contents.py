@@ -178,8 +178,9 @@ class Unfinished:
 class Sweep:
     """A sweep's directory.
 
-    ``runs`` are the complete rows of its summary; ``curves`` the rows of every run's history, with
-    a column ``run``, where there are any; ``commits`` those of the code that made them.
+    ``runs`` are the complete rows of its summary, ``diverged`` those that diverged; ``curves`` the
+    rows of every run's history, with a column ``run``, where there are any; ``commits`` those of
+    the code that made them.
     """
 
     name: str
@@ -192,6 +193,7 @@ class Sweep:
     comparisons: tuple[Compared, ...] = ()
     unfinished: Unfinished | None = None
     commits: tuple[str, ...] = ()
+    diverged: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,10 @@ def sweep(folder: Path) -> Sweep:
     try:
         listed = found(folder)
         frame = read_summary(path if _current(path, listed) else folder)
-        runs = _once(frame[frame["status"].eq(Status.COMPLETE).fillna(value=False)])
+        runs, diverged = (
+            _once(frame[frame["status"].eq(status).fillna(value=False)])
+            for status in (Status.COMPLETE, Status.DIVERGED)
+        )
     except FileNotFoundError as error:
         hint = "give the directory of a sweep, or rebuild it with distill-summary"
         raise ReportError(f"DIR={folder}: there is no {SUMMARY} in it; {hint}") from error
@@ -61,6 +64,7 @@ def sweep(folder: Path) -> Sweep:
         comparisons=compared,
         unfinished=_unfinished(folder, frame, now=bool(listed)),
         commits=commits(folder),
+        diverged=_weighed(diverged),
     )
 
 

@@ -1,5 +1,6 @@
 """Claims decided, one way and the other, on runs made up like those of their experiments."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from designs import (
     EXPERIMENTS,
     Rows,
+    choices,
     designed,
     ensembles,
     find,
@@ -32,6 +34,7 @@ from distill.findings.preconditions import check, lacking
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Unfinished
 from distill.report.numbers import text
 
+pytestmark = pytest.mark.usefixtures("ruled")
 THREE: dict[str, Any] = {"transfer_classes": "3"}
 TWO: dict[str, Any] = {"transfer_classes": "7 8"}
 TOP = RATES[-1]  # the longest step of the grid
@@ -41,7 +44,7 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C1", REPRODUCED, networks(140, 75, 71)),  # at most a tenth above 67
     ("C1", NOT, networks(140, 75, 77)),
     ("C1", UNDECIDED, networks(140, 75, 73.7)),
-    ("C1", UNDECIDED, networks(140, 75, 60, n=9)),
+    ("C1", UNDECIDED, networks(140, 75, 60, n=19)),
     ("C2", REPRODUCED, networks(152, 75, 60)),
     ("C2", NOT, networks(170, 75, 60)),
     ("C2", NOT, networks(120, 75, 60)),  # a baseline that is better is another one
@@ -54,10 +57,13 @@ CASES: list[tuple[str, str, Rows]] = [
     ("C4", NOT, wide(lambda t: 110 + 40 * (t == 40))),
     ("C4", UNDECIDED, wide(lambda t: 110 + 8 * (t == 40))),
     ("C4", UNDECIDED, wide(lambda _: 110, noise=60)),
+    # What is beside it, with labels, decides nothing.
+    ("C4", REPRODUCED, [*wide(lambda _: 110), *temperatures(lambda t: 9 + t, 300, **LABELS)]),
     ("C4", UNDECIDED, wide(lambda _: 110, n=23)),
     ("C4", UNDECIDED, wide(lambda _: 110, wider=11)),
     ("C4", UNDECIDED, wide(lambda t: 110 + 40 * (t == 40), wider=11)),
     ("C5", REPRODUCED, temperatures(valley, 30)),
+    ("C5", UNDECIDED, temperatures(valley, 30, n=19)),
     ("C5", UNDECIDED, temperatures(lambda _: 250, 30, noise=40)),
     ("C5", NOT, temperatures(lambda t: 200 + 3 * t, 30)),  # the lower, the better
     # What is beside it, with labels, decides nothing.
@@ -134,7 +140,7 @@ def test_a_sweep_without_its_runs_leaves_its_claim_undecided(claim: Claim) -> No
         assert found.verdict == UNDECIDED
         assert "lacks runs" in found.outcome
     found = claim.judge(replace(whole, runs=whole.runs.iloc[:1])).finding
-    assert found.verdict == UNDECIDED or claim.seeds == 1
+    assert found.verdict == UNDECIDED or not claim.named
 
 
 def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
@@ -144,6 +150,27 @@ def test_a_rate_without_a_run_is_not_taken_for_one_that_is_not_borne() -> None:
     found = find("C9", left)
     assert found.verdict == UNDECIDED
     assert found.outcome == "the sweep lacks runs (not one run of each learning rate of seed 12)"
+
+
+def test_a_rate_whose_run_diverged_is_not_borne() -> None:
+    [c9] = [claim for claim in CLAIMS if claim.id == "C9"]
+    whole = made_sweep("C9", rates(1 / 4, 1 / 4, 1))
+    known = c9.judge(whole).finding
+    broken = whole.runs["lr"].gt(1)
+    lost = whole.runs[broken].assign(test_errors=math.nan)
+    sweep = replace(whole, runs=whole.runs[~broken], diverged=lost)
+    found = c9.judge(sweep).finding
+    assert (found.verdict, found.outcome) == (REPRODUCED, known.outcome)
+    assert "lacks runs (lr=2)" in c9.judge(replace(sweep, diverged=None)).finding.outcome
+    rest = whole.runs[whole.runs["seed"].ne(14)]
+    every = whole.runs[whole.runs["seed"].eq(14)].assign(test_errors=math.nan)
+    one = c9.judge(replace(whole, runs=rest, diverged=every)).finding
+    assert one.outcome == "the sweep lacks runs (all of seed 14 diverged)"
+    # What stands beside it may lack some.
+    gone = whole.runs[(whole.runs["temperature"] != 2) | (whole.runs["lr"] != 2)]
+    part = c9.judge(replace(whole, runs=gone)).finding
+    assert (part.verdict, part.estimates[0]) == (REPRODUCED, known.estimates[0])
+    assert part.outcome.endswith("; T = 2: not one run of each learning rate of seed 10")
 
 
 DESIGNED = [claim for claim in PAPER if (EXPERIMENTS / f"{claim.sweep}.yaml").is_file()]
@@ -159,8 +186,8 @@ def test_the_runs_of_its_experiment_will_meet_its_preconditions(claim: Claim) ->
     checked = check(runs, claim.parts, claim.compared)
     assert not checked.counted.empty, checked.missed
     assert not lacking(checked.counted, claim.covers)
-    seeds = runs["seed"].nunique()
-    assert seeds >= claim.seeds
+    named = {seed for seeds in claim.named for seed in seeds}
+    assert named <= {*runs["seed"]} and claim.fewest > 2
 
 
 def test_students_with_labels_in_their_loss_are_of_no_law() -> None:
@@ -186,38 +213,56 @@ def test_a_width_with_too_few_pairs_decides_nothing() -> None:
     assert "300 units: n = 23, at least 24 are wanted" in found.outcome
 
 
-OTHER: dict[str, Any] = {  # what no run of these claims has
-    "data": "synthetic", "data.validation": 0.1, "model": "cnn", "model.depth": 3, "width": 799,
-    "temperature": 3.5, "alpha": 0.4, "transfer": "x", "transfer_classes": "1 2", "data.jitter": 1,
-    "transfer_examples": 59_999, "epochs": 1, "test": False, "model.dropout": 0.1, "loss": "hard",
-    "weight_decay": 0.1, "teacher.model.width": 800, "teacher.model.depth": 3, "teacher.jitter": 0,
-    "teacher.train.epochs": 1, "teacher.members": 3, "teacher.model.dropout": 0.05,
-    "optimizer": "x", "model.input_dropout": 0.2, "model.max_norm": 1.5, "data.mean": 0.2,
-    "data.std": 0.2, "lr": 0.7, "batch_size": 9, "optim.schedule": "x", "claim": "x", "seed": 3,
-    "data.test_jitter": 1, "train.clip_norm": 1.5, "train.keep_best": False, "augment": "x",
-    "train.normalise": "x", "optim.momentum": 0.5,
-    "data.flip": True, "loss.smoothing": 0.1, "loss.class_weights": "x", "views": "x",
-    "teacher.model.max_norm": -1,
-}  # fmt: skip
-ITS: dict[tuple[str, str], Any] = {("C4", "width"): 100}
-CONDITIONS = sorted({(c.id, key) for c in PAPER for part in c.parts for key in part})
+LEFT = {  # what changes no figure of these claims, and why
+    **dict.fromkeys(("resume", "checkpoint.every"), "how a run goes on"),
+    **dict.fromkeys(("precision", "device"), "any, but one for all runs"),
+    **dict.fromkeys(("optim.milestones", "optim.gamma"), "of multistep alone"),
+    **dict.fromkeys(("teacher.optim.milestones", "teacher.optim.gamma"), "of multistep alone"),
+    **dict.fromkeys(("model.features", "teacher.model.features"), "of losses of features alone"),
+    **{"teacher.targets": "where the same logits come from", "halving.factor": "of no rungs"},
+    **{"train.ema": "of columns of its own", "seed": "a test of its own"},
+}
+WHERE_ALL = ("transfer_classes", "transfer_fraction")  # say nothing of a whole transfer set
+
+
+def other(value: Any) -> Any:
+    """A value of a setting that no experiment of these claims has."""
+    if isinstance(value, bool | np.bool_):
+        return not value
+    return value + 0.37 if isinstance(value, int | float) and value == value else "x"
+
+
+def matters(claim: Claim, key: str) -> bool:
+    """Whether a figure of the claim hangs on a setting."""
+    if claim.id == "C1":  # of teachers
+        return key.startswith(("teacher", "data")) and key != "data.jitter"
+    if claim.id == "C2":  # of labels alone
+        return key != "temperature" and not key.startswith("teacher")
+    return True
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("claim", "key"), CONDITIONS)
-def test_runs_that_miss_a_precondition_do_not_count(claim: str, key: str) -> None:
-    one = next(c for c in CLAIMS if c.id == claim)
-    whole = made_sweep(claim, WHOLE[claim])
-    known = one.judge(whole)
-    runs = whole.runs[whole.runs[one.evidence].isin(known.evidence)]
-    value = ITS.get((claim, key), OTHER[key])
-    judged = one.judge(replace(whole, runs=runs.assign(**{key: value})))
-    assert known.suffices and not judged.suffices
-    assert judged.finding.verdict == UNDECIDED
-    assert f" has {key}={text(value)}, wanted is " in judged.finding.outcome
-    gone = one.judge(replace(whole, runs=runs.drop(columns=key)))
-    assert gone.finding.verdict == UNDECIDED
-    assert f" has no column {key}, wanted is " in gone.finding.outcome
+@pytest.mark.parametrize("claim", DESIGNED, ids=lambda claim: claim.id)
+def test_every_setting_that_matters_is_a_precondition(claim: Claim) -> None:
+    names = [name.split()[0] for name in SWEEPS[claim.sweep]]
+    parts = [designed(name, ITS_WIDTH.get(claim.id)) for name in names]
+    runs = pd.concat(parts, ignore_index=True)[parts[0].columns]  # others have losses of their own
+    runs = check(runs, claim.parts, claim.compared).counted
+    assert not lacking(runs, claim.covers)
+    whole = {*runs["transfer"]} == {"all"}
+    follows = WHERE_ALL if whole else ("transfer_examples",)  # from the others
+    keys = [key for key in map(str, runs.columns) if key not in (*LEFT, *follows)]
+    assert len(keys) > 50
+    for key in filter(lambda key: matters(claim, key), keys):
+        changed = runs.assign(**{key: [*map(other, runs[key])]})
+        for left in (changed, runs.drop(columns=key)):
+            checked = check(left, claim.parts, claim.compared)
+            assert checked.counted.empty or lacking(checked.counted, claim.covers), key
+            assert f"{key}=" in checked.missed or f"no column {key}" in checked.missed, key
+    made = made_sweep(claim.id, WHOLE[claim.id])
+    bad = claim.judge(replace(made, runs=made.runs.assign(data="synthetic"))).finding
+    assert (bad.verdict, bad.estimates) == (UNDECIDED, ())
+    assert bad.outcome.endswith(" has data=synthetic, wanted is mnist")
 
 
 def test_a_folders_name_decides_nothing() -> None:
@@ -236,13 +281,13 @@ def test_a_sweep_that_looks_like_a_claims_says_what_it_misses() -> None:
     cool = find("C3", networks(150, 70, 60), temperature=4.0)
     assert cool.verdict == UNDECIDED
     assert (
-        cool.outcome == "the sweep lacks runs (alpha=0.6667); run10 has temperature=4, wanted is 20"
+        cool.outcome == "the sweep lacks runs (alpha=0.6667); run20 has temperature=4, wanted is 20"
     )
 
 
 @pytest.mark.parametrize(
-    ("key", "values"), [("lr", (0.003, 0.001)), ("precision", ("bf16", "fp32")),
-                        ("device", ("cpu", "cuda")), ("batch_size", (256, 64))]
+    ("key", "values"), [("optim.gamma", (0.1, 0.2)), ("precision", ("bf16", "fp32")),
+                        ("device", ("cpu", "cuda")), ("teacher.targets", ("auto", "cached"))]
 )  # fmt: skip
 @pytest.mark.parametrize("apart", ["seeds", "arms", "twice"])
 def test_runs_of_several_settings_are_not_pooled(
@@ -273,9 +318,73 @@ def test_a_sweep_that_is_not_finished_or_shares_a_teacher_decides_nothing() -> N
         assert found.outcome.startswith(reason)
 
 
+def test_a_claim_that_names_its_seeds_wants_all_of_them_and_counts_no_more() -> None:
+    [c3] = [claim for claim in CLAIMS if claim.id == "C3"]
+    assert c3.fewest == 20 and {*c3.named} == {tuple(range(10, 30))}
+    for n, verdict in ((10, UNDECIDED), (19, UNDECIDED), (20, REPRODUCED), (30, REPRODUCED)):
+        made = made_sweep("C3", networks(150, 70, 60, n))
+        found = c3.judge(made).finding
+        assert found.verdict == verdict
+        if verdict == UNDECIDED:
+            assert found.outcome == f"the sweep lacks runs (seed={10 + n})"
+        else:
+            assert {e.n for e in found.estimates} == {20}
+    worse = made.runs["seed"].gt(29) * 300 + made.runs["test_errors"]
+    more = replace(made, runs=made.runs.assign(test_errors=worse))
+    assert c3.judge(more).finding.estimates == found.estimates
+    # One that lacks a run of its two is missed where it counts.
+    gone = made.runs[(made.runs["seed"] != 17) | (made.runs["alpha"] == 0)]
+    left = c3.judge(replace(made, runs=gone)).finding
+    assert left.verdict == UNDECIDED
+    assert left.outcome.endswith("; n = 19, at least 20 are wanted")
+
+
+def test_without_a_commit_that_wrote_its_test_down_no_sweep_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [c2, c11] = [claim for claim in CLAIMS if claim.id in ("C2", "C11")]
+    made = made_sweep("C2", networks(152, 75, 60))
+    identity = made_sweep("C11", identities("C11", 1e-7))
+    known = c2.judge(made).finding
+    assert (known.verdict, known.rule) == (REPRODUCED, "abc1234")
+    monkeypatch.setattr("distill.findings.claim.RULES", "")
+    found = c2.judge(made).finding
+    assert (found.verdict, found.estimates, found.rule) == (UNDECIDED, known.estimates, "")
+    assert found.outcome == f"{known.outcome}; no commit is named yet that wrote the test down"
+    assert c11.judge(identity).finding.verdict == REPRODUCED  # it has no seeds to draw again
+    own = replace(c2, rule="def5678").judge(made).finding
+    assert (own.verdict, own.rule) == (REPRODUCED, "def5678")
+
+
 def test_an_ensemble_is_of_each_seeds_own() -> None:
     shared = [r | {"teacher_digest": "one"} for r in ensembles(140, 110, 115)]
     assert "share a teacher" in find("C10", shared, "ensemble").outcome
+
+
+def test_an_ensembles_student_counts_at_what_was_chosen_alone() -> None:
+    whole = ensembles(140, 110, 115)
+    tested = [r for r in whole if r.get("test", True)]
+    assert find("C10", whole).outcome.startswith("T = 2, alpha 2/3 have the fewest validation err")
+    for best in ((4.0, 0.6667), (2.0, 1.0)):
+        found = find("C10", [*tested, *choices(best)])
+        assert (found.verdict, found.estimates) == (UNDECIDED, ())
+        assert "single and distilled models of the same seeds, at what was chosen" in found.outcome
+    # Of several that were tried the chosen one counts.
+    both = [*tested, *(r | {"alpha": 1.0, "test_errors": 90} for r in tested if r["alpha"])]
+    assert find("C10", [*both, *choices()]).estimates == find("C10", whole).estimates
+    for rows in (tested, [*tested, *choices()[:-1]], [*tested, *choices()[3:]]):
+        assert find("C10", rows).verdict == UNDECIDED
+        assert "lacks runs" in find("C10", rows).outcome
+    sweep = made_sweep("C10", whole)
+    lost = sweep.runs["test"].eq(False) & sweep.runs["seed"].eq(1) & sweep.runs["alpha"].lt(1)
+    lost &= sweep.runs["temperature"].eq(2)
+    [c10] = [claim for claim in CLAIMS if claim.id == "C10"]
+    other = c10.judge(
+        replace(
+            sweep, runs=sweep.runs[~lost], diverged=sweep.runs[lost].assign(val_errors=math.nan)
+        )
+    ).finding
+    assert "at what was chosen, T = 2, alpha 1" in other.outcome
 
 
 def test_of_several_sweeps_none_is_chosen_in_silence() -> None:
@@ -298,7 +407,7 @@ def test_of_several_sweeps_none_is_chosen_in_silence() -> None:
 def test_estimates_are_means_of_the_runs_that_a_claim_speaks_of() -> None:
     found = find("C2", networks(140, 75, 60))
     [hard] = found.estimates
-    assert hard.n == 10
+    assert hard.n == 20
     assert hard.mean == np.mean(
         [r["test_errors"] for r in networks(140, 75, 60) if r["alpha"] == 0]
     )

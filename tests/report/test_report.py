@@ -179,9 +179,10 @@ def test_a_check_tells_a_fresh_sweep_from_its_reference(
     assert f"--check={home / 'none'}: it holds no sweep sweep" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("ruled")
 def test_a_check_compares_verdicts() -> None:
     made = [
-        made_sweep("C7", [{"run": f"{errors}-{r['seed']}", **r} for r in shifted(4730, errors, 12)])
+        made_sweep("C7", [{"run": f"{errors}-{r['seed']}", **r} for r in shifted(4730, errors, 10)])
         for errors in (1300, 1310, 1500)
     ]
     assert compare(made[1], made[0], findings).verdicts == ()
