@@ -56,6 +56,7 @@ MEASURED = {  # of the runs of which sweep
     "functions": ("multirun/logit_limit",),
     "gradients": ("multirun/contributions",),
 }
+PRECISION = "precision=fp32"  # which every machine has: runs of several are no one setting
 KEPT = (SUMMARY, SWEEP, WRONG, PLANNED)
 
 
@@ -76,7 +77,8 @@ def commands(names: Sequence[str], overrides: Sequence[str]) -> Iterator[tuple[s
                     print(f"{own} waits for what chooses its settings: {error}")
                     yield own, []
                     continue
-            yield own, [*python, "distill", f"experiment={own}", *more, cores, *overrides]
+            command = [*python, "distill", f"experiment={own}", *more, cores, PRECISION]
+            yield own, [*command, *overrides]
         if name in MEASURED:
             yield name, [*python, f"bench.{name}", *MEASURED[name]]
 

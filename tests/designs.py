@@ -50,7 +50,7 @@ def designed(experiment: str, width: int | None = None) -> pd.DataFrame:
             known = yaml.safe_load(value) if isinstance(value, str) else value
             OmegaConf.update(config, key, known)
         run = parse(config)
-        said = leaves(run.model_dump(by_alias=True))
+        said = leaves(run.model_dump(by_alias=True, exclude=run.unsaid))
         row = {key: value for key, value in said if key not in SHOWN and "._target_" not in key}
         machine = {"precision": "fp32", "device": "cpu"}
         rows.append(

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 import distill
 from distill.config import check
-from distill.findings.claims import findings
+from distill.findings.claims import CLAIMS, findings
 from distill.models import MLP
 from distill.report import reading
 from distill.report.check import compare
+from distill.report.contents import Sweep
 from distill.runs.job import Job
 from distill.training.inputs import read, training_inputs
 
@@ -63,6 +64,12 @@ def bench(real: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return reading.sweep(out)
 
     return call
+
+
+def of_claims(found: Sweep, name: str) -> None:
+    """What is measured has all columns of the conditions of its claims."""
+    parts = [part for claim in CLAIMS if claim.sweep == name for part in claim.parts]
+    assert parts and all({*part} <= {*found.runs} for part in parts)
 
 
 def losses(z: Tensor, v: Tensor, labels: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -146,6 +153,7 @@ def test_the_norm_of_a_batch_is_that_of_all_that_can_be_drawn(
 @pytest.mark.slow
 def test_gradients_are_those_of_the_sweeps_students(real: Path, bench: Any) -> None:
     found = bench("gradients")
+    of_claims(found, "gradients")
     rows = found.runs
     assert found.commands[-1] == "python -m bench.gradients multirun/sweep"
     same = compare(found, found, findings)
@@ -205,6 +213,7 @@ def test_a_student_that_learned_nothing_is_as_it_was_initialised(bench: Any, hom
 @pytest.mark.slow
 def test_functions_are_compared_on_the_test_images(real: Path, bench: Any) -> None:
     found = bench("functions")
+    of_claims(found, "functions")
     assert found.commands[-1] == "python -m bench.functions multirun/sweep"
     same = compare(found, found, findings)
     assert (same.settings, same.same, same.agrees) == (7, 21, True)

@@ -71,6 +71,11 @@ class Run(Strict):
         return {"resume": True, "checkpoint": True, "halving": True, "logger": True}
 
     @property
+    def unsaid(self) -> Any:
+        """The keys that its result leaves out, as pydantic excludes them."""
+        return self.aside | ({} if self.distils else {"teacher": True})
+
+    @property
     def distils(self) -> bool:
         """Whether the loss learns from a teacher."""
         return not self.loss.takes.isdisjoint({"teacher_logits", "teacher_features"})

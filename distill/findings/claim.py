@@ -1,5 +1,6 @@
 """A claim, and what becomes of it on sweeps."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -25,7 +26,7 @@ class Claim:
     that name is reported even where it cannot decide the claim. ``rule`` is the commit that wrote
     the test down, `RULES` if it is empty; without one no sweep decides. An identity, whose parts
     name no seeds, has nothing that could be drawn again until it is liked, and needs neither. With
-    ``diverged`` runs that diverged count, too.
+    ``diverged`` runs that diverged count, too, with errors that are not a number.
     """
 
     id: str
@@ -56,7 +57,9 @@ class Claim:
         """What becomes of the claim on ``sweep``."""
         runs = sweep.runs
         if self.diverged and sweep.diverged is not None and len(sweep.diverged):
-            runs = pd.concat([runs, sweep.diverged], ignore_index=True)
+            errors = [c for c in map(str, runs) if c.endswith("_errors") and c[:8] != "teacher_"]
+            lost = sweep.diverged.assign(**dict.fromkeys(errors, math.nan))
+            runs = pd.concat([runs, lost], ignore_index=True)
         checked = check(runs, self.parts, self.compared)
         counted, told = checked.counted, sweep.name == self.sweep
         alike = 2 * len(checked.near) > len(runs) and not lacking(checked.near, self.covers)

@@ -17,6 +17,7 @@ from distill.report.statistics import (
     SIGNIFICANT,
     equivalent,
     greater,
+    holm,
     interval,
     of_both,
     one_more,
@@ -39,10 +40,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Part:
-    """What a test gave of one figure."""
+    """What a test gave of one figure: the p values that it is as claimed, and the opposite.
+
+    That of an opposite that is not tested is not a number.
+    """
 
     estimate: Estimate
-    verdict: str
+    p: float
+    opposite: float
     outcome: str
 
 
@@ -50,7 +55,29 @@ def together(parts: Sequence[Part], beside: Iterable[Estimate] = ()) -> Decision
     """A claim of several parts; the estimates ``beside`` them decide nothing."""
     estimates = tuple(part.estimate for part in parts)
     outcome = "; ".join(part.outcome for part in parts)
-    return Decision(estimates, worst(part.verdict for part in parts), outcome, tuple(beside))
+    return Decision(estimates, of_parts(parts), outcome, tuple(beside))
+
+
+def of_parts(parts: Sequence[Part]) -> str:
+    """The verdict of several parts, as `decide` has it."""
+    return decide([part.p for part in parts], [part.opposite for part in parts])
+
+
+def decide(each: Sequence[float], opposite: Sequence[float]) -> str:
+    """The verdict by the p values that each part is as claimed, and that each is the opposite.
+
+    Reproduced if all parts are as claimed, for which no p value has to be adjusted (it is an
+    intersection-union test); not reproduced if the opposite of one is significant by Holm's method.
+
+    Example:
+        >>> decide([0.01, 0.04], [0.9, 0.8]), decide([0.01, 0.9], [0.9, 0.03])
+        ('reproduced', 'not decided')
+        >>> decide([0.01, 0.9], [0.9, 0.02])
+        'not reproduced'
+    """
+    if min(holm([p for p in opposite if not math.isnan(p)]), default=1.0) < SIGNIFICANT:
+        return NOT
+    return REPRODUCED if all(p < SIGNIFICANT for p in each) else UNDECIDED
 
 
 def by_seed(runs: pd.DataFrame, column: str = "test_errors") -> "pd.Series[float]":
@@ -86,9 +113,9 @@ def at_most(
     """
     found, limit = estimate(label, values, unit), figure * (1 + MARGIN)
     inside, outside = greater([limit - v for v in values]), greater([v - limit for v in values])
-    verdict = NOT if outside < SIGNIFICANT else significant(inside)
-    p = f"p = {outside:.2g} that it is more" if verdict == NOT else f"p = {inside:.2g}"
-    return Part(found, verdict, f"{_said(found, values)}{images}; at most {limit:.4g}: {p}")
+    p = f"p = {outside:.2g} that it is more" if outside < SIGNIFICANT else f"p = {inside:.2g}"
+    said = f"{_said(found, values)}{images}; at most {limit:.4g}: {p}"
+    return Part(found, inside, outside, said)
 
 
 def like(label: str, values: Sequence[float], figure: float, images: str = "") -> Part:
@@ -96,11 +123,9 @@ def like(label: str, values: Sequence[float], figure: float, images: str = "") -
     found, margin = estimate(label, values), figure * MARGIN
     differences = [v - figure for v in values]
     p, outside = equivalent(differences, margin), beyond(differences, margin)
-    verdict = NOT if outside < SIGNIFICANT else significant(p)
-    said = f"p = {outside:.2g} that it is not" if verdict == NOT else f"p = {p:.2g}"
-    return Part(
-        found, verdict, f"{_said(found, values)}{images}; within {margin:.4g} of {figure:g}: {said}"
-    )
+    told = f"p = {outside:.2g} that it is not" if outside < SIGNIFICANT else f"p = {p:.2g}"
+    said = f"{_said(found, values)}{images}; within {margin:.4g} of {figure:g}: {told}"
+    return Part(found, p, outside, said)
 
 
 def over_images(runs: pd.DataFrame, column: str = "test_wrong") -> str:
@@ -127,21 +152,10 @@ def beyond(differences: Sequence[float], margin: float) -> float:
     return min(1.0, 2 * min(greater(differences, margin), greater(opposite, margin)))
 
 
-def worst(verdicts: Iterable[str]) -> str:
-    """The verdict of a claim of several parts: the worst of theirs."""
-    given = set(verdicts)
-    return next(v for v in (NOT, UNDECIDED, REPRODUCED) if v in given)
-
-
-def significant(p: float) -> str:
-    return UNDECIDED if math.isnan(p) or p >= SIGNIFICANT else REPRODUCED
-
-
-def above(differences: Iterable[float]) -> str:
-    """The verdict whether a mean is above 0: reproduced, or not where it is significantly below."""
+def both(differences: Iterable[float]) -> tuple[float, float]:
+    """The p values that a mean is above 0, and that it is below."""
     values = [*differences]
-    below = significant(greater([-value for value in values]))
-    return NOT if below == REPRODUCED else significant(greater(values))
+    return greater(values), greater([-value for value in values])
 
 
 def better(worse: "pd.Series[float]", better: "pd.Series[float]") -> float:

@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 
 from distill.findings.claim import Claim
-from distill.findings.decisions import Decision, above, estimate, worst
+from distill.findings.decisions import Decision, both, decide, estimate
 from distill.findings.preconditions import LARGE, Conditions, seeds
-from distill.report.contents import NOT, REPRODUCED, UNDECIDED
 from distill.report.numbers import counted
-from distill.report.statistics import SIGNIFICANT, greater, holm
 
 HALF, TWICE = 0.5, 2.0
 LIMIT = (1, 100, 1000)  # temperatures of C11
@@ -45,13 +43,10 @@ def _table(rows: pd.DataFrame, column: str, wanted: Sequence[str]) -> pd.DataFra
     return table
 
 
-def _below(ratios: pd.DataFrame, bound: float) -> tuple[str, list[float]]:
-    """Whether all ratios are below a bound, with the p values that each is (Holm)."""
-    above = [[*np.log2(ratios[name] / bound)] for name in ratios]
-    below = holm([greater([-value for value in values]) for values in above])
-    if min(holm([greater(values) for values in above])) < SIGNIFICANT:
-        return NOT, below
-    return (REPRODUCED if max(below) < SIGNIFICANT else UNDECIDED), below
+def _below(ratios: pd.DataFrame, bound: float) -> tuple[list[float], list[float]]:
+    """The p values that each of the ratios is below a bound, and that it is above."""
+    pairs = [both(np.log2(bound / ratios[name])) for name in ratios]
+    return [below for below, _ in pairs], [above for _, above in pairs]
 
 
 def functions(rows: pd.DataFrame) -> Decision:
@@ -60,18 +55,19 @@ def functions(rows: pd.DataFrame) -> Decision:
     distances, two = (_table(own, column, []) for column in ("distance", "between"))
     ratios = distances / two
     high = [*own["of"][own["temperature"] >= LARGE_T].unique()]
-    verdict, p_values = _below(ratios[high], HALF)
-    nearer = [*np.log2(ratios["T = 1"] / ratios["T = 1000"])]  # both share the start
+    below, above = _below(ratios[high], HALF)
+    farther, nearer = both(np.log2(ratios["T = 1"] / ratios["T = 1000"]))  # both share the start
     found = {
         t: estimate(f"over that of two that match logits, {t}", ratios[t], "times") for t in ratios
     }
     apart = estimate("rms distance of two that match logits", two[high[0]], "logits")
     outcome = "; ".join(
-        f"{t}: {counted(found[t])}, p = {p:.2g} that it is below {HALF:g} (Holm)"
-        for t, p in zip(high, p_values, strict=True)
+        f"{t}: {counted(found[t])}, p = {p:.2g} that it is below {HALF:g}"
+        for t, p in zip(high, below, strict=True)
     )
-    outcome += f"; T = 1 is farther than T = 1000: p = {greater(nearer):.2g}"
-    return Decision((apart, *found.values()), worst([verdict, above(nearer)]), outcome)
+    outcome += f"; T = 1 is farther than T = 1000: p = {farther:.2g}"
+    verdict = decide([*below, farther], [*above, nearer])
+    return Decision((apart, *found.values()), verdict, outcome)
 
 
 def _named(temperatures: "pd.Series[float]") -> "pd.Series[str]":
@@ -106,7 +102,7 @@ def contributions(rows: pd.DataFrame) -> Decision:
     ratios, first = _ratios(rows), _initial(rows, "norm")
     before = first.drop(columns="labels").div(first["labels"], axis=0)
     change = _change(ratios)
-    verdict, [p] = _below(change.to_frame(), TWICE)
+    [p], above = _below(change.to_frame(), TWICE)
     each = (estimate(f"soft over hard gradient, {t}", ratios[t], "times") for t in ratios)
     found = estimate("largest over smallest", change, "times")
     beside = (
@@ -117,19 +113,19 @@ def contributions(rows: pd.DataFrame) -> Decision:
         f"of trained students it changes {counted(found)} times from T = 1 to 20, p = {p:.2g} "
         f"that by less than {TWICE:g}"
     )
-    return Decision((*each, found), verdict, outcome, beside)
+    return Decision((*each, found), decide([p], above), outcome, beside)
 
 
 def mechanism(rows: pd.DataFrame) -> Decision:
     """C9: the gradient noise scale of soft targets at T = 20 over that of labels."""
     scales = _initial(rows, "noise_scale")
     ratio = scales["T = 20"] / scales["labels"]
-    verdict, [p] = _below(ratio.to_frame(), HALF)
+    [p], above = _below(ratio.to_frame(), HALF)
     shown = ("labels", "T = 1", "T = 2", "T = 4", "T = 20")
     estimates = tuple(estimate(f"noise scale, {of}", scales[of], "images") for of in shown)
     times = counted(estimate("", ratio))
     outcome = f"at T = 20 {times} times that of labels, p = {p:.2g} that it is below {HALF:g}"
-    return Decision(estimates, verdict, outcome)
+    return Decision(estimates, decide([p], above), outcome)
 
 
 LIMITS = _student(10, {**LARGE, "epochs": (40,)})
@@ -163,12 +159,11 @@ CLAIMS = (
         "distance, over test images and classes, of the zero-meaned logits of the student at T "
         "from those of the student of its seed and teacher that matches logits is at most half "
         "of the distance of that student from another of the same teacher that matches logits, "
-        "of another seed (one-sided t test of log2 of the ratio + 1 below 0, Holm over these "
-        "temperatures, p < 0.05). The first two share initialisation and order, the other two "
-        "neither, so it is also wanted that the student at T = 1, which shares them, is farther "
-        "than that at T = 1,000 (one-sided t test of log2 of the ratio, p < 0.05). Not "
-        "reproduced if significantly above half at one of the large ones (Holm), or if T = 1 is "
-        "significantly nearer.",
+        "of another seed (one-sided t test of log2 of the ratio + 1 below 0, each p < 0.05). The "
+        "first two share initialisation and order, the other two neither, so it is also wanted "
+        "that the student at T = 1, which shares them, is farther than that at T = 1,000 "
+        "(one-sided t test of log2 of the ratio, p < 0.05). Not reproduced if significantly "
+        "above half at one of the large ones, or if T = 1 is significantly nearer (Holm).",
         functions,
         (LIMITS,),
         ("temperature", "student.temperature"),

@@ -1,5 +1,6 @@
 """How C1 to C7, of the paper's section 3, are decided, each as its test in `claims` says."""
 
+import math
 from dataclasses import replace
 from itertools import combinations
 
@@ -9,27 +10,26 @@ from distill.findings.decisions import (
     STATED,
     Decision,
     Part,
-    above,
     at_most,
     better,
     beyond,
+    both,
     by_alpha,
     by_seed,
+    decide,
     estimate,
     like,
     mean_of,
     of_each,
+    of_parts,
     of_teachers,
     over_images,
-    significant,
     together,
     weight,
-    worst,
 )
 from distill.findings.preconditions import lacking
-from distill.report.contents import NOT
 from distill.report.numbers import counted, text
-from distill.report.statistics import SIGNIFICANT, equivalent, greater, holm
+from distill.report.statistics import equivalent, greater
 
 APART = {300: 8.0, 800: 11.0}  # errors, by width: a quarter of what T = 1 cost in earlier sweeps
 ENOUGH = {300: 24, 800: 12}  # seeds, by width: a power of 80 % (bench/LOG.md)
@@ -61,7 +61,8 @@ def distilled_student(runs: pd.DataFrame) -> Decision:
     soft = by_seed(paper)
     gain = estimate("errors fewer than the hard student", (hard - soft).dropna(), "errors")
     p = better(hard, soft)
-    fewer = Part(gain, significant(p), f"{counted(gain)} fewer than the hard student, p = {p:.2g}")
+    said = f"{counted(gain)} fewer than the hard student, p = {p:.2g}"
+    fewer = Part(gain, p, math.nan, said)
     beside = (estimate(f"distilled student, {label}", by_seed(own)) for label, own in others)
     part = at_most(f"distilled student, {label}", [*soft], 74, images=over_images(paper))
     return together([part, fewer], beside)
@@ -71,7 +72,7 @@ def distilled_student(runs: pd.DataFrame) -> Decision:
 
 
 def similar_temperatures(runs: pd.DataFrame) -> Decision:
-    estimates, verdicts, outcomes = [], [], []
+    estimates, alike, outside, outcomes = [], [], [], []
     pure, labelled = (runs[runs["alpha"] == alpha] for alpha in (1, STATED))
     for width, group in pure.groupby("width"):
         high, units = of_each(group, "temperature"), int(str(width))
@@ -82,11 +83,11 @@ def similar_temperatures(runs: pd.DataFrame) -> Decision:
         if (n := min(map(len, pairs.values()))) < ENOUGH[units]:
             raise ValueError(f"{units} units: n = {n}, at least {ENOUGH[units]} are wanted")
         (a, b), p = _least_alike(pairs, margin)
-        apart = min(holm([beyond(d, margin) for d in pairs.values()]))
         narrow = SENSITIVE * float(mean_of(high.values()).mean())
         _, also = _least_alike(pairs, narrow)
         estimates += [estimate(f"{text(width)} units, T = {t:g}", e) for t, e in high.items()]
-        verdicts.append(NOT if apart < SIGNIFICANT else significant(p))
+        alike.append(p)
+        outside += [beyond(d, margin) for d in pairs.values()]
         outcomes.append(
             f"{text(width)} units: means of T = {min(high):g} to {max(high):g} at most "
             f"{_range(high):.1f} errors apart; each pair within {margin:g}: largest "
@@ -103,7 +104,7 @@ def similar_temperatures(runs: pd.DataFrame) -> Decision:
         )
     return Decision(
         tuple(estimates),
-        worst(verdicts),
+        decide(alike, outside),
         "; ".join(outcomes),
         tuple(estimate(f"300 units, {label}, T = {t:g}", e) for t, e in beside.items()),
     )
@@ -152,8 +153,7 @@ def _against_band(runs: pd.DataFrame, of: str) -> Decision:
     band = mean_of(e for t, e in errors.items() if low <= t <= high)
     more = {t: e - band for t, e in errors.items() if not low <= t <= high}
     worse = {t: greater([*d.dropna()]) for t, d in more.items()}  # all of them at once
-    fewer = holm([greater([*(-d).dropna()]) for d in more.values()])
-    verdict = NOT if min(fewer) < SIGNIFICANT else significant(max(worse.values()))
+    fewer = [greater([*(-d).dropna()]) for d in more.values()]
     best = min(errors, key=lambda t: float(errors[t].mean()))
     outcome = (
         f"more errors than from T = {low:g} to {high:g}: "
@@ -168,7 +168,7 @@ def _against_band(runs: pd.DataFrame, of: str) -> Decision:
             estimate(f"{of}, T from {low:g} to {high:g}", band),
             *(estimate(f"{of}, T = {t:g}", errors[t]) for t in more),
         ),
-        verdict,
+        decide([*worse.values()], fewer),
         outcome,
     )
 
@@ -195,7 +195,8 @@ def _mended(
     mended, rest = (before - after).dropna(), (0.5 * before - after).dropna()
     found = estimate(what, mended, unit)
     said = f"{what}: {counted(found)}, of {before.mean():.4g} before it"
-    return Part(found, above(rest), f"{said}, more than half: p = {greater([*rest]):.2g}")
+    p, opposite = both(rest)
+    return Part(found, p, opposite, f"{said}, more than half: p = {p:.2g}")
 
 
 def omitted_three(runs: pd.DataFrame) -> Decision:
@@ -222,7 +223,7 @@ def omitted_three(runs: pd.DataFrame) -> Decision:
           for label, own in others),
     ]  # fmt: skip
     also = "; ".join(
-        f"by a shift {SHIFTS[name]} it would be {worst(part.verdict for part in own)} "
+        f"by a shift {SHIFTS[name]} it would be {of_parts(own)} "
         f"({', '.join(counted(part.estimate) for part in own)})"
         for name, own in parts.items()
     )

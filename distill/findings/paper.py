@@ -7,17 +7,16 @@ import pandas as pd
 
 from distill.findings.decisions import (
     Decision,
-    above,
     at_most,
     better,
+    both,
     by_seed,
+    decide,
     estimate,
     of_each,
     of_teachers,
-    significant,
     together,
     weight,
-    worst,
 )
 from distill.findings.preconditions import CHOICES, CHOOSING
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
@@ -44,7 +43,7 @@ def less_data(runs: pd.DataFrame) -> Decision:
     soft = of_each(runs[runs["alpha"] == 1], share)
     lost_hard, lost_soft = hard[0.03] - hard[1.0], soft[0.03] - hard[1.0]
     p, spared = better(hard[0.03], soft[0.03]), 0.5 * lost_hard - lost_soft
-    half = greater([*spared])
+    half, more = both(spared)
     estimates = tuple(
         estimate(f"{name}, {100 * fraction:.0f} % of the data", errors[fraction])
         for fraction in (0.03, 1.0)
@@ -55,7 +54,7 @@ def less_data(runs: pd.DataFrame) -> Decision:
         f"labels (p = {p:.2g}), and lose {lost_soft.mean():.0f} against all data with labels, "
         f"labels {lost_hard.mean():.0f}; less than half of it: p = {half:.2g}"
     )
-    return Decision(estimates, worst([significant(p), above(spared)]), outcome)
+    return Decision(estimates, decide([p, half], [more]), outcome)
 
 
 def borne(runs: pd.DataFrame, grid: Collection[float]) -> pd.DataFrame:
@@ -107,7 +106,7 @@ def learning_rate(runs: pd.DataFrame) -> Decision:
     if short[softest] < SIGNIFICANT:
         verdict = UNDECIDED if more.any() else NOT
     elif octaves[softest].mean() >= much and not less.any():
-        verdict = significant(longer[softest])
+        verdict = decide([longer[softest]], [])
     outcome = "; ".join(
         f"octaves longer at T = {t:g}: {counted(found[t])}, p = {longer[t]:.2g} that above 0, "
         f"{short[t]:.2g} below {much:g}"
@@ -164,7 +163,7 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
     ensemble = by_seed(soft, "teacher_test_errors")
     gained, kept = single - ensemble, single - distilled
     most = kept - 0.5 * gained
-    p_gain, p_most = greater([*gained]), greater([*most])
+    (p_gain, lost), (p_most, least_kept) = both(gained), both(most)
     estimates = (
         estimate("single model", single),
         estimate("ensemble", ensemble),
@@ -177,10 +176,9 @@ def ensemble_gain(runs: pd.DataFrame) -> Decision:
     outcome = (
         f"T = {temperature:g}, alpha {weight(alpha)} have the fewest validation errors "
         f"({least:.1f}); the ensemble gains {gained.mean():.1f} errors (p = {p_gain:.2g}), of "
-        "which the distilled "
-        f"model keeps {100 * share:.0f} %; more than half: p = {p_most:.2g}"
+        f"which the distilled model keeps {100 * share:.0f} %; more than half: p = {p_most:.2g}"
     )
-    return Decision(estimates, worst(map(above, (gained, most))), outcome)
+    return Decision(estimates, decide([p_gain, p_most], [lost, least_kept]), outcome)
 
 
 # C11 to C13

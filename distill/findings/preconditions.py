@@ -72,7 +72,7 @@ def teacher(
 MNIST: Conditions = {
     **{"data": ("mnist",), "data.validation": (0,), "test": (True,)},
     **{"data.mean": (0.1307,), "data.std": (0.3081,), "data.flip": (False,)},
-    **{"data.test_jitter": (0,), "halving.rungs": (0,)},
+    "data.test_jitter": (0,),
 }
 WHOLE: Conditions = {"transfer": ("all",), "transfer_examples": (60_000,)}
 ALIKE: Conditions = {  # a student without regularisation, whatever it is trained on

@@ -330,7 +330,6 @@ def _fit(
 def _head(job: Job) -> dict[str, Any]:
     """What was composed, under the summary's names, and what it comes to with its data."""
     run = job.run
-    unsaid = run.aside | ({} if run.distils else {"teacher": True})
     return {
         "run": job.name,
         "status": Status.COMPLETE,
@@ -346,7 +345,7 @@ def _head(job: Job) -> dict[str, Any]:
         "classes": job.data.classes,
         "class_names": list(job.data.names) or None,
         "normalisation": list(normalisation(run.data)),
-        "config": run.model_dump(by_alias=True, exclude=unsaid),
+        "config": run.model_dump(by_alias=True, exclude=run.unsaid),
         "places": places(run) or None,
     }
 
