@@ -48,14 +48,16 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, ConfigError):
             return str(cause)
     for cause in causes:
-        if isinstance(cause, MissingConfigException) and cause.options is not None:
-            name = str(cause.missing_cfg_file)
+        if isinstance(cause, MissingConfigException):
+            name, allowed = str(cause.missing_cfg_file), cause.options
             group, _, option = name.rpartition("/")
             if "//" in name:  # the option itself begins with a slash
                 group, option = name.split("//")[0], name[name.index("//") + 1 :]
-            return (
-                f"{group}={option}: there is no such option; allowed are {', '.join(cause.options)}"
-            )
+            if allowed is None and option in _giving(group):  # one of several
+                allowed = _local(error, "repo", "config_not_found_error").get_group_options(group)
+            if allowed:
+                known = ", ".join(allowed)
+                return f"{group}={option}: there is no such option; allowed are {known}"
         if isinstance(cause, OverrideParseException):
             given = cause.override
             return f"{given}: not of the form key=value ({_unparsed(cause)}){_quoted(given)}"
@@ -66,6 +68,8 @@ def explain(error: BaseException) -> str:
             _, ours, text = str(cause).partition(
                 "ConfigError raised while resolving interpolation: "
             )
+            if "incompatible container types" in str(cause):
+                return _other_kind(str(cause.full_key))
             return _first(text) if ours else f"{cause.full_key}: {_first(str(cause))}"
     return _other(error, " ".join(str(error).split()))
 
@@ -82,6 +86,14 @@ def _unparsed(error: OverrideParseException) -> str:
     return reason
 
 
+def _other_kind(key: str) -> str:
+    """The line for a list where keys are wanted, or keys where a list is."""
+    given = _giving(key)
+    if "={" in given:
+        return f"{given}: it is a list, written {key}=[A,B]"
+    return f"{given}: it has keys of its own; {key}.KEY=VALUE sets one of them"
+
+
 def _other(error: BaseException, text: str) -> str:
     """The line for an error that Hydra tells of by its ``text`` alone."""
     if swept := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)' ?", text):
@@ -89,9 +101,13 @@ def _other(error: BaseException, text: str) -> str:
         needs = f"and {looks} shows one run" if looks else NEEDS
         text = _quoted(swept[1]) or "; a list is written [a,b]"
         return f"{swept[1]}: several values are a sweep, {needs}{text}"
+    bad = None
     if "Config group override must be a string" in text:
-        given = _local(error, "override", "__init__").input_line
-        return f"{given}: a config group needs one of its options (teacher=none for no teacher)"
+        bad = _local(error, "override", "__init__").input_line
+    elif isinstance(error, TypeError) and (group := _local(error, "default", "_validate_paths")):
+        bad = _giving(group.group)
+    if bad is not None:
+        return f"{bad}: a config group needs one of its options (teacher=none for no teacher)"
     if swept := _local(error, "override", "split_arguments"):
         return f"{swept.input_line}: {text}"
     if option := re.search(r"Parent traversal .* \('(.*?)'\)", text):
@@ -138,6 +154,11 @@ def _frame(error: BaseException, function: str) -> dict[str, Any] | None:
 def _argument(value: str) -> str:
     """The argument of the command that gave ``value``, if one did; else the value."""
     return next((a for a in sys.argv if a.endswith(f"={value}")), value)
+
+
+def _giving(key: str) -> str:
+    """The argument of the command that gave a value to ``key``; else the key."""
+    return next((a for a in sys.argv if a.lstrip("+").startswith(f"{key}=")), key)
 
 
 def _first(text: str) -> str:
