@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from distill.cli.options import lacking
@@ -69,7 +69,7 @@ def explain(error: BaseException) -> str:
                 "ConfigError raised while resolving interpolation: "
             )
             if "incompatible container types" in str(cause):
-                return _other_kind(str(cause.full_key))
+                return _other_kind(error, cause)
             return _first(text) if ours else f"{cause.full_key}: {_first(str(cause))}"
     return _other(error, " ".join(str(error).split()))
 
@@ -86,12 +86,15 @@ def _unparsed(error: OverrideParseException) -> str:
     return reason
 
 
-def _other_kind(key: str) -> str:
+def _other_kind(error: BaseException, cause: OmegaConfBaseException) -> str:
     """The line for a list where keys are wanted, or keys where a list is."""
-    given = _giving(key)
-    if "={" in given:
-        return f"{given}: it is a list, written {key}=[A,B]"
-    return f"{given}: it has keys of its own; {key}.KEY=VALUE sets one of them"
+    key = str(cause.full_key)
+    if not key:  # OmegaConf does not know it where yamls are merged
+        own = _local(error, "default", "_compose_config_from_defaults_list")
+        return f"{own.config_path}: a key has a list where others have keys of its own, or these"
+    if isinstance(cause.parent_node, ListConfig):
+        return f"{_giving(key)}: it is a list, written {key}=[A,B]"
+    return f"{_giving(key)}: it has keys of its own; {key}.KEY=VALUE sets one of them"
 
 
 def _other(error: BaseException, text: str) -> str:

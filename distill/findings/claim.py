@@ -57,7 +57,9 @@ class Claim:
         """What becomes of the claim on ``sweep``."""
         runs = sweep.runs
         if self.diverged and sweep.diverged is not None and len(sweep.diverged):
-            errors = [c for c in map(str, runs) if c.endswith("_errors") and c[:8] != "teacher_"]
+            errors = [
+                c for c in map(str, runs) if c.endswith("_errors") and not c.startswith("teacher")
+            ]
             lost = sweep.diverged.assign(**dict.fromkeys(errors, math.nan))
             runs = pd.concat([runs, lost], ignore_index=True)
         checked = check(runs, self.parts, self.compared)

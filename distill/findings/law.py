@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from distill.findings.claim import Claim
-from distill.findings.decisions import Decision, both, decide, estimate
+from distill.findings.decisions import Decision, Part, both, decide, estimate, of_parts
 from distill.findings.preconditions import TAUGHT, WHOLE, Conditions, lacking, seeds
 from distill.report.best import NEAR, RISING, Array, halves, measured, optima, resampled
 from distill.report.contents import NOT, REPRODUCED, UNDECIDED, Estimate
@@ -68,7 +68,8 @@ def width_law(runs: pd.DataFrame) -> Decision:
             units = f"{widths[0]} to {widths[-1]} units"
             raise ValueError(f"{units}: n = {len(table)}, at least {n} are wanted")
         tables |= dict.fromkeys(widths, table)
-    estimates, beside, claimed, opposite = [], [], [], []
+    turned: list[Part] = []
+    beside = []
     for high, narrow, wide in TURNS:
         for width in WIDTHS:
             more = [*(tables[width][width, high] - tables[width][width, LOW])]
@@ -77,16 +78,19 @@ def width_law(runs: pd.DataFrame) -> Decision:
                 beside.append(found)
                 continue
             signed = more if width <= narrow else [-value for value in more]
-            estimates.append(found)
-            own = both(signed)
-            claimed.append(own[0])
-            opposite.append(own[1])
-    p, against, verdict = max(claimed), min(holm(opposite)), decide(claimed, opposite)
+            turned.append(Part(found, *both(signed), ""))
+    p, against = _extremes(turned)
     outcome = f"p = {p:.2g} that all are as claimed, p = {against:.2g} that one is the other way; "
     parts = [tables[widths[0]] for widths in ENOUGH]
     told = ", ".join(str(optima(table)) for table in parts)
     outcome += f"temperatures within {share(NEAR - 1)} of the fewest errors: {told}"
-    return Decision((*estimates,), verdict, outcome, (*beside, *_slopes(*parts)))
+    estimates = tuple(part.estimate for part in turned)
+    return Decision(estimates, of_parts(turned), outcome, (*beside, *_slopes(*parts)))
+
+
+def _extremes(parts: Sequence[Part]) -> tuple[float, float]:
+    """The p value that all parts are as claimed, and that one is the opposite (Holm)."""
+    return max(part.p for part in parts), min(holm([part.opposite for part in parts]))
 
 
 def _slopes(narrow: pd.DataFrame, wide: pd.DataFrame) -> list[Estimate]:
@@ -124,14 +128,12 @@ def patience(runs: pd.DataFrame) -> Decision:
     same, jittered = map(_costs, tables)
     rises = _steps(same, EPOCHS)
     more = rises - _steps(jittered, EPOCHS)
-    estimates, claimed, opposite = [], [], []
-    for words, of in (("rise", rises), ("rise without jitter less that with jitter 2,", more)):
-        for values, unit in zip(of, ("test errors", "%"), strict=True):
-            found, own = estimate(f"{words} a doubling", values, unit), both(values)
-            estimates.append(found)
-            claimed.append(own[0])
-            opposite.append(own[1])
-    p = greater([*same[0, :, -1]])
+    each = [
+        Part(estimate(f"{words} a doubling", values, unit), *both(values), "")
+        for words, of in (("rise", rises), ("rise without jitter less that with jitter 2,", more))
+        for values, unit in zip(of, ("test errors", "%"), strict=True)
+    ]
+    (above, below), p = _extremes(each), greater([*same[0, :, -1]])
     beside = tuple(
         estimate(f"T = 1 less T = 2, 3, 4 after {epochs} epochs{words}", cost)
         for words, of in (("", same[0]), (", jitter 2", jittered[0]))
@@ -139,14 +141,13 @@ def patience(runs: pd.DataFrame) -> Decision:
     )
     best, other = map(optima, tables)
     outcome = (
-        f"p = {max(claimed):.2g} that all four are above 0, p = {min(holm(opposite)):.2g} that "
-        f"one is below; T = 1 has more errors at the end: p = {p:.2g}; temperatures within "
-        f"{share(NEAR - 1)} of the fewest errors by epochs: {best}; with jitter 2: {other}; at "
-        "100 units: "
+        f"p = {above:.2g} that all four are above 0, p = {below:.2g} that one is below; T = 1 has "
+        f"more errors at the end: p = {p:.2g}; temperatures within {share(NEAR - 1)} of the fewest "
+        f"errors by epochs: {best}; with jitter 2: {other}; at 100 units: "
     )
     outcome += _larger(cells.get((100, 0), runs.iloc[:0]))
-    verdict = decide([*claimed, p], opposite)
-    return Decision((*estimates,), verdict, outcome + left, beside)
+    verdict = decide([*(part.p for part in each), p], [part.opposite for part in each])
+    return Decision(tuple(part.estimate for part in each), verdict, outcome + left, beside)
 
 
 def _larger(runs: pd.DataFrame) -> str:

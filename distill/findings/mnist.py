@@ -115,8 +115,8 @@ Pairs = dict[tuple[float, float], list[float]]
 
 def _pairs(errors: "dict[float, pd.Series[float]]") -> Pairs:
     """The differences within seeds of each two temperatures."""
-    both = combinations(sorted(errors), 2)
-    return {(a, b): [*(errors[b] - errors[a]).dropna()] for a, b in both}
+    each = combinations(sorted(errors), 2)
+    return {(a, b): [*(errors[b] - errors[a]).dropna()] for a, b in each}
 
 
 def _least_alike(pairs: Pairs, margin: float) -> tuple[tuple[float, float], float]:

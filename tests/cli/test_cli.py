@@ -137,9 +137,9 @@ def test_every_experiment_runs_in_a_reduced_form(name: str, cli: Cli, home: Path
     assert done.code == 0, done.err
     [summary] = (home / "multirun").glob("*/summary.csv")
     frame = pd.read_csv(summary)
+    columns = {*reading.sweep(summary.parent).runs}
     for claim in CLAIMS:  # its runs have all columns of the conditions of a claim's part
         if name in {own.split()[0] for own in SWEEPS.get(claim.sweep, ())}:
-            columns = {*reading.sweep(summary.parent).runs}
             assert any({*part} <= columns for part in claim.parts), claim.id
     assert frame["test_errors"].notna().sum() == int(whole.test) or studies
     assert frame["val_errors"].notna().sum() == 1 or whole.test or studies

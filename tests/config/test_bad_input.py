@@ -297,6 +297,7 @@ YAMLS = {
     "defaults: 3\n": "loss/own: Invalid defaults list in 'loss/own', defaults must be a list",
     "defaults: [own]\n": "the config is nested too deeply, or its defaults lead back to themselves",
     "defaults: [nope]\n": "In 'loss/own': Could not load 'loss/nope'.",
+    "defaults: [sum]\nterms: [kd]\n": "loss/own: a key has a list where others have keys",
     "defaults: [../../x]\n": "../../x: the name of a config cannot contain ..",
 }
 
