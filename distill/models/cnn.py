@@ -46,7 +46,8 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = F.max_pool2d(F.relu(norm(convolution(x))), 2)
+            # Rectified after pooling, of which the numbers are the same: a quarter of the work.
+            x = F.relu(F.max_pool2d(norm(convolution(x)), 2))
         x = self.dropout(x.flatten(1))
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
