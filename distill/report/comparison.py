@@ -136,6 +136,9 @@ def led(compared: Compared) -> list[str]:
         "Settings were chosen once: what other trials would have chosen, and how far that moves a "
         "candidate, no interval and no p value holds.",
     ]
+    given = [c.name for c in compared.candidates if not (c.chosen or c.reason)]
+    if given:
+        lines.append(f"With settings that are given, so that one trial is all: {', '.join(given)}.")
     lines += [f"{c.name}: {c.reason}." for c in compared.candidates if c.reason]
     lines += lacking(compared)
     if len(compared.kinds) > 1:

@@ -134,6 +134,8 @@ class Comparison:
                     "their own; all trials have that of the command, and seeds are those of the "
                     "final runs"
                 )
+            if not tuner.space:
+                tuner.trials = 1  # which says what the given settings are worth
         studies = {name: tuner.identity for name, tuner in self.tuners.items()}
         self.identity = store.digest([studies, self.trials, self.seeds, self.references])
         failed: list[str] = []

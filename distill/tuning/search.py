@@ -41,7 +41,7 @@ def parse(
     The ``arguments`` of the command line replace the sweeper's own ``params``.
 
     Raises:
-        ConfigError: there is nothing to search, or what is given is no search space.
+        ConfigError: what is given is no search space.
     """
     parser = OverridesParser.create(config_loader=loader)
     own = [f"{key}={value}" for key, value in params.items()]
@@ -55,11 +55,6 @@ def parse(
             space[key] = _distribution(override, text)
         else:
             fixed[key] = text
-    if not space:
-        raise ConfigError(
-            "hydra.sweeper.params: there is nothing to search; give a key several values, or "
-            "an interval such as 'loss.temperature=tag(log,interval(1.0,32.0))'"
-        )
     return space, list(fixed.values())
 
 

@@ -80,9 +80,15 @@ class Tuner:
         """Run the trials that are missing, then the best configurations on all data.
 
         Raises:
+            ConfigError: there is nothing to search, or it cannot be; nothing was started.
             RunError: trials failed, other than by diverging.
         """
         self.prepare(arguments)
+        if not self.space:
+            raise ConfigError(
+                "hydra.sweeper.params: there is nothing to search; give a key several values, or "
+                "an interval such as 'loss.temperature=tag(log,interval(1.0,32.0))'"
+            )
         failed = self.run_trials(self._finish)
         if failed:
             raise RunError(f"{len(failed)} trials failed; the first: {failed[0]}")

@@ -31,7 +31,7 @@ class CompareConf(TuneConf):
     """``hydra/sweeper=compare``."""
 
     # What is compared, by names: a loss, and of its keys those that are searched or set; and, in
-    # `overrides`, keys of the config besides.
+    # `overrides`, keys of the config besides. One with nothing to search is trained as it is.
     candidates: dict[str, dict[str, Any]] = field(default_factory=dict)
     only: list[str] | None = None  # the names of those to compare; null: all
     references: list[str] = field(default_factory=lambda: ["kd", "labels"])  # to compare with

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from omegaconf import OmegaConf
 from scipy import stats
 
 from distill.config import parse
-from distill.report import page
+from distill.report import page, reading
 from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, led, read
 from distill.report.contents import Sweep
 from distill.runs import results, summaries
 from distill.system.conf import CONF
+from distill.tuning.reading import studies
 
 COMPARE = (
     *("experiment=compare_losses", *SMALL, "precision=fp32", "data.examples=128"),
@@ -106,6 +108,30 @@ def test_another_comparison_in_the_same_folder_leaves_the_first_alone(cli: Cli) 
     found = read(Path("c"), summary())
     assert sorted(compared.seeds for compared in found) == [(1, 2), (3, 4)]
     assert len(list((Path("c") / "experiment").iterdir())) == 6
+
+
+@pytest.mark.slow
+def test_a_candidate_with_nothing_to_search_is_trained_as_it_is_given(
+    cli: Cli, trained: list[str]
+) -> None:
+    given = (*COMPARE, "hydra.sweeper.only=[labels,kd]", "optim.lr=0.004")
+    done = cli(*given)
+    assert done.code == 0, done.err
+    [compared] = read(Path("c"), summary())
+    by_name = {candidate.name: candidate for candidate in compared.candidates}
+    assert by_name["labels"].trials == {"complete": 1}
+    assert by_name["kd"].trials == {"complete": 1, "stopped": 2}
+    assert {*by_name["kd"].chosen} == {"loss.temperature", "loss.alpha"}
+    assert not by_name["labels"].chosen
+    assert by_name["labels"].errors.index.tolist() == [1, 2]
+    assert summary()["lr"].eq(0.004).all()
+    assert "With settings that are given, so that one trial is all: labels." in led(compared)
+    sweep = replace(reading.sweep(Path("c")), studies=studies(Path("c")))
+    html = page.write(Path("page"), [], [sweep]).read_text()
+    assert "one trial is all: labels" in html
+    before = list(trained)
+    assert cli(*given).code == 0
+    assert trained == before
 
 
 @pytest.mark.endurance

@@ -258,6 +258,7 @@ REFUSED = {
     "hydra.sweeper.objectives=[]": "hydra.sweeper.objectives=[]: allowed are val_errors, ",
     "hydra.sweeper.objectives=[test_errors]": "hydra.sweeper.objectives=[test_errors]: allowed",
     "loss.alpha=interval(0.5,2)": "loss.alpha=2.0: Input should be less than or equal to 1",
+    "loss.temperature=4 loss.alpha=1 optim.lr=0.01": "hydra.sweeper.params: there is nothing to",
     "loss.temperature=interval(0.0,4.0)": "loss.temperature=0.0: Input should be greater than 0",
     "loss.temperature=interval(-1e400,1.0)": "loss.temperature=-inf: Input should be a finite",
     "loss.temperature=tag(log,interval(0.0,4.0))": "loss.temperature=tag(log,interval(0.0,4.0)): ",
