@@ -4,12 +4,15 @@ import argparse
 import errno
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from distill.cli import modules
 from distill.system import machine
 from distill.system.store import home, told
 from distill.system.terminal import command
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def distill() -> None:
@@ -169,6 +172,24 @@ def _wrong(folder: Path) -> None:
     print(*lines, sep="\n")
 
 
+def _compared(frame: "pd.DataFrame", folder: Path) -> str:
+    """Print what losses that were compared came to; returns why it cannot be read, if so."""
+    if not any(folder.glob("comparison*.json")):
+        return ""
+    from rich.console import Console
+
+    from distill.report import comparison
+
+    try:
+        for compared in comparison.read(folder, frame):
+            Console().print(comparison.shown(compared))
+            for line in comparison.lacking(compared):
+                print(line)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _summarise(folder: Path, wrong: bool) -> None:
     from rich.console import Console
 
@@ -191,7 +212,10 @@ def _summarise(folder: Path, wrong: bool) -> None:
         # What one may only read is summarised all the same.
         frame = summaries.summary(folder)
         unwritten = f"{results.SUMMARY} could not be written ({told(error)})"
+    damaged = _compared(frame, folder)
     tables.show(frame, folder, Console(), unwritten)
+    if damaged:
+        sys.exit(f"DIR={folder}: {damaged}")
     if wrong:
         _wrong(folder)
     if unread := int(frame["status"].eq(Status.UNREADABLE).sum()):

@@ -46,6 +46,12 @@ def task(config: DictConfig) -> Any:
     hydra = HydraConfig.get()
     names.check_names(OmegaConf.create({"hydra": hydra}))  # whoever resolved the directory
     directory = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.RUN:
+        for given in hydra.overrides.hydra:
+            if given.lstrip("+~").startswith("hydra.sweep."):
+                logging.getLogger(__name__).warning(
+                    "%s is for sweeps (-m); this is one run, which lands in hydra.run.dir", given
+                )
     job = Job(parse(config))
     names.check_halving(OmegaConf.create({"hydra": hydra}), job.run.halving.rungs)
     with locked(directory):
@@ -69,10 +75,20 @@ def _flags() -> Namespace:
     parser = get_args_parser()
     parser.error = modules.refuse  # type: ignore[method-assign, assignment]
     flags = parser.parse_intermixed_args()
-    if not flags.config_dir and not flags.config_path and (folder := modules.own_configs(CONF)):
+    folder = None if flags.config_path else modules.own_configs(CONF)
+    if folder is not None and not flags.config_dir:
         sys.argv += ["--config-dir", str(folder)]
         flags.config_dir = str(folder)
+    elif folder is not None and not any(a.startswith("hydra.searchpath=") for a in sys.argv):
+        sys.argv.append(_searched(folder))  # as well, after that which was given
+        flags.overrides.append(sys.argv[-1])
     return flags
+
+
+def _searched(*folders: str | Path) -> str:
+    """The override that lets Hydra find yamls in ``folders``, too."""
+    places = [override("", f"file://{os.path.abspath(d)}")[1:] for d in folders]  # noqa: PTH100
+    return f"hydra.searchpath=[{','.join(places)}]"
 
 
 def _check_configs(flags: Namespace) -> None:
@@ -134,11 +150,12 @@ def _sweeps(error: HydraException, flags: Namespace) -> bool:
         return False
     GlobalHydra.instance().clear()
     more = [flags.config_dir] if flags.config_dir else []
-    places = ",".join(override("", f"file://{os.path.abspath(d)}")[1:] for d in more)  # noqa: PTH100
+    own = modules.own_configs(CONF)
+    more += [own] if own is not None and not flags.config_path else []
     with initialize_config_dir(os.path.abspath(flags.config_path or CONF)):  # noqa: PTH100
         config = compose(
             flags.config_name or "config",
-            [f"hydra.searchpath=[{places}]", experiment[-1]],
+            [_searched(*more), experiment[-1]],
             return_hydra_config=True,
         )
     return bool(config.hydra.mode == RunMode.MULTIRUN)

@@ -137,4 +137,7 @@ def show(runs: Sequence[Path], name: str | None, kind: str = "last") -> None:
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)
     if differ:
-        sys.exit(f"errors differ from {results.RESULT} in {', '.join(differ)}")
+        sys.exit(
+            f"errors differ from {results.RESULT} in {', '.join(differ)}: the code, the data or "
+            "the weights are others by now"
+        )

@@ -37,7 +37,7 @@ def predict(
         fit = data.get("_target_") == FOLDER and data.get("size") is not None
         named = [pair for path in files for pair in pictures.images(path, model.shape, fit)]
         if not named:
-            raise ConfigError("FILE: there is no image in the arrays")
+            raise ConfigError(f"{', '.join(map(str, files))}: there is no image in it")
         names, images = zip(*named, strict=True)
         mixed = len({image.dtype for image in images}) > 1
         whole = torch.stack([image.float() if mixed else image for image in images])

@@ -128,6 +128,11 @@ class Run(Strict):
         return sources(own + self.teacher.components * self.distils)
 
     @property
+    def code(self) -> str | None:
+        """The digest of all `sources`; None where there are none."""
+        return store.digest(found) if (found := self.sources) else None
+
+    @property
     def shared(self) -> Hashable:
         """All that runs must have in common to be trained as one stack.
 

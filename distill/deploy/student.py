@@ -3,6 +3,7 @@
 Letters: B images, C classes, H and W an image's size.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ from distill.training.stack import Stack
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 CHOOSES = "val_errors"  # of a sweep's runs, the one with the fewest is loaded
 NO_TEACHER = {"name": "none", "path": None, "cache": None}
@@ -134,6 +137,8 @@ class Student(nn.Module):
         """Logits (B, C) in evaluation mode and in batches; else as `predict`."""
         if not isinstance(images, Tensor):
             images = torch.from_numpy(np.array(images))
+        if images.is_floating_point() and not self.features and 0 < float(images.max()) <= 1:
+            log.warning("pixels are at most %g, where 0 to 255 are wanted", float(images.max()))
         device = next(self.parameters()).device
         training = self.training
         self.eval()
@@ -169,6 +174,13 @@ def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
     if status != "complete":
         raise ConfigError(f"{directory}: it has no student, since it is {status}: {reason}")
     run = _checked(config, directory)
+    if run.code != result.get("code", run.code):
+        log.warning(
+            "%s: code of your own (%s) is not that which it was trained with; distill-evaluate "
+            "says whether its errors are the same",
+            directory,
+            ", ".join(run.sources) or "now none",
+        )
     weights = _weights(directory, files, kind)
     if "shape" in result:
         shape, classes = tuple(result["shape"]), result["classes"]

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,6 +17,9 @@ from distill.report.numbers import Plot, amount, span
 from distill.report.statistics import SIGNIFICANT, differ, holm, interval
 from distill.report.trials import chosen
 from distill.runs.columns import Status
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 STEM = "comparison"
 FILE = f"{STEM}.json"
@@ -113,6 +116,25 @@ def _cell(candidate: Candidate | None) -> str:
         than = [name for name, difference in known if difference.verdict == verdict]
         parts += [f"{verdict} than {' and '.join(than)}"] * bool(than)
     return ", ".join(parts)
+
+
+def shown(compared: Compared) -> "Table":
+    """The candidates for a terminal, the best first, with their differences to each reference."""
+    from rich.table import Table
+
+    title = "test errors, means over seeds, and differences within seeds"
+    table = Table(title=title, min_width=len(title) + 2)
+    table.add_column("candidate")
+    table.add_column("n", justify="right")
+    table.add_column("test errors", justify="right")
+    for reference in compared.references:
+        table.add_column(f"less those of {reference}", justify="right")
+    for candidate in compared.candidates:
+        errors = span(interval(candidate.errors)) if len(candidate.errors) else "none completed"
+        differences = (candidate.differences.get(name) for name in compared.references)
+        cells = ("" if d is None else f"{span(d.found)}, {d.verdict}" for d in differences)
+        table.add_row(candidate.name, str(len(candidate.errors)), errors, *cells)
+    return table
 
 
 def flattered(compared: Compared) -> float | None:

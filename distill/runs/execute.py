@@ -123,6 +123,12 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
         raise ConfigError(f"{directory} {what}: {ELSEWHERE}, which removes it")
     if result is None or result.get("halving", own := job.run.halving.model_dump()) != own:
         return None
+    names = list(job.data.names) or None
+    if (
+        result.get("class_names", names) != names
+    ):  # which do not decide its figures, and so not its name
+        log.warning("%s: its classes have other names by now, and it is trained again", directory)
+        return None
     # One here holds the last result of its stack (see `execute`), and was about to be removed.
     (directory / checkpoint.FILE).unlink(missing_ok=True)
     store.tidy(directory)  # what was killed after its result, as it copied its log
@@ -339,7 +345,7 @@ def _head(job: Job) -> dict[str, Any]:
         "multiply_adds": multiply_adds(run.model, run.data),
         "transfer_examples": len(job.index),
         **kind(job),
-        "code": store.digest(run.sources) if run.sources else None,
+        "code": run.code,
         "version": __version__,
         "shape": list(job.data.shape),
         "classes": job.data.classes,

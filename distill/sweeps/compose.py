@@ -8,6 +8,8 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
@@ -15,6 +17,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+
+from distill.runs.planned import commands
+from distill.system.trust import FLAG
 
 LOOKED_UP = "${"  # begins what OmegaConf looks up, or after a backslash a text that begins so
 # What is looked up and hangs on nothing that a job overrides.
@@ -302,6 +307,14 @@ def override(key: str, value: str) -> str:
 def command(*arguments: str) -> str:
     """A line to be pasted into a shell, which runs `distill` with ``arguments``."""
     return shlex.join(["distill", *arguments])
+
+
+def in_folder(folder: Path, *arguments: str) -> str:
+    """A line that knows the experiments of a sweep's ``folder``, and its command's modules."""
+    given = shlex.split("".join(commands(folder)[-1:]))
+    known = [f"{FLAG}={n}" for flag, n in pairwise(given) if flag == FLAG]
+    known += [word for word in given if word.startswith(f"{FLAG}=")]
+    return command(*known, "--config-dir", str(folder), *arguments)
 
 
 def task_config(config: DictConfig) -> DictConfig:

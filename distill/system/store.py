@@ -191,13 +191,22 @@ def told(error: BaseException) -> str | None:
     return None
 
 
+def _replaceable(path: Path) -> bool:
+    """Whether a file that exists may be replaced by another; /dev/stdout may be a link to one."""
+    return path.is_file() and not path.absolute().is_relative_to("/dev")
+
+
 @patient
 def write(path: Path, make: Callable[[Path], object], *, sync: bool = True) -> None:
     """Let ``make`` write ``path`` so that a reader finds the old file or the new, never a part.
 
     It has the mode that the umask gives, whatever ``make`` gives it. Without ``sync``, which takes
-    its time, the first does not hold for a machine that loses its power.
+    its time, the first does not hold for a machine that loses its power. Into what is no file, such
+    as /dev/null or a pipe, it is written.
     """
+    if path.exists() and not path.is_dir() and not _replaceable(path):
+        make(path)
+        return
     scratch = _scratch(path)
     with naming(path):
         try:

@@ -25,6 +25,16 @@ from distill.training.mapping import each
 TILE = 32
 
 
+def _overruns(convolution: nn.Conv2d) -> bool:
+    """Whether oneDNN, with channels last, writes past its buffer to find this one's gradient.
+
+    It does so (3.12, AVX2) where a strided 1 x 1 convolution has fewer channels than a register has
+    numbers, which are 16 at most.
+    """
+    strided = {*convolution.kernel_size} == {1} and {*convolution.stride} != {1}
+    return strided and convolution.in_channels // convolution.groups < 16
+
+
 def _is_plain_mlp(module: nn.Module) -> bool:
     """Whether a module is the MLP just as it was written, which `Stack` has a faster way for."""
     if type(module) is not MLP or "forward" in vars(module):
@@ -105,8 +115,9 @@ class Stack:
         self.fast = _is_plain_mlp(self.module)
         self.mapped = mapped
         # In which a CPU's convolutions, one member after another, are faster (bench/LOG.md).
-        convolved = any(isinstance(part, nn.Conv2d) for part in self.module.modules())
-        self.format = torch.channels_last if convolved and not mapped else torch.contiguous_format
+        convolutions = [part for part in self.module.modules() if isinstance(part, nn.Conv2d)]
+        last = bool(convolutions) and not mapped and not any(map(_overruns, convolutions))
+        self.format = torch.channels_last if last else torch.contiguous_format
         floats = {n: b for n, b in self.buffers.items() if b.is_floating_point()}
         self.mixed = bool(floats)
         self.bounded = {*own} | {n for n, b in floats.items() if b.isfinite().all()}

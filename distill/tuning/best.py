@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from distill.config.sections import GIVEN
 from distill.runs import results
-from distill.sweeps.compose import command
+from distill.sweeps.compose import in_folder
 from distill.system import store
 from distill.tuning import EXPERIMENT, REPORT
 
@@ -134,7 +134,7 @@ def write_experiment(folder: Path, name: str, returned: JobReturn, about: str) -
     """
     path = folder / EXPERIMENT / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
-    line = command("--config-dir", str(folder), f"experiment={name}")
+    line = in_folder(folder, f"experiment={name}")
     store.write_text(path, _experiment(returned, line, about))
     return path, line
 

@@ -21,13 +21,9 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.table import Table
 
 from distill.config import ConfigError
 from distill.report import comparison
-from distill.report.contents import Compared
-from distill.report.numbers import span
-from distill.report.statistics import interval
 from distill.runs import results, summaries
 from distill.runs.columns import Status
 from distill.system import store
@@ -136,6 +132,12 @@ class Comparison:
                 )
             if not tuner.space:
                 tuner.trials = 1  # which says what the given settings are worth
+        if len(self.seeds) < comparison.FEWEST:
+            log.warning(
+                "hydra.sweeper.seeds: %d are too few to decide anything, which takes %d",
+                len(self.seeds),
+                comparison.FEWEST,
+            )
         studies = {name: tuner.identity for name, tuner in self.tuners.items()}
         self.identity = store.digest([studies, self.trials, self.seeds, self.references])
         failed: list[str] = []
@@ -218,7 +220,7 @@ class Comparison:
         }
         store.write_text(path, json.dumps(body, indent=1) + "\n")
         [found] = comparison.read(self.folder, summaries.read_summary(self.folder), path.name)
-        Console(force_jupyter=False).print(_table(found))
+        Console(force_jupyter=False).print(comparison.shown(found))
         for line in comparison.lacking(found):
             log.warning(line)
         return failed
@@ -236,23 +238,6 @@ class Comparison:
         end = f"-{self.identity[:8]}"
         other = path.with_stem(f"{path.stem}{end}")
         return (path, "") if own and not other.exists() else (other, end)
-
-
-def _table(compared: Compared) -> Table:
-    """The candidates, the best first, with their differences to each reference."""
-    title = "test errors, means over seeds, and differences within seeds"
-    table = Table(title=title, min_width=len(title) + 2)
-    table.add_column("candidate")
-    table.add_column("n", justify="right")
-    table.add_column("test errors", justify="right")
-    for reference in compared.references:
-        table.add_column(f"less those of {reference}", justify="right")
-    for candidate in compared.candidates:
-        errors = span(interval(candidate.errors)) if len(candidate.errors) else "none completed"
-        differences = (candidate.differences.get(name) for name in compared.references)
-        cells = ("" if d is None else f"{span(d.found)}, {d.verdict}" for d in differences)
-        table.add_row(candidate.name, str(len(candidate.errors)), errors, *cells)
-    return table
 
 
 def _check_name(name: str) -> None:

@@ -17,7 +17,7 @@ from distill.report.contents import CHOICES, LINEAR, LOG, Best, Gain, Importance
 from distill.report.trials import named
 from distill.runs import results
 from distill.runs.columns import Status
-from distill.sweeps.compose import command, override
+from distill.sweeps.compose import in_folder, override
 from distill.tuning import EXPERIMENT, best, storage
 
 NUMBER = "number"  # of a trial in the study that it was in, where it is in another now
@@ -111,7 +111,7 @@ def _best(folder: Path, number: int, written: Mapping[int, Experiment]) -> Best:
     if number not in written:
         return Best(number)
     found = written[number]
-    line = command("--config-dir", str(folder), f"experiment={found.stem}")
+    line = in_folder(folder, f"experiment={found.stem}")
     return Best(number, found.test_errors, line)
 
 
@@ -321,16 +321,16 @@ def _commands(
     """What makes one run of the defaults, or some of both for an interval."""
     if pairs > 1:
         return
-    start = ["--config-dir", str(folder), f"experiment={found.stem}"]
+    start = [f"experiment={found.stem}"]
     back = [_given(key, value) for key, value in defaults.items()]
     if not pairs:
-        yield command(*start, *back, _given("hydra.run.dir", str(folder / "defaults")))
+        yield in_folder(folder, *start, *back, _given("hydra.run.dir", str(folder / "defaults")))
         return
     first = int(found.config.get("seed", 0))
     seeds = f"seed={','.join(str(first + n) for n in range(SEEDS))}"
     where = _given("hydra.sweep.dir", str(folder / "seeds"))
-    yield command("-m", *start, seeds, where)
-    yield command("-m", *start, *back, seeds, where)
+    yield in_folder(folder, "-m", *start, seeds, where)
+    yield in_folder(folder, "-m", *start, *back, seeds, where)
 
 
 def _given(key: str, value: Any) -> str:

@@ -405,3 +405,9 @@ def test_a_sweep_that_is_refused_leaves_the_record_as_it_was(cli: Cli, home: Pat
             assert cli(*refused, *more, "hydra.sweep.dir=old").code == 1
             assert (home / "old" / "sweep.yaml").read_bytes() == record
     assert {path.name for path in (home / "old").iterdir()} == {"sweep.yaml", "multirun.yaml"}
+
+
+def test_a_folder_of_sweeps_is_not_that_of_one_run(cli: Cli) -> None:
+    done = cli(*SMALL, "loss=hard", "hydra.sweep.dir=mine")
+    assert done.code == 0
+    assert "hydra.sweep.dir=mine is for sweeps (-m); this is one run, which lands" in done.err

@@ -348,3 +348,16 @@ def test_a_key_with_the_name_of_what_a_loss_is_given_to_learn_by_is_refused() ->
     mine.__annotations__["classes"] = int
     with pytest.raises(ConfigError, match="its key classes has the name of what its Head is given"):
         schema("loss", mine, "mine.mine")
+
+
+def test_yamls_of_ones_own_are_found_beside_those_of_another_folder(cli: Cli, work: Path) -> None:
+    (work / "kept" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - override /loss: brier\n"
+    (work / "kept" / "experiment" / "best.yaml").write_text(text)
+    more = text + "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      loss.sharpness: 1,2\n"
+    (work / "kept" / "experiment" / "both.yaml").write_text(more)
+    given = (*SMALL, "--module", "mine", "--config-dir", "kept")
+    one = cli(*given, "experiment=best")
+    assert one.code == 0 and "synthetic-mlp8-brier-sharpness1-" in one.out
+    both = cli(*given, "experiment=both", "hydra.sweep.dir=sweep")
+    assert both.code == 0 and "2 runs (2 complete)" in both.out

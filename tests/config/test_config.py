@@ -229,3 +229,11 @@ def test_a_digest_stands_for_a_file_to_begin_from(
     (home / "w.pth").write_text("x")
     named = ("model=torchvision", "model.name=resnet18", f"model.pretrained={pretrained}")
     assert places(parse(composed("data=synthetic", *named))) == found
+
+
+@pytest.mark.parametrize("experiment", ["tune", "compare_losses"])
+def test_the_width_of_an_experiment_is_that_of_its_model_alone(experiment: str) -> None:
+    given = f"experiment={experiment}"
+    assert composed(given).model.width == 30
+    assert composed(given, "model=resnet8").model.width == 1  # of which 30 would be 69 million
+    assert "width" not in composed(given, "model=torchvision").model

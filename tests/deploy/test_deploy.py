@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import SMALL, Finished, make_job
+from conftest import SMALL, Finished, forget, make_job
 from PIL import Image
 from torch import Tensor, nn
 
@@ -103,6 +103,15 @@ def test_each_form_of_an_image_is_the_same_image(run: Path) -> None:
     assert not student.predict(images).requires_grad
     assert student(images).requires_grad
     torch.testing.assert_close(student.probabilities(images).sum(-1), torch.ones(9))
+
+
+def test_pixels_from_0_to_1_are_told_of(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    student = distill.load(str(run))
+    student.predict(torch.full((2, 12, 12), 255.0))
+    student.predict(torch.zeros(2, 12, 12, dtype=torch.uint8))
+    assert not caplog.messages
+    student.predict(torch.full((2, 12, 12), 0.5))
+    assert caplog.messages == ["pixels are at most 0.5, where 0 to 255 are wanted"]
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 11, 12), (3, 3, 12, 12), (12, 12), (3, 10, 12)])
@@ -228,7 +237,7 @@ def damaged(home: Path) -> dict[str, str]:
         "whole.npy": "it is of int32; wanted is uint8",
         "objects.npy": "not a readable .npy file (Object arrays cannot be loaded",
         "zip.npz": "not a readable .npz file (",
-        "empty.npy": "there is no image in the arrays",
+        "empty.npy": "empty.npy: there is no image in it",
         "absent.png": "No such file or directory",
     }
 
@@ -331,7 +340,9 @@ def test_a_missing_package_is_named(run: Path, tool: Tool, monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(home: Path, tool: Tool) -> None:
+def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(
+    home: Path, tool: Tool, caplog: pytest.LogCaptureFixture
+) -> None:
     (home / "normed_of_mine.py").write_text(
         "from math import prod\n"
         "from torch import nn\n"
@@ -361,3 +372,11 @@ def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(home: Path, 
     )
     expected = student.logits(data.test_inputs)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    assert not [m for m in caplog.messages if "code of your own" in m]
+    code = (home / "normed_of_mine.py").read_text()
+    (home / "normed_of_mine.py").write_text(code.replace("nn.ReLU", "nn.Sigmoid"))
+    forget()
+    sys.modules.pop("normed_of_mine")
+    other = result.load(modules=own)
+    assert not torch.allclose(other.logits(data.test_inputs), expected, atol=0.01)
+    assert [m for m in caplog.messages if "code of your own (normed_of_mine.Normed) is not" in m]

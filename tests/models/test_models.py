@@ -357,3 +357,14 @@ def test_a_model_with_normalised_groups_is_trained(offered: Offer) -> None:
 
     stack = students([offered("model", Grouped, "loss=hard")]).stack
     assert set(stack.parameters) == {"layer.weight", "layer.bias", "normal.weight", "normal.bias"}
+
+
+@pytest.mark.parametrize(("width", "last"), [("1", True), ("0.25", False)])
+def test_a_convolution_that_onednn_overruns_is_not_given_channels_last(
+    width: str, last: bool
+) -> None:
+    # 4 channels, strided, 1 x 1: glibc ended the process ("double free or corruption").
+    given = ("data=synthetic", "model=resnet8", f"model.width={width}", "train.batch_size=64")
+    training = make_training([make_job(*given, "loss=hard", "train.epochs=1")])
+    assert (training.stack.format == torch.channels_last) == last
+    training.run()

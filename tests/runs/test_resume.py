@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -459,3 +460,15 @@ def test_what_is_kept_of_another_kind_or_version_is_told_of() -> None:
     [line] = run.unlike([(job, own), (job, own | {"version": "0.0.9"})])
     told = f"kept of another version than this one, {__version__}: 1 of {__version__}, 1 of 0.0.9"
     assert line.startswith(told)
+
+
+def test_classes_of_other_names_are_not_those_of_before(home: Path, cli: Cli) -> None:
+    x = np.random.default_rng(0).random((40, 3)).astype(np.float32)
+    for name, names in (("plain", [0, 1]), ("named", ["pear", "plum"])):
+        y = np.array(names)[np.arange(40) % 2]
+        np.savez(home / f"{name}.npz", train_x=x, train_y=y, test_x=x, test_y=y)
+    hard = ("data=arrays", "loss=hard", "train.epochs=1", "hydra.run.dir=run", "model.width=2")
+    for name, said in (("plain", None), ("named", ["pear", "plum"])):
+        assert cli(*hard, f"data.root={name}.npz").code == 0
+        assert results.read(Path("run") / results.RESULT)["class_names"] == said
+        assert "finished before" in cli(*hard, f"data.root={name}.npz").out

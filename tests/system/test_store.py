@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,16 @@ def test_write_text_replaces_whole_files(home: Path) -> None:
         store.write_text(home / "file", "\ud800")
     assert (home / "file").read_text() == "old"
     assert [p.name for p in home.iterdir()] == ["file"]
+
+
+def test_what_is_no_file_is_written_into(home: Path) -> None:
+    os.mkfifo(home / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((home / "pipe").read_text)
+        store.write_text(home / "pipe", "lines")
+        assert read.result(10) == "lines"
+    store.write_text(Path(os.devnull), "lines")
+    assert (home / "pipe").is_fifo() and Path(os.devnull).is_char_device()
 
 
 def test_digest_is_of_the_content() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from hydra.core.override_parser.types import IntervalSweep
 from omegaconf import OmegaConf
 from scipy import stats
 
+from distill.cli import commands
 from distill.config import parse
 from distill.report import page, reading
 from distill.report.comparison import BETTER, FILE, UNDECIDED, WORSE, led, read
@@ -112,7 +114,7 @@ def test_another_comparison_in_the_same_folder_leaves_the_first_alone(cli: Cli) 
 
 @pytest.mark.slow
 def test_a_candidate_with_nothing_to_search_is_trained_as_it_is_given(
-    cli: Cli, trained: list[str]
+    cli: Cli, trained: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = (*COMPARE, "hydra.sweeper.only=[labels,kd]", "optim.lr=0.004")
     done = cli(*given)
@@ -125,6 +127,17 @@ def test_a_candidate_with_nothing_to_search_is_trained_as_it_is_given(
     assert not by_name["labels"].chosen
     assert by_name["labels"].errors.index.tolist() == [1, 2]
     assert summary()["lr"].eq(0.004).all()
+    assert "hydra.sweeper.seeds: 2 are too few to decide anything, which takes 5" in done.out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["distill-summary", "c"])
+        capfd.readouterr()
+        commands.summary()
+        assert "less those of kd" in capfd.readouterr().out
+        whole = (Path("c") / FILE).read_text()
+        (Path("c") / FILE).write_text("{")
+        with pytest.raises(SystemExit, match=r"DIR=c: comparison.json cannot be read"):
+            commands.summary()
+        (Path("c") / FILE).write_text(whole)
     assert "With settings that are given, so that one trial is all: labels." in led(compared)
     sweep = replace(reading.sweep(Path("c")), studies=studies(Path("c")))
     html = page.write(Path("page"), [], [sweep]).read_text()
