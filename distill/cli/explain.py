@@ -17,6 +17,7 @@ from distill.config import ConfigError, unknown
 from distill.sweeps.compose import override
 from distill.system.store import told
 
+OURS = "distill."  # begins what a yaml of this package names
 NEEDS = "which needs -m"  # said of several values in one run
 # Hydra's flags that show something of one composed config instead of running it.
 LOOKS = re.compile(r"(-h|-i|-c(job|hydra|all)?|--(help|cfg|info|hydra-help)(=.*)?)$")
@@ -171,11 +172,17 @@ def _first(text: str) -> str:
 def _no_key(error: BaseException, cause: OmegaConfBaseException) -> str:
     """A key that the composed config does not have, as Hydra reports it."""
     key = str(cause.full_key)
-    prefix = key.rpartition(".")[0] + "." if "." in key else ""
     siblings = cause.parent_node if isinstance(cause.parent_node, DictConfig) else {}
+    # Names of the sweeper's params have dots of their own.
+    above = key.rpartition(".")[0] if siblings == {} else str(cause.parent_node._get_full_key(""))
+    prefix = f"{above}." if above else ""
     given = re.search(r"\+(\S+=.*)", str(error))
     composing = _frame(error, "_load_configuration_impl")
     if given and composing and (line := lacking(key, given[1], composing)):
         return line
     known = [f"{prefix}{name!s}" for name in siblings if name != "hydra"]
-    return unknown(key, given[1] if given else key, known)
+    line = unknown(key, given[1] if given else key, known)
+    target = str(siblings.get("_target_", OURS)) if siblings else OURS
+    if given and not target.startswith(OURS):
+        return f"{line}; a parameter that its yaml leaves out is given by +{given[1]}"
+    return line

@@ -40,8 +40,10 @@ def _config(directory: Path) -> tuple[DictConfig, Run]:
         config = OmegaConf.load(path)
     except Exception as error:  # each kind of damage has its own
         reason = " ".join(str(error).split())
+        sweep = any(directory.glob(f"*/{results.RESULT}"))
+        hint = f"; of a sweep, give its runs: {directory}/*" if sweep else ""
         raise ConfigError(
-            f"RUN={directory}: not the directory of a complete run ({reason})"
+            f"RUN={directory}: not the directory of a complete run ({reason}){hint}"
         ) from error
     if not isinstance(config, DictConfig):
         raise ConfigError(f"RUN={directory}: {path} is not the config of a run")

@@ -145,7 +145,7 @@ def _check(folder: Path, files: dict[str, Classes], test: str) -> None:
         if any(files[part].values()):
             continue
         if not folder.is_dir():
-            raise ValueError("there is no such folder")
+            raise ValueError(f"there is no such folder ({folder})")
         there = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
         held = f"it has {', '.join(there) or 'no folder'}"
         how = "" if part == "train" else "; data.test=NAME takes another folder as the test set"

@@ -72,7 +72,7 @@ def _arrays(path: Path, shape: Shape) -> Iterator[tuple[str, Tensor]]:
 
 
 def _array(name: str, array: Array, shape: Shape) -> Iterator[tuple[str, Tensor]]:
-    """Each image of an array (N, channels, H, W), or row of one (N, D).
+    """Each image of an array (N, channels, H, W) or (N, H, W, channels), or row of one (N, D).
 
     (N, H, W) and (H, W) are images of one channel, (D,) is one row.
     """
@@ -81,6 +81,8 @@ def _array(name: str, array: Array, shape: Shape) -> Iterator[tuple[str, Tensor]
         array = array[None]
     if array.ndim == 3 and shape[0] == 1:
         array = array[:, None]
+    if array.shape[1:] == (*shape[1:], shape[0]) != shape:
+        array = np.moveaxis(array, -1, 1)
     if array.shape[1:] != shape or array.ndim != 1 + len(shape):
         raise ValueError(f"{name}: it is {given}; wanted is (N, {', '.join(map(str, shape))})")
     floats = features or np.issubdtype(array.dtype, np.floating)

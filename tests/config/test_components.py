@@ -361,3 +361,15 @@ def test_yamls_of_ones_own_are_found_beside_those_of_another_folder(cli: Cli, wo
     assert one.code == 0 and "synthetic-mlp8-brier-sharpness1-" in one.out
     both = cli(*given, "experiment=both", "hydra.sweep.dir=sweep")
     assert both.code == 0 and "2 runs (2 complete)" in both.out
+
+
+def test_a_parameter_that_a_yaml_leaves_out_is_given_with_a_plus(cli: Cli, work: Path) -> None:
+    (work / "conf" / "loss" / "brier.yaml").write_text("_target_: mine.brier\n")
+    given = (*SMALL, "--module", "mine", "loss=brier")
+    done = cli(*given, "loss.sharpness=2")
+    assert done.err == (
+        "loss.sharpness=2: there is no such key; loss has none; a parameter that its yaml leaves "
+        "out is given by +loss.sharpness=2\n"
+    )
+    assert "synthetic-mlp8-brier-sharpness2-" in cli(*given, "+loss.sharpness=2").out
+    assert "by +" not in cli(*SMALL, "loss.sharpness=2").err

@@ -195,7 +195,9 @@ def test_files_of_each_kind_are_asked_for_their_class(run: Path, home: Path, too
     Image.fromarray(clear).save(home / "clear.png")
     np.save(home / "some.npy", array[3:])
     np.savez(home / "more.npz", a=array[0, 0], b=array[1:3, 0].astype(np.float64))
-    files = [home / n for n in ("grey.png", "colour.bmp", "clear.png", "some.npy", "more.npz")]
+    np.save(home / "last.npy", array[3:4].transpose(0, 2, 3, 1))
+    given = ("grey.png", "colour.bmp", "clear.png", "some.npy", "more.npz", "last.npy")
+    files = [home / n for n in given]
     done = tool("predict", run, *files, "--csv", home / "out.csv")
     assert done.code == 0, done.err
     rows = [line.split("\t") for line in done.out.splitlines()]
@@ -204,10 +206,11 @@ def test_files_of_each_kind_are_asked_for_their_class(run: Path, home: Path, too
         "more.npz:a[0]",
         "more.npz:b[0]",
         "more.npz:b[1]",
+        "last.npy[0]",
     ]
     assert names == ["grey.png", "colour.bmp", "clear.png", *ends]
     likely = distill.load(run).probabilities(array).max(-1)
-    for row, n in zip(rows, [0, 1, 2, 3, 4, 5, 0, 1, 2], strict=True):
+    for row, n in zip(rows, [0, 1, 2, 3, 4, 5, 0, 1, 2, 3], strict=True):
         assert row[1] == str(int(likely.indices[n]))
         assert float(row[2]) == pytest.approx(float(likely.values[n]), abs=1e-3)
     with (home / "out.csv").open() as file:

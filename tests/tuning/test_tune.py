@@ -258,6 +258,10 @@ REFUSED = {
     "hydra.sweeper.objectives=[]": "hydra.sweeper.objectives=[]: allowed are val_errors, ",
     "hydra.sweeper.objectives=[test_errors]": "hydra.sweeper.objectives=[test_errors]: allowed",
     "loss.alpha=interval(0.5,2)": "loss.alpha=2.0: Input should be less than or equal to 1",
+    'hydra.sweeper.params={loss.gamma:"interval(0,5)"}': (
+        'hydra.sweeper.params={loss.gamma:"interval(0,5)"}: there is no such key; did you mean '
+        "hydra.sweeper.params.loss.alpha? allowed are hydra.sweeper.params.loss.alpha, "
+    ),
     "loss.temperature=4 loss.alpha=1 optim.lr=0.01": "hydra.sweeper.params: there is nothing to",
     "loss.temperature=interval(0.0,4.0)": "loss.temperature=0.0: Input should be greater than 0",
     "loss.temperature=interval(-1e400,1.0)": "loss.temperature=-inf: Input should be a finite",
