@@ -76,11 +76,12 @@ def _flags() -> Namespace:
     parser.error = modules.refuse  # type: ignore[method-assign, assignment]
     flags = parser.parse_intermixed_args()
     folder = None if flags.config_path else modules.own_configs(CONF)
-    if folder is not None and not flags.config_dir:
+    searched = any(given.startswith("hydra.searchpath=") for given in sys.argv)
+    if folder and not flags.config_dir:
         sys.argv += ["--config-dir", str(folder)]
         flags.config_dir = str(folder)
-    elif folder is not None and not any(a.startswith("hydra.searchpath=") for a in sys.argv):
-        sys.argv.append(_searched(folder))  # as well, after that which was given
+    elif folder and not (searched or folder.resolve() == Path(flags.config_dir).resolve()):
+        sys.argv.append(_searched(folder))
         flags.overrides.append(sys.argv[-1])
     return flags
 

@@ -122,6 +122,15 @@ def _torch(student: Student) -> tuple[bytes, Call]:
     return whole.getvalue(), call
 
 
+def _name_batch(graph: Any) -> None:
+    """Call the one axis of any size by its name in `facts`, instead of torch's number of it."""
+    own = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = axis.dim_param.replace(own, "batch")
+
+
 def _onnx(student: Student) -> tuple[bytes, Call]:
     import onnx
     import onnxruntime
@@ -134,6 +143,7 @@ def _onnx(student: Student) -> tuple[bytes, Call]:
         verbose=False,
     )
     model = made.model_proto
+    _name_batch(model.graph)
     onnx.helper.set_model_props(model, facts(student))
     model.producer_name, model.producer_version = "distill", __version__
     model.doc_string = "; ".join(f"{key}: {value}" for key, value in facts(student).items())

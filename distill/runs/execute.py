@@ -124,9 +124,7 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
     if result is None or result.get("halving", own := job.run.halving.model_dump()) != own:
         return None
     names = list(job.data.names) or None
-    if (
-        result.get("class_names", names) != names
-    ):  # which do not decide its figures, and so not its name
+    if result.get("class_names", names) != names:  # by which no run is named
         log.warning("%s: its classes have other names by now, and it is trained again", directory)
         return None
     # One here holds the last result of its stack (see `execute`), and was about to be removed.

@@ -31,6 +31,7 @@ FIRST = ["data", "model", "loss", "alpha", "transfer", "transfer_classes", "tran
 FIRST += ["epochs", "lr", "batch_size", "optimizer", "weight_decay", "precision", "device"]
 FIRST += ["teacher"]
 LAST = {"teacher_digest", "version", "directory"}
+DIGESTS = {"teacher_digest", "code"}  # told by their first digits
 
 
 def tables(frame: pd.DataFrame) -> Iterator[Table | str]:
@@ -114,7 +115,7 @@ def _groups(
 
 def _named(keys: Sequence[str], values: Sequence[object]) -> str:
     pairs = ((key, _text(value)) for key, value in zip(keys, values, strict=True))
-    short = ((k, v[:8] if k == "teacher_digest" else v) for k, v in pairs)
+    short = ((k, v[:8] if k in DIGESTS else v) for k, v in pairs)
     return ", ".join(f"{key}={value}" for key, value in short if value)
 
 

@@ -192,8 +192,8 @@ def told(error: BaseException) -> str | None:
 
 
 def _replaceable(path: Path) -> bool:
-    """Whether a file that exists may be replaced by another; /dev/stdout may be a link to one."""
-    return path.is_file() and not path.absolute().is_relative_to("/dev")
+    """Whether what exists may be replaced by another file; /dev/stdout may be a link to one."""
+    return path.is_file() and str(path.absolute().parent) not in ("/dev", "/dev/fd")
 
 
 @patient

@@ -282,6 +282,10 @@ def test_an_onnx_file_gives_the_same_logits(model: tuple[str, ...], home: Path, 
         [found] = session.run(["logits"], {"images": images[:count].numpy()})
         expected = student.logits(images[:count])
         torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+    assert [session.get_inputs()[0].shape, session.get_outputs()[0].shape] == [
+        ["batch", 1, 12, 12],
+        ["batch", 4],
+    ]
     facts = session.get_modelmeta().custom_metadata_map
     assert facts["input"] == "images: uint8 (batch, 1, 12, 12)"
     assert facts["classes"] == "4" and facts["run"] == student.name
