@@ -1,6 +1,5 @@
 """The commands: arguments first, since `--help` needs nothing else."""
 
-import argparse
 import errno
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ def distill() -> None:
 @command
 def evaluate() -> None:
     """Print errors, accuracy and errors per class of each run; exit code 1 if one differs."""
-    parser = argparse.ArgumentParser(
+    parser = modules.Parser(
         prog="distill-evaluate", description="Evaluate the students of runs again on the test set."
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=home, help="a run's directory")
@@ -44,13 +43,13 @@ def evaluate() -> None:
         rescore.show([*map(Path, arguments.runs)], arguments.data, arguments.weights)
 
 
-def _weights(parser: argparse.ArgumentParser) -> None:
+def _weights(parser: modules.Parser) -> None:
     """The argument that says which weights of a run are meant."""
     which = "of the last epoch, of the best (train.keep_best), or their average (train.ema)"
     parser.add_argument("--weights", choices=("last", "best", "ema"), default="last", help=which)
 
 
-def _student(parser: argparse.ArgumentParser) -> None:
+def _student(parser: modules.Parser) -> None:
     """The arguments by which a command finds one trained student."""
     run = "a run's directory, or a sweep's, of which the best run is taken"
     best = "of a sweep, the run with the least in this column (val_errors)"
@@ -63,7 +62,7 @@ def _student(parser: argparse.ArgumentParser) -> None:
 @command
 def predict() -> None:
     """Print the class of each image in some files, and how probable it is."""
-    parser = argparse.ArgumentParser(
+    parser = modules.Parser(
         prog="distill-predict",
         description="What the student of a run takes images for: file, class and probability.",
     )
@@ -84,7 +83,7 @@ def predict() -> None:
 @command
 def export() -> None:
     """Write the student of a run in a format that runs without this package."""
-    parser = argparse.ArgumentParser(
+    parser = modules.Parser(
         prog="distill-export",
         description="Write the student of a run as ONNX, or for torch.export.load.",
     )
@@ -117,7 +116,7 @@ def _seconds(text: str) -> float:
 @command
 def summary() -> None:
     """Rebuild summary.csv from the files below DIR, and print it; or watch how the sweep goes."""
-    parser = argparse.ArgumentParser(
+    parser = modules.Parser(
         prog="distill-summary",
         description="Rebuild summary.csv from the results below DIR, and print it.",
     )

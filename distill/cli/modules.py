@@ -14,6 +14,14 @@ HELP = "a module of your own whose functions and classes a config may name; may 
 FOLDER = "conf"  # beside one's work, its yamls are found as those of --config-dir
 
 
+class Parser(argparse.ArgumentParser):
+    """Argparse's, whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the command, with what is wrong and where the help is."""
+        self.exit(2, f"{message}; {self.prog} --help shows what can be given\n")
+
+
 def add_flag(parser: argparse.ArgumentParser) -> None:
     """Let a command take --module."""
     parser.add_argument(FLAG, metavar="NAME", action="append", default=[], help=HELP)
@@ -27,8 +35,7 @@ def refuse(reason: str) -> NoReturn:
 
 def taken(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The modules that ``arguments`` name, and the other arguments, which Hydra is to read."""
-    parser = argparse.ArgumentParser(prog="distill", add_help=False, allow_abbrev=False)
-    parser.error = refuse  # type: ignore[method-assign, assignment]
+    parser = Parser(prog="distill", add_help=False, allow_abbrev=False)
     add_flag(parser)
     known, rest = parser.parse_known_args(list(arguments))
     return known.module, rest

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.cli import modules
 from distill.runs.results import SUMMARY
 from distill.system.store import home, write_text
 from distill.system.store import told as told_of
@@ -31,7 +32,7 @@ def _folder(argument: str) -> Path:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = modules.Parser(
         prog="distill-report",
         description="Write figures, verdicts and one page of what the sweeps in DIR found.",
     )

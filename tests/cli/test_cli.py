@@ -20,6 +20,7 @@ import distill
 from bench.evidence import SWEEPS
 from distill.cli import commands, rescore
 from distill.cli.main import main
+from distill.cli.report import main as report
 from distill.findings.claims import CLAIMS
 from distill.report import reading
 from distill.runs import results, summaries
@@ -411,3 +412,16 @@ def test_a_folder_of_sweeps_is_not_that_of_one_run(cli: Cli) -> None:
     done = cli(*SMALL, "loss=hard", "hydra.sweep.dir=mine")
     assert done.code == 0
     assert "hydra.sweep.dir=mine is for sweeps (-m); this is one run, which lands" in done.err
+
+
+@pytest.mark.parametrize("name", ["predict", "export", "summary", "evaluate", "report"])
+def test_wrong_arguments_of_each_command_are_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"distill-{name}"])
+    with pytest.raises(SystemExit) as end:
+        (report if name == "report" else getattr(commands, name))()
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("the following arguments are required: ")
+    assert lines[0].endswith(f"; distill-{name} --help shows what can be given")
