@@ -35,6 +35,7 @@ OVERRIDES = {
     "cnn": ("model.width=2",),
     "mlp": ("model.width=8",),
     "mlp_1200": ("model.width=9",),
+    "mlp_30": ("model.width=9",),
     "torchvision": (f"model.name={TINY}",),
     "timm": ("model.name=test_resnet",),
 }
