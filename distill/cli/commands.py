@@ -213,9 +213,9 @@ def _summarise(folder: Path, wrong: bool) -> None:
         unwritten = f"{results.SUMMARY} could not be written ({told(error)})"
     damaged = _compared(frame, folder)
     tables.show(frame, folder, Console(), unwritten)
-    if damaged:
-        sys.exit(f"DIR={folder}: {damaged}")
     if wrong:
         _wrong(folder)
+    if damaged:
+        sys.exit(f"DIR={folder}: {damaged}")
     if unread := int(frame["status"].eq(Status.UNREADABLE).sum()):
         sys.exit(f"DIR={folder}: files of {unread} of its runs cannot be read, and may be whole")

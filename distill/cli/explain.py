@@ -182,7 +182,6 @@ def _no_key(error: BaseException, cause: OmegaConfBaseException) -> str:
         return line
     known = [f"{prefix}{name!s}" for name in siblings if name != "hydra"]
     line = unknown(key, given[1] if given else key, known)
-    target = str(siblings.get("_target_", OURS)) if siblings else OURS
-    if given and not target.startswith(OURS):
+    if given and not str(siblings.get("_target_", OURS)).startswith(OURS):
         return f"{line}; a parameter that its yaml leaves out is given by +{given[1]}"
     return line

@@ -75,18 +75,26 @@ def _flags() -> Namespace:
     parser = get_args_parser()
     parser.error = modules.refuse  # type: ignore[method-assign, assignment]
     flags = parser.parse_intermixed_args()
-    folder = None if flags.config_path else modules.own_configs(CONF)
-    searched = any(given.startswith("hydra.searchpath=") for given in sys.argv)
-    if folder and not flags.config_dir:
-        sys.argv += ["--config-dir", str(folder)]
-        flags.config_dir = str(folder)
-    elif folder and not (searched or folder.resolve() == Path(flags.config_dir).resolve()):
-        sys.argv.append(_searched(folder))
-        flags.overrides.append(sys.argv[-1])
+    given = any(argument.startswith("hydra.searchpath=") for argument in sys.argv)
+    folders = _folders(flags)
+    if folders and not flags.config_dir:
+        flags.config_dir = str(folders[0])
+        sys.argv += ["--config-dir", flags.config_dir]
+    elif folders[1:] and not given:
+        sys.argv.append(_searched(folders[1:]))
     return flags
 
 
-def _searched(*folders: str | Path) -> str:
+def _folders(flags: Namespace) -> list[Path]:
+    """The folders of the user's own yamls: the given one, then that beside one's work."""
+    own = None if flags.config_path else modules.own_configs(CONF)
+    found = [Path(flags.config_dir)] if flags.config_dir else []
+    if own is not None and own.resolve() not in [folder.resolve() for folder in found]:
+        found.append(own)
+    return found
+
+
+def _searched(folders: Sequence[Path]) -> str:
     """The override that lets Hydra find yamls in ``folders``, too."""
     places = [override("", f"file://{os.path.abspath(d)}")[1:] for d in folders]  # noqa: PTH100
     return f"hydra.searchpath=[{','.join(places)}]"
@@ -111,10 +119,16 @@ def _check_configs(flags: Namespace) -> None:
             name = f"--{flag.replace('_', '-')}={folder}"
             raise ConfigError(f"{name}: it is the record of a run, which is run again by: {rerun}")
     _check_searchpath(flags)
-    for path in CONF.rglob("*.yaml") if flags.config_dir else ():
-        own = Path(flags.config_dir) / path.relative_to(CONF)
-        if own.exists() and not own.samefile(path):
-            print(f"{own} is not read: distill has one of that name; rename it", file=sys.stderr)
+    folders = _folders(flags)
+    for path in CONF.rglob("*.yaml") if folders else ():
+        for own in (folder / path.relative_to(CONF) for folder in folders):
+            if own.exists() and not own.samefile(path):
+                told = f"{own} is not read: distill has one of that name; rename it"
+                print(told, file=sys.stderr)
+    for own in folders[1:]:
+        for path in own.rglob("*.yaml"):
+            if (folders[0] / path.relative_to(own)).exists():
+                print(f"{path} is not read: {folders[0]} has one of that name", file=sys.stderr)
 
 
 def _check_searchpath(flags: Namespace) -> None:
@@ -150,13 +164,10 @@ def _sweeps(error: HydraException, flags: Namespace) -> bool:
     if not several or not experiment or any(LOOKS.match(given) for given in sys.argv[1:]):
         return False
     GlobalHydra.instance().clear()
-    more = [flags.config_dir] if flags.config_dir else []
-    own = modules.own_configs(CONF)
-    more += [own] if own is not None and not flags.config_path else []
     with initialize_config_dir(os.path.abspath(flags.config_path or CONF)):  # noqa: PTH100
         config = compose(
             flags.config_name or "config",
-            [_searched(*more), experiment[-1]],
+            [_searched(_folders(flags)), experiment[-1]],
             return_hydra_config=True,
         )
     return bool(config.hydra.mode == RunMode.MULTIRUN)

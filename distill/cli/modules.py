@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the command, with what is wrong and where the help is."""
-        self.exit(2, f"{message}; {self.prog} --help shows what can be given\n")
+        refuse(message, self.prog)
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,9 @@ def add_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(FLAG, metavar="NAME", action="append", default=[], help=HELP)
 
 
-def refuse(reason: str) -> NoReturn:
+def refuse(reason: str, program: str = "distill") -> NoReturn:
     """End the command as argparse does, but for the usage."""
-    print(f"{reason}; distill --help shows what can be given", file=sys.stderr)
+    print(f"{reason}; {program} --help shows what can be given", file=sys.stderr)
     sys.exit(2)
 
 

@@ -137,8 +137,9 @@ class Student(nn.Module):
         """Logits (B, C) in evaluation mode and in batches; else as `predict`."""
         if not isinstance(images, Tensor):
             images = torch.from_numpy(np.array(images))
-        if images.is_floating_point() and not self.features and 0 < float(images.max()) <= 1:
-            log.warning("pixels are at most %g, where 0 to 255 are wanted", float(images.max()))
+        most = float(images.max()) if images.is_floating_point() and images.numel() else 255
+        if not self.features and 0 < most <= 1:
+            log.warning("pixels are at most %g, where 0 to 255 are wanted", most)
         device = next(self.parameters()).device
         training = self.training
         self.eval()

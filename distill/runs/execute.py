@@ -8,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +125,19 @@ def kept(job: Job, directory: Path) -> dict[str, Any] | None:
         return None
     names = list(job.data.names) or None
     if result.get("class_names", names) != names:  # by which no run is named
-        log.warning("%s: its classes have other names by now, and it is trained again", directory)
+        _renamed(tuple(result["class_names"] or ()), job.data.names)
         return None
     # One here holds the last result of its stack (see `execute`), and was about to be removed.
     (directory / checkpoint.FILE).unlink(missing_ok=True)
     store.tidy(directory)  # what was killed after its result, as it copied its log
     return result
+
+
+@cache
+def _renamed(before: tuple[str, ...], now: tuple[str, ...]) -> None:
+    """Say, once for all runs, that finished ones of other names of the classes do not count."""
+    texts = [", ".join(names) or "none" for names in (before, now)]
+    log.warning("names of the classes were %s, and are %s: runs are trained again", *texts)
 
 
 def kind(job: Job) -> dict[str, str]:

@@ -191,9 +191,11 @@ def told(error: BaseException) -> str | None:
     return None
 
 
-def _replaceable(path: Path) -> bool:
-    """Whether what exists may be replaced by another file; /dev/stdout may be a link to one."""
-    return path.is_file() and str(path.absolute().parent) not in ("/dev", "/dev/fd")
+def _written_into(path: Path) -> bool:
+    """Whether ``path`` is a device or a pipe; /dev/stdout is none, but may lead to one."""
+    if str(path.absolute().parent) in ("/dev", "/dev/fd"):
+        return path.exists()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @patient
@@ -204,7 +206,7 @@ def write(path: Path, make: Callable[[Path], object], *, sync: bool = True) -> N
     its time, the first does not hold for a machine that loses its power. Into what is no file, such
     as /dev/null or a pipe, it is written.
     """
-    if path.exists() and not path.is_dir() and not _replaceable(path):
+    if _written_into(path):
         make(path)
         return
     scratch = _scratch(path)

@@ -359,6 +359,16 @@ def test_yamls_of_ones_own_are_found_beside_those_of_another_folder(cli: Cli, wo
     given = (*SMALL, "--module", "mine", "--config-dir", "kept")
     one = cli(*given, "experiment=best")
     assert one.code == 0 and "synthetic-mlp8-brier-sharpness1-" in one.out
+    assert one.err == ""
+    (work / "conf" / "loss" / "kd.yaml").write_text("_target_: mine.brier\n")
+    said = "conf/loss/kd.yaml is not read: distill has one of that name; rename it\n"
+    assert cli(*given, "experiment=best").err == said
+    (work / "conf" / "loss" / "kd.yaml").unlink()
+    (work / "kept" / "loss").mkdir()
+    (work / "kept" / "loss" / "brier.yaml").write_text("_target_: mine.brier\nsharpness: 3.0\n")
+    two = cli(*given, "experiment=best")
+    assert "synthetic-mlp8-brier-sharpness3-" in two.out
+    assert two.err == "conf/loss/brier.yaml is not read: kept has one of that name\n"
     both = cli(*given, "experiment=both", "hydra.sweep.dir=sweep")
     assert both.code == 0 and "2 runs (2 complete)" in both.out
 

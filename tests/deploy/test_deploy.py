@@ -109,6 +109,7 @@ def test_pixels_from_0_to_1_are_told_of(run: Path, caplog: pytest.LogCaptureFixt
     student = distill.load(str(run))
     student.predict(torch.full((2, 12, 12), 255.0))
     student.predict(torch.zeros(2, 12, 12, dtype=torch.uint8))
+    assert student.predict(torch.zeros(0, 12, 12)).shape == (0,)
     assert not caplog.messages
     student.predict(torch.full((2, 12, 12), 0.5))
     assert caplog.messages == ["pixels are at most 0.5, where 0 to 255 are wanted"]
