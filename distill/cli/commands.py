@@ -32,7 +32,10 @@ def evaluate() -> None:
         prog="distill-evaluate", description="Evaluate the students of runs again on the test set."
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=home, help="a run's directory")
-    parser.add_argument("--data", metavar="NAME", help="another data set, as in data=NAME")
+    other = "another data set, as in data=NAME, and its keys: data.KEY=VALUE"
+    parser.add_argument("--data", metavar=("NAME", "data.KEY=VALUE"), nargs="+", help=other)
+    yamls = "a folder of yamls of your own, as distill takes it"
+    parser.add_argument("--config-dir", metavar="DIR", type=home, help=yamls)
     _weights(parser)
     modules.add_flag(parser)
     arguments = parser.parse_args()
@@ -40,7 +43,8 @@ def evaluate() -> None:
     from distill.cli import rescore
 
     with modules.trusting(arguments.module):
-        rescore.show([*map(Path, arguments.runs)], arguments.data, arguments.weights)
+        runs, own = [*map(Path, arguments.runs)], modules.folders(arguments.config_dir)
+        rescore.show(runs, arguments.data or (), arguments.weights, own)
 
 
 def _weights(parser: modules.Parser) -> None:

@@ -22,7 +22,7 @@ from distill.cli import modules
 from distill.cli.rerun import rerun
 from distill.cli.untouched import untouched
 from distill.sweeps import names
-from distill.sweeps.compose import command, override
+from distill.sweeps.compose import command
 from distill.sweeps.launcher import stackable
 from distill.system import terminal
 from distill.system.conf import CONF
@@ -81,23 +81,13 @@ def _flags() -> Namespace:
         flags.config_dir = str(folders[0])
         sys.argv += ["--config-dir", flags.config_dir]
     elif folders[1:] and not given:
-        sys.argv.append(_searched(folders[1:]))
+        sys.argv.append(modules.searched(folders[1:]))
     return flags
 
 
 def _folders(flags: Namespace) -> list[Path]:
-    """The folders of the user's own yamls: the given one, then that beside one's work."""
-    own = None if flags.config_path else modules.own_configs(CONF)
-    found = [Path(flags.config_dir)] if flags.config_dir else []
-    if own is not None and own.resolve() not in [folder.resolve() for folder in found]:
-        found.append(own)
-    return found
-
-
-def _searched(folders: Sequence[Path]) -> str:
-    """The override that lets Hydra find yamls in ``folders``, too."""
-    places = [override("", f"file://{os.path.abspath(d)}")[1:] for d in folders]  # noqa: PTH100
-    return f"hydra.searchpath=[{','.join(places)}]"
+    """The folders of the user's own yamls."""
+    return modules.folders(flags.config_dir, beside=not flags.config_path)
 
 
 def _check_configs(flags: Namespace) -> None:
@@ -119,16 +109,7 @@ def _check_configs(flags: Namespace) -> None:
             name = f"--{flag.replace('_', '-')}={folder}"
             raise ConfigError(f"{name}: it is the record of a run, which is run again by: {rerun}")
     _check_searchpath(flags)
-    folders = _folders(flags)
-    for path in CONF.rglob("*.yaml") if folders else ():
-        for own in (folder / path.relative_to(CONF) for folder in folders):
-            if own.exists() and not own.samefile(path):
-                told = f"{own} is not read: distill has one of that name; rename it"
-                print(told, file=sys.stderr)
-    for own in folders[1:]:
-        for path in own.rglob("*.yaml"):
-            if (folders[0] / path.relative_to(own)).exists():
-                print(f"{path} is not read: {folders[0]} has one of that name", file=sys.stderr)
+    modules.tell_unread(_folders(flags))
 
 
 def _check_searchpath(flags: Namespace) -> None:
@@ -167,7 +148,7 @@ def _sweeps(error: HydraException, flags: Namespace) -> bool:
     with initialize_config_dir(os.path.abspath(flags.config_path or CONF)):  # noqa: PTH100
         config = compose(
             flags.config_name or "config",
-            [_searched(_folders(flags)), experiment[-1]],
+            [modules.searched(_folders(flags)), experiment[-1]],
             return_hydra_config=True,
         )
     return bool(config.hydra.mode == RunMode.MULTIRUN)

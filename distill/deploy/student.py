@@ -164,17 +164,7 @@ def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
     if kind not in results.KEPT:
         raise ConfigError(f"weights={kind}: allowed are {', '.join(results.KEPT)}")
     directory = path if (path / results.RESULT).exists() else _best(path, best)
-    try:
-        result = results.read(directory / results.RESULT)
-        config, files, name = result["config"], result["files"], str(result["run"])
-        status, reason = result["status"], result["reason"]
-    except OSError as error:
-        raise ConfigError(f"{path}: {told(error) or error}") from error
-    except results.DAMAGED as error:
-        raise ConfigError(f"{directory}: {results.RESULT} is damaged") from error
-    if status != "complete":
-        raise ConfigError(f"{directory}: it has no student, since it is {status}: {reason}")
-    run = _checked(config, directory)
+    result, run = trained(directory)
     if run.code != result.get("code", run.code):
         log.warning(
             "%s: code of your own (%s) is not that which it was trained with; distill-evaluate "
@@ -182,7 +172,7 @@ def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
             directory,
             ", ".join(run.sources) or "now none",
         )
-    weights = _weights(directory, files, kind)
+    weights = _weights(directory, result["files"], kind)
     if "shape" in result:
         shape, classes = tuple(result["shape"]), result["classes"]
     else:  # results of earlier versions do not say it
@@ -196,17 +186,34 @@ def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
         classes=classes,
         mean=mean,
         std=std,
-        name=name,
+        name=str(result["run"]),
         names=result.get("class_names") or (),
-        config=config,
+        config=result["config"],
     )
     return student.eval()
 
 
-def _checked(config: dict[str, Any], directory: Path) -> Run:
+def trained(directory: Path) -> tuple[dict[str, Any], Run]:
+    """The result of the complete run in ``directory``, and the run that its config describes.
+
+    Raises:
+        ConfigError: its result cannot be read, or is that of a run without a student.
+    """
     try:
+        result = results.read(directory / results.RESULT)
+        status, reason, *_ = [result[key] for key in ("status", "reason", "run", "files")]
         # A loss that needs no teacher leaves that section out of what is recorded.
-        return check({"teacher": NO_TEACHER, **config})
+        config = {"teacher": NO_TEACHER, **result["config"]}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(f"{directory}: no complete run lies there") from error
+    except OSError as error:
+        raise ConfigError(f"{directory}: {told(error) or error}") from error
+    except results.DAMAGED as error:
+        raise ConfigError(f"{directory}: {results.RESULT} is damaged") from error
+    if status != Status.COMPLETE:
+        raise ConfigError(f"{directory}: it has no student, since it is {status}: {reason}")
+    try:
+        return result, check(config)
     except ConfigError as error:
         lines = [f"{directory}: {line}" for line in str(error).splitlines()]
         raise ConfigError("\n".join(lines)) from error

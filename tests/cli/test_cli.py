@@ -1,5 +1,6 @@
 """The commands as users type them."""
 
+import itertools
 import json
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from conftest import FULL, SMALL, Cli, needs_mnist, options, shell
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -167,9 +169,9 @@ def test_evaluate_finds_the_figure_of_the_result(
     printed = capfd.readouterr().out
     for folder in folders:
         result = json.loads((folder / "result.json").read_text())
-        errors, count = rescore.rescore(folder)
+        errors, count, recorded = rescore.rescore(folder)
         assert errors.tolist() == result["test_errors_by_class"]
-        assert count == 128
+        assert (count, recorded) == (128, result["test_errors"])
         assert f"{result['test_accuracy']:.2%}" in printed
     # A figure that differs is noticed, and other weights have other errors.
     changed = results.read(folders[0] / "result.json")
@@ -182,6 +184,41 @@ def test_evaluate_finds_the_figure_of_the_result(
     )
 
 
+def test_evaluate_on_data_of_ones_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A run of which some keys want a validation split, which the other data need not have.
+    keys = ("loss=hard", "data.validation=0.25", "test=false", "train.keep_best=true")
+    result = distill.run(*SMALL, *keys, "seed=1")
+    mine = home / "conf" / "data" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("_target_: distill.data.synthetic\nexamples: 100\nclasses: 4\nsize: 8\n")
+    shutil.rmtree(result.directory / ".hydra")  # its result says it all
+    arguments = [str(result.directory), "--data", "mine", "data.size=12", "data.examples=600"]
+    monkeypatch.setattr(sys, "argv", ["distill-evaluate", *arguments])
+    commands.evaluate()
+    images, labels = distill.data.synthetic(examples=600, classes=4, size=12)[2:]
+    errors = int((result.load().predict(images) != labels).sum())
+    assert 0 < errors < 300
+    assert f" {errors} " in capfd.readouterr().out
+
+
+def test_evaluate_says_that_classes_have_other_names(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, names in (("pets", ("cat", "dog")), ("wild", ("dog", "fox"))):
+        for part, name in itertools.product(("train", "test"), names):
+            place = home / folder / part / name
+            place.mkdir(parents=True)
+            Image.new("L", (4, 4), 200 * names.index(name)).save(place / "1.png")
+    result = distill.run("data=image_folder", "data.root=pets", "loss=hard", "train.epochs=1")
+    for folder in ("pets", "wild"):
+        rescore.rescore(result.directory, rescore._data(["image_folder", f"data.root={folder}"]))
+    [record] = caplog.records
+    assert "its classes are cat, dog; those of data=image_folder" in record.getMessage()
+    assert record.getMessage().endswith("are dog, fox")
+
+
 @pytest.mark.slow
 @needs_mnist
 def test_evaluate_on_another_data_set(
@@ -191,8 +228,8 @@ def test_evaluate_on_another_data_set(
     done = cli("data=mnist_5k", "loss=hard", "train.epochs=15", "model.width=20")
     assert done.code == 0, done.err
     [folder] = runs(home)
-    errors, count = rescore.rescore(folder, rescore._data("mnist"))
-    assert count == 10_000
+    errors, count, recorded = rescore.rescore(folder, rescore._data(["mnist"]))
+    assert (count, recorded) == (10_000, None)
     assert 500 < int(errors.sum()) < 4000
     done = shell(str(BIN / "distill-evaluate"), str(folder), "--data", "synthetic")
     assert done.code == 1

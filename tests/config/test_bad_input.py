@@ -17,7 +17,6 @@ import pytest
 import torch
 from conftest import SMALL, Cli, composed, make_job
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from torchvision import datasets
@@ -45,9 +44,8 @@ class Payload:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    (folder / ".hydra").mkdir(parents=True)
+    folder.mkdir()
     execute([make_job("loss=hard")], [folder])
-    OmegaConf.save(composed(*SMALL, "loss=hard"), folder / ".hydra" / "config.yaml")
     return folder
 
 
@@ -195,7 +193,8 @@ FLAGS = {
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_wrong_flags_are_a_line(flags: str, cli: Cli, kept: Path) -> None:
-    for name in ("hydra", "overrides"):
+    (kept / ".hydra").mkdir()
+    for name in ("config", "hydra", "overrides"):
         (kept / ".hydra" / f"{name}.yaml").touch()
     done = cli(*flags.split())
     assert (done.code, done.out, done.err.count("\n")) == (FLAGS[flags][0], "", 1)
@@ -694,25 +693,18 @@ def test_a_dir_without_results_is_refused(folder: str, kept: Path, home: Path) -
     assert after == before
 
 
-CONFIG, WEIGHTS = ".hydra/config.yaml", "student.safetensors"
-MISSING = "not the directory of a complete run ("
+WEIGHTS = "student.safetensors"
 RUNS: dict[str, tuple[str, bytes | None, str]] = {
-    "no-weights": (WEIGHTS, None, MISSING + "there is no file"),
-    "empty-weights": (WEIGHTS, b"", MISSING + "Error while deserializing header"),
-    "noise-weights": (WEIGHTS, bytes(range(256)), MISSING + "Error while deserializing header"),
+    "no-weights": (WEIGHTS, None, WEIGHTS + ": there is no file"),
+    "empty-weights": (WEIGHTS, b"", WEIGHTS + ": Error while deserializing header"),
+    "noise-weights": (WEIGHTS, bytes(range(256)), WEIGHTS + ": Error while deserializing header"),
     "other-weights": (WEIGHTS, raw(b"{}"), "parameter layers.0.weight has shape none, the model"),
-    "no-config": (CONFIG, None, MISSING),
-    "noise-config": (CONFIG, b"\xff\x00\x01", MISSING),
-    "broken-config": (CONFIG, b"a: [", MISSING + "while parsing a flow node"),
-    "bomb-config": (CONFIG, BOMB.encode(), MISSING + "YAML node expansion exceeds"),
-    "number-config": (CONFIG, b"3", MISSING),
-    "list-config": (CONFIG, b"- 1", "kept/.hydra/config.yaml is not the config of a run"),
-    "no-result": ("result.json", None, "result.json is missing or damaged"),
-    "empty-result": ("result.json", b"", "result.json is missing or damaged"),
-    "list-result": ("result.json", b"[]", "result.json is missing or damaged"),
-    "bare-result": ("result.json", b"{}", "result.json is missing or damaged"),
-    "text-result": ("result.json", b'{"test_errors": "x"}', "result.json is missing or damaged"),
-}  # fmt: skip
+    "no-result": ("result.json", None, "no complete run lies there"),
+    "empty-result": ("result.json", b"", "result.json is damaged"),
+    "list-result": ("result.json", b"[]", "result.json is damaged"),
+    "bare-result": ("result.json", b"{}", "result.json is damaged"),
+    "text-result": ("result.json", b'{"test_errors": "x"}', "result.json is damaged"),
+}
 
 
 @pytest.mark.table
@@ -731,21 +723,32 @@ def test_a_damaged_run_is_not_evaluated(case: str, kept: Path, home: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("section", "changes", "message"),
     [
-        ("distill.models.MLP", "os.system", "model._target_=os.system: allowed are distill.models"),
-        ("distill.data.synthetic", "builtins.eval", "data._target_=builtins.eval: allowed are"),
-        ("width: 8", "width: 9", "parameter layers.0.weight has shape [8, 144], the model wants"),
-        ("width: 8", "width: x", "model.width=x: Input should be a valid integer"),
-        ("width: 8", "width: ${oc.env:NOPE}", "model.width: KeyError raised while resolving"),
+        ("model", {"_target_": "os.system"}, "model._target_=os.system: allowed are distill.mod"),
+        ("data", {"_target_": "builtins.eval"}, "data._target_=builtins.eval: allowed are"),
+        ("model", {"width": 9}, "parameter layers.0.weight has shape [8, 144], the model wants"),
+        ("model", {"width": "x"}, "model.width=x: Input should be a valid integer"),
     ],
 )
 def test_a_run_of_another_config_is_not_evaluated(
-    old: str, new: str, message: str, kept: Path
+    section: str, changes: dict[str, Any], message: str, kept: Path
 ) -> None:
-    text = (kept / CONFIG).read_text()
-    (kept / CONFIG).write_text(text.replace(old, new, 1))
+    result = results.read(kept / results.RESULT)
+    result["config"][section] |= changes
+    results.write(kept, result, [])
     assert command(commands.evaluate, "kept").startswith(f"RUN=kept: {message}")
+
+
+def test_what_a_result_lacks_or_of_which_there_is_no_student_is_not_evaluated(kept: Path) -> None:
+    result = results.read(kept / results.RESULT)
+    for key in ("config", "status"):
+        results.write(kept, {**result, key: None}, [])
+        error = command(commands.evaluate, "kept")
+        assert error.startswith("RUN=kept: ") and "\n" not in error
+    results.write(kept, {**result, "status": "diverged", "reason": "it grew"}, [])
+    error = command(commands.evaluate, "kept")
+    assert error == "RUN=kept: it has no student, since it is diverged: it grew"
 
 
 def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
@@ -758,9 +761,9 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "RUN=nowhere: not the directory of a complete run"),
-        (["kept/result.json"], "RUN=kept/result.json: not the directory of a complete run"),
-        (["kept", "nowhere"], "RUN=nowhere: not the directory of a complete run"),
+        (["nowhere"], "RUN=nowhere: no complete run lies there"),
+        (["kept/result.json"], "RUN=kept/result.json: no complete run lies there"),
+        (["kept", "nowhere"], "RUN=nowhere: no complete run lies there"),
         (
             ["kept", "--data=nope"],
             "data=nope: there is no such option; allowed are arrays, cifar10",
@@ -769,6 +772,10 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
         (["kept", "--data=null"], "data=null: a config group needs one of its options"),
         (["kept", "--data=../x"], "--data=../x: the name of a config cannot contain .."),
         (["kept", "--data=mnist,mnist_5k"], "data=mnist,mnist_5k: several values are a sweep"),
+        (["--data", "mnist", "kept"], "the following arguments are required: RUN"),
+        (["kept", "--data", "mnist", "kept"], "--data mnist: kept: after its name come its keys"),
+        (["kept", "--data", "synthetic", "data.mean=0.1"], "data.mean=0.1: it is that with which"),
+        (["kept", "--data", "synthetic", "data.exampels=9"], "data.exampels=9: there is no such"),
     ],
 )
 @pytest.mark.usefixtures("kept")

@@ -18,9 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import distill
-from distill.cli import commands, rescore
+from distill.cli import commands
 from distill.deploy import export, pictures
 from distill.deploy.student import Student
+from distill.deploy.student import trained as described
 from distill.runs import results
 from distill.runs.execute import execute
 from distill.teachers.weights import finite_weights
@@ -66,7 +67,7 @@ def run(home: Path) -> Path:
 
 def own_logits(directory: Path, images: Tensor) -> Tensor:
     """Logits (B, C) as the evaluation of this package makes them."""
-    _, config = rescore._config(directory)
+    _, config = described(directory)
     stack = fresh(config.model, read(config.data), "model", 1, 0, torch.device("cpu"))
     stack.load([finite_weights(directory / results.WEIGHTS)])
     reading = normalised(config.data, images, jitter=1)

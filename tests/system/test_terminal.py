@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, composed, make_job
-from omegaconf import OmegaConf
+from conftest import SMALL, make_job
 
 from distill.runs.execute import execute
 from distill.system import terminal
@@ -36,9 +35,8 @@ def bash(command: str, redirect: str, **environment: str) -> subprocess.Complete
 def run(home: Path) -> Path:
     """The directory of a finished run, with a summary."""
     folder = home / "run"
-    (folder / ".hydra").mkdir(parents=True)
+    folder.mkdir()
     execute([make_job("loss=hard")], [folder])
-    OmegaConf.save(composed(*SMALL, "loss=hard"), folder / ".hydra" / "config.yaml")
     return folder
 
 

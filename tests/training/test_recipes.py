@@ -214,8 +214,8 @@ def test_classes_are_counted_in_the_transfer_set(home: Path) -> None:  # noqa: A
 
 def test_other_weights_are_evaluated_and_loaded_as_recorded(home: Path) -> None:  # noqa: ARG001
     result = distill.run(*SMALL, *SPLIT, "train.ema=0.9", "optim.lr=0.03")
-    errors, count = rescore.rescore(result.directory, kind="ema")
-    assert int(errors.sum()) == result["ema_test_errors"] != result["test_errors"]
+    errors, count, recorded = rescore.rescore(result.directory, kind="ema")
+    assert int(errors.sum()) == recorded == result["ema_test_errors"] != result["test_errors"]
     images, labels = distill.data.synthetic(examples=256, classes=4, size=12)[2:4]
     assert len(images) == count
     student = result.load(weights="ema")
