@@ -38,8 +38,9 @@ def task(config: DictConfig) -> Any:
     Returns the errors on the validation split, which a sweeper may minimise, or None without one.
     """
     from distill.config import parse
-    from distill.runs.execute import execute, failure, kept, unlike
+    from distill.runs.execute import execute, failure
     from distill.runs.job import Job
+    from distill.runs.kept import kept, unlike
     from distill.runs.results import line
     from distill.system.store import locked
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from distill.config import ConfigError
-from distill.runs.execute import fail, kept
+from distill.runs.execute import fail
 from distill.runs.job import Job
+from distill.runs.kept import kept
 from distill.sweeps import plan
 from distill.sweeps.tasks import Task
 from distill.sweeps.workers import Outcome, in_turn, side_by_side

@@ -210,7 +210,7 @@ class StackLauncher(Launcher):
 
     def _kept(self, members: Sequence[Member]) -> dict[Path, dict[str, Any]]:
         """The results, by their directories, of those jobs that were finished before."""
-        from distill.runs.execute import kept, unlike
+        from distill.runs.kept import kept, unlike
 
         found = [(member, kept(member.job, member.directory)) for member in members]
         before = [(member, result) for member, result in found if result is not None]

@@ -69,8 +69,8 @@ def free(*, _root_: DictConfig) -> str:
     if output is None:
         return ""
     from distill.config import ConfigError, parse
-    from distill.runs.execute import kept
     from distill.runs.job import Job
+    from distill.runs.kept import kept
     from distill.runs.results import clear
 
     job, directory = Job(parse(task_config(_root_))), Path(output)

@@ -35,6 +35,12 @@ class Setting:
     dtype: torch.dtype
     views: Views | None = None
 
+    @property
+    def kind(self) -> dict[str, str]:
+        """What the machine decides where precision and device are auto, as a result has it."""
+        precision = "bf16" if self.dtype == torch.bfloat16 else "fp32"
+        return {"precision": precision, "device": self.device.type}
+
 
 class Machine(NamedTuple):
     """What "auto" means for all runs of a sweep: ``cpu`` or ``cuda``, and ``fp32`` or ``bf16``."""

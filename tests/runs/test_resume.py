@@ -19,7 +19,7 @@ from safetensors.torch import load
 
 from distill import __version__
 from distill.runs import execute as run
-from distill.runs import results, summaries
+from distill.runs import kept, results, summaries
 from distill.runs.results import WEIGHTS
 from distill.runs.students import students
 from distill.system import interrupt, machine
@@ -451,13 +451,13 @@ def test_files_have_the_modes_of_the_umask(umask: int, cli: Cli, home: Path) -> 
 def test_what_is_kept_of_another_kind_or_version_is_told_of() -> None:
     job = make_job(*SMALL, "precision=fp32")
     own = {"precision": "fp32", "device": "cpu", "version": __version__}
-    assert [*run.unlike([])] == [*run.unlike([(job, own)])] == []
+    assert [*kept.unlike([])] == [*kept.unlike([(job, own)])] == []
     other = own | {"precision": "bf16", "device": "cuda"}
-    [line] = run.unlike([(job, own), (job, other)])
+    [line] = kept.unlike([(job, own), (job, other)])
     assert line.startswith(
         "kept of another kind than this machine trains: 1 of 2 in bf16 on cuda, not fp32 on cpu; "
     )
-    [line] = run.unlike([(job, own), (job, own | {"version": "0.0.9"})])
+    [line] = kept.unlike([(job, own), (job, own | {"version": "0.0.9"})])
     told = f"kept of another version than this one, {__version__}: 1 of {__version__}, 1 of 0.0.9"
     assert line.startswith(told)
 
