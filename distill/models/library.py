@@ -3,12 +3,14 @@
 import difflib
 import warnings
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.models.parts import Shape, image, known_as
 from distill.system import store, tensors
@@ -21,18 +23,24 @@ def _place(value: str | None) -> str | None:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
+Side = Annotated[int, Field(gt=0, le=4096)]
 Pretrained = Annotated[str | None, AfterValidator(_place), store.Content((HUB,))]
 
 
 @known_as(lambda name, **_: f"torchvision-{name}")
 def torchvision(
-    inputs: Shape, classes: int, *, name: Name, pretrained: Pretrained = None
+    inputs: Shape,
+    classes: int,
+    *,
+    name: Name,
+    pretrained: Pretrained = None,
+    size: Side | None = None,
 ) -> nn.Module:
     """A classification model of torchvision, made for these channels and classes.
 
     Its last layer is made for the classes by torchvision itself. Where images have not three
     channels, its first convolution is a new one that differs in its channels alone, and is
-    initialised as torch does that. Some models take images of one size only.
+    initialised as torch does that. Some models take images of one size only: see ``size``.
 
     Args:
         inputs: (channels, height, width) of an image.
@@ -42,6 +50,8 @@ def torchvision(
             version of torchvision downloads; None for random ones. Of another number of classes,
             the last layer is fresh; all else has to fit. One channel is read as if it were three
             equal ones.
+        size: images are made so many pixels high and wide before the model sees them (bilinear);
+            None: they stay as they are.
 
     Raises:
         ValueError: there is no such model, or the weights cannot be had or do not fit.
@@ -63,11 +73,18 @@ def torchvision(
         state: dict[str, Tensor] = models.get_model(name, weights="DEFAULT").state_dict()
         return state
 
-    return _pretrained(make, classes, pretrained, downloaded)
+    return _resized(_pretrained(make, classes, pretrained, downloaded), size)
 
 
 @known_as(lambda name, **_: f"timm-{name}")
-def timm(inputs: Shape, classes: int, *, name: Name, pretrained: Pretrained = None) -> nn.Module:
+def timm(
+    inputs: Shape,
+    classes: int,
+    *,
+    name: Name,
+    pretrained: Pretrained = None,
+    size: Side | None = None,
+) -> nn.Module:
     """A model of timm, which makes it for these channels and classes itself.
 
     Args:
@@ -75,6 +92,7 @@ def timm(inputs: Shape, classes: int, *, name: Name, pretrained: Pretrained = No
         classes: how many.
         name: one of ``timm.list_models()``, with or without a tag, as in resnet18.a1_in1k.
         pretrained: as `torchvision` takes it; "hub" for those of the tag.
+        size: as `torchvision` takes it.
 
     Raises:
         ValueError: timm is not installed, or as `torchvision`.
@@ -96,7 +114,21 @@ def timm(inputs: Shape, classes: int, *, name: Name, pretrained: Pretrained = No
     def downloaded() -> dict[str, Tensor]:
         return make(classes, hub=True).state_dict()
 
-    return _pretrained(make, classes, pretrained, downloaded)
+    return _resized(_pretrained(make, classes, pretrained, downloaded), size)
+
+
+def _resized(model: nn.Module, side: int | None) -> nn.Module:
+    """A model that first resizes its images; its parameters keep their names."""
+    if side is not None:
+        model.register_forward_pre_hook(partial(_resize, side=side))
+    return model
+
+
+def _resize(_: nn.Module, given: tuple[Tensor], side: int) -> Tensor:
+    """Images (B, channels, side, side) of a module's argument."""
+    [images] = given
+    smaller = max(images.shape[-2:]) > side  # or nothing is lost without a filter
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=smaller)
 
 
 def _check(name: str, known: Collection[str], library: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from conftest import SMALL, Cli, composed, make_training, options
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 
 from distill.config import ConfigError, parse
 from distill.models import CNN, MLP, VGG, WRN, MobileNetV2, ResNet, ShuffleNetV2, torchvision
@@ -36,7 +37,7 @@ OVERRIDES = {
     "mlp": ("model.width=8",),
     "mlp_1200": ("model.width=9",),
     "mlp_30": ("model.width=9",),
-    "torchvision": (f"model.name={TINY}",),
+    "torchvision": (f"model.name={TINY}", "model.size=16"),
     "timm": ("model.name=test_resnet",),
 }
 QUICK = {"cnn", "mlp", "resnet8"}
@@ -250,6 +251,26 @@ def test_a_grey_image_is_read_as_three_equal_channels(home: Path) -> None:
     )
     x = torch.rand(2, 1, 12, 12)
     torch.testing.assert_close(grey(x), colour(x.expand(2, 3, 12, 12)))
+
+
+@pytest.mark.parametrize(("size", "smaller"), [(20, False), (8, True)])
+def test_images_are_resized_before_a_model_sees_them(size: int, smaller: bool) -> None:
+    model = torchvision((3, 12, 12), 4, name=TINY, size=size)
+    assert [*model.state_dict()] == [*torchvision((3, 12, 12), 4, name=TINY).state_dict()]
+    seen: list[torch.Tensor] = []
+    model.get_submodule("conv1").register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x = torch.rand(2, 3, 12, 12)
+    assert model(x).shape == (2, 4)
+    expected = F.interpolate(x, (size, size), mode="bilinear", antialias=smaller)
+    torch.testing.assert_close(seen[0], expected)
+
+
+def test_a_model_of_one_size_takes_images_of_another() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=r"timm-test_vit: it fails on images \(1, 12, 12\)"):
+        _job("model=timm", "model.name=test_vit", *SHORT)
+    job = _job("model=timm", "model.name=test_vit", "model.size=160", *SHORT)
+    assert build(job.run.model, job.data, "model")(torch.rand(2, 1, 12, 12)).shape == (2, 4)
 
 
 @pytest.mark.slow
