@@ -186,7 +186,7 @@ def _compared(frame: "pd.DataFrame", folder: Path) -> str:
     try:
         for compared in comparison.read(folder, frame):
             Console().print(comparison.shown(compared))
-            for line in comparison.lacking(compared):
+            for line in comparison.remarks(compared):
                 print(line)
     except ValueError as error:
         return str(error)

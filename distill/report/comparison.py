@@ -14,7 +14,7 @@ import pandas as pd
 
 from distill.report.contents import Candidate, Compared, Difference, Sweep
 from distill.report.numbers import Plot, amount, span
-from distill.report.statistics import SIGNIFICANT, differ, holm, interval
+from distill.report.statistics import SIGNIFICANT, Interval, differ, holm, interval
 from distill.report.trials import chosen
 from distill.runs.columns import Status
 
@@ -104,6 +104,8 @@ def markdown(sweeps: Sequence[Sweep]) -> str:
         return ""
     rows = [["candidate", *columns], ["---"] * (1 + len(columns))]
     rows += [[name, *(_cell(own.get(name)) for own in columns.values())] for name in names]
+    taught = [_teachers(compared) for sweep in sweeps for compared in sweep.comparisons]
+    rows += [["(teachers)", *("" if found is None else span(found) for found in taught)]]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
@@ -162,7 +164,7 @@ def led(compared: Compared) -> list[str]:
     if given:
         lines.append(f"With settings that are given, so that one trial is all: {', '.join(given)}.")
     lines += [f"{c.name}: {c.reason}." for c in compared.candidates if c.reason]
-    lines += lacking(compared)
+    lines += remarks(compared)
     if len(compared.kinds) > 1:
         lines.append(f"Final runs are of several kinds: {', '.join(compared.kinds)}.")
     gain = flattered(compared)
@@ -174,12 +176,34 @@ def led(compared: Compared) -> list[str]:
     return lines
 
 
-def lacking(compared: Compared) -> list[str]:
-    """A line for each candidate of which final runs are lacking."""
-    return [
+def remarks(compared: Compared) -> list[str]:
+    """Lines on the teachers, and on each candidate of which final runs are lacking."""
+    return [*_taught(compared)] + [
         f"{name} lacks {count} of its {len(compared.seeds)} final runs: nothing is decided of it."
         for name, count in compared.lacking.items()
     ]
+
+
+def _teachers(compared: Compared) -> Interval | None:
+    """Their test errors; each seed's candidates share a teacher, unless they name others."""
+    known = pd.concat([candidate.teachers for candidate in compared.candidates])
+    return interval(known.groupby(level=0).mean()) if len(known) else None
+
+
+def _taught(compared: Compared) -> Iterator[str]:
+    """What the teachers are worth, beside candidates that have none."""
+    if (found := _teachers(compared)) is None:
+        return
+    line = f"Teachers make {span(found)} test errors"
+    alone = [c for c in compared.candidates if len(c.errors) and c.teachers.empty]
+    better = [c for c in alone if c.errors.mean() <= found.mean]
+    if better:
+        names = ", ".join(f"{c.name} {amount(float(c.errors.mean()))}" for c in better)
+        line += (
+            f", no fewer than students that have none ({names}): this compares what losses make of "
+            "teachers that are worse than their students would be alone"
+        )
+    yield f"{line}."
 
 
 def read(folder: Path, runs: pd.DataFrame, name: str = f"{STEM}*.json") -> list[Compared]:
@@ -228,12 +252,14 @@ def _candidate(name: str, told: Mapping[str, Any], runs: pd.DataFrame) -> Candid
     complete = runs["status"].eq(Status.COMPLETE).fillna(value=False)
     own = runs[runs["run"].isin(told.get("runs", [])) & complete].drop_duplicates("run")
     errors = own.set_index("seed")["test_errors"].astype(float).sort_index()
+    teachers = own.set_index("seed").get("teacher_test_errors", errors.iloc[:0])
     column = "best_epoch_test_errors"
     known = own[column].dropna() if column in own else own["test_errors"].iloc[:0]
     return Candidate(
         name,
         told["study"],
         errors,
+        teachers.astype(float).dropna(),
         float(known.mean()) if len(known) else None,
         told["trials"],
         told.get("chosen", {}),

@@ -109,8 +109,9 @@ class Difference:
 class Candidate:
     """One that was tuned, and then trained with fresh seeds.
 
-    ``errors`` are its test errors after the last epoch, by seed; ``best_epoch`` the mean of the
-    fewest after any epoch, which are chosen on the test set. ``trials`` says how many ended how;
+    ``errors`` are its test errors after the last epoch, by seed, and ``teachers`` those of its
+    teachers, if it had any; ``best_epoch`` is the mean of the fewest after any epoch, which are
+    chosen on the test set. ``trials`` says how many ended how;
     ``chosen`` are the values of trial ``trial`` of the ``study``, which had ``val_errors``, and
     which the ``command`` trains. Where no trial completed, there is a ``reason`` instead.
     """
@@ -118,6 +119,7 @@ class Candidate:
     name: str
     study: str
     errors: "pd.Series[float]"
+    teachers: "pd.Series[float]"
     best_epoch: float | None
     trials: Mapping[str, int]
     chosen: Mapping[str, Any] = field(default_factory=dict)

@@ -221,7 +221,7 @@ class Comparison:
         store.write_text(path, json.dumps(body, indent=1) + "\n")
         [found] = comparison.read(self.folder, summaries.read_summary(self.folder), path.name)
         Console(force_jupyter=False).print(comparison.shown(found))
-        for line in comparison.lacking(found):
+        for line in comparison.remarks(found):
             log.warning(line)
         return failed
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import reference
 from scipy import stats
 
-from distill.report.comparison import FILE, markdown
+from distill.report.comparison import FILE, markdown, remarks
 from distill.report.plots import every
 from distill.runs.results import SUMMARY
 from distill.system.conf import CONF
@@ -77,6 +77,23 @@ def test_each_candidate_had_as_many_trials_on_validation_errors_alone(name: str)
     assert told["seed"] not in told["seeds"]
     for own in told["candidates"].values():
         assert sum(own["trials"].values()) == told["trials"] == 32
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_what_teachers_are_worth_is_told(name: str) -> None:
+    told = json.loads((REFERENCE / name / FILE).read_text(encoding="utf-8"))
+    runs = pd.read_csv(REFERENCE / name / SUMMARY, low_memory=False).set_index("run")
+    taught = runs.loc[told["candidates"]["kd"]["runs"], "teacher_test_errors"]
+    half = stats.t.ppf(0.975, len(taught) - 1) * stats.sem(taught)
+    low, high = taught.mean() - half, taught.mean() + half
+    errors, _ = plainly(name)
+    alone = ["label_smoothing", "labels", "labels_longer"]
+    better = [c for c in alone if errors[c].mean() <= taught.mean()]
+    assert bool(better) == ("fashion" in name and "cnn" not in name)
+    [line] = [x for x in remarks(reference()[name].comparisons[0]) if x.startswith("Teachers")]
+    numbers = [float(x.replace(",", "")) for x in re.findall(r"[\d.,]*\d", line)]
+    assert numbers[:3] == [round(x, 1) for x in (taught.mean(), low, high)]
+    assert all((f"{c} " in line) == (c in better) for c in alone)
 
 
 def test_settings_that_were_chosen_together_are_not_drawn_one_by_one() -> None:
