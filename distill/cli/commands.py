@@ -2,6 +2,8 @@
 
 import errno
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -33,18 +35,37 @@ def evaluate() -> None:
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", type=home, help="a run's directory")
     other = "another data set, as in data=NAME, and its keys: data.KEY=VALUE"
-    parser.add_argument("--data", metavar=("NAME", "data.KEY=VALUE"), nargs="+", help=other)
+    parser.add_argument(
+        "--data", metavar=("NAME", "data.KEY=VALUE"), nargs="+", action="append", help=other
+    )
     yamls = "a folder of yamls of your own, as distill takes it"
     parser.add_argument("--config-dir", metavar="DIR", type=home, help=yamls)
     _weights(parser)
     modules.add_flag(parser)
     arguments = parser.parse_args()
+    data, *more = arguments.data or [()]
+    if more:
+        parser.error("--data is given more than once")
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        parser.error(f"--config-dir {arguments.config_dir}: there is no such folder")
 
     from distill.cli import rescore
 
-    with modules.trusting(arguments.module):
+    with _trusting(arguments.module):
         runs, own = [*map(Path, arguments.runs)], modules.folders(arguments.config_dir)
-        rescore.show(runs, arguments.data or (), arguments.weights, own)
+        rescore.show(runs, data, arguments.weights, own)
+
+
+@contextmanager
+def _trusting(names: Sequence[str]) -> Iterator[None]:
+    """`modules.trusting`, of which an error is a line."""
+    from distill.config import ConfigError
+
+    try:
+        with modules.trusting(names):
+            yield
+    except ConfigError as error:
+        sys.exit(str(error))
 
 
 def _weights(parser: modules.Parser) -> None:
@@ -79,7 +100,7 @@ def predict() -> None:
     from distill.cli import using
 
     out = None if arguments.csv is None else Path(arguments.csv)
-    with modules.trusting(arguments.module):
+    with _trusting(arguments.module):
         files = [*map(Path, arguments.files)]
         using.predict(Path(arguments.run), arguments.best, files, out, arguments.weights)
 
@@ -100,7 +121,7 @@ def export() -> None:
     from distill.cli import using
 
     path = None if arguments.out is None else Path(arguments.out)
-    with modules.trusting(arguments.module):
+    with _trusting(arguments.module):
         run, weights = Path(arguments.run), arguments.weights
         using.export(run, arguments.best, arguments.format, path, weights)
 

@@ -44,7 +44,16 @@ def taken(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def trusting(modules: Sequence[str]) -> Iterator[None]:
-    """Let the ``modules`` be named, by configs of this process and of those that it starts."""
+    """Let the ``modules`` be named, by configs of this process and of those that it starts.
+
+    Raises:
+        ConfigError: there is no such module.
+    """
+    if modules:
+        from distill.config.components import check_module
+
+        for name in modules:
+            check_module(name)
     before = os.environ.get(TRUSTED)
     if modules:
         os.environ[TRUSTED] = ",".join([before, *modules] if before else modules)

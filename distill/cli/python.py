@@ -1,5 +1,6 @@
 """The Python face: `distill.run`, `distill.sweep` and `distill.load`, for scripts and notebooks."""
 
+import logging
 import os
 import sys
 import threading
@@ -95,7 +96,7 @@ def run(
         overrides: as on the command line, each a text of its own.
         modules: modules of your own whose functions and classes a config may name (`--module`).
         config_dir: a folder of yamls of your own (`--config-dir`).
-        show: print what the command prints. Warnings always go to stderr.
+        show: print what the command prints. Without it only warnings are printed, on stderr.
 
     Returns:
         What the run came to.
@@ -281,9 +282,17 @@ def _told(error: Exception) -> ConfigError | None:
 
 @contextmanager
 def _streams(show: bool) -> Iterator[None]:
-    """Print nothing on stdout, unless it is to be shown, and nothing of Hydra's on stderr."""
+    """Print nothing on stdout, unless it is to be shown, and nothing of Hydra's on stderr.
+
+    Where nothing is to be shown, warnings are, on stderr. To be used within `untouched`, which
+    takes their handler away again.
+    """
     from distill.system import terminal
 
+    if not show:
+        warned = logging.StreamHandler(sys.stderr)
+        warned.setLevel(logging.WARNING)
+        logging.getLogger("distill").addHandler(warned)
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         quiet = nullcontext() if show else redirect_stdout(nowhere)
         with quiet, terminal.outlets():

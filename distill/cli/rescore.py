@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
@@ -13,16 +14,20 @@ from torch import Tensor
 
 from distill.cli import modules
 from distill.cli.explain import explain
-from distill.config import ConfigError, Run, check, plain
+from distill.config import ConfigError, Data, check_section, plain
 from distill.deploy import student
 from distill.runs import results
 from distill.system.conf import CONF
 from distill.teachers.weights import finite_weights, take
 from distill.training.build import fresh
 from distill.training.evaluate import evaluate
-from distill.training.inputs import device_of, normalisation, normalised, read
+from distill.training.inputs import normalisation, normalised, read
 
 log = logging.getLogger(__name__)
+
+# Keys of data by which test images are not changed, or not as they are to be.
+ASIDE = ("mean", "std", "jitter", "flip", "test_jitter", "validation")
+FITTED = ("size", "channels")  # keys by which pictures are made what a model reads
 
 
 def _data(given: Sequence[str], own: Sequence[Path] = ()) -> dict[str, Any]:
@@ -31,24 +36,32 @@ def _data(given: Sequence[str], own: Sequence[Path] = ()) -> dict[str, Any]:
     It may have a yaml in folders of one's ``own``.
 
     Raises:
-        ConfigError: what follows the name are not keys of data, or says how pixels are normalised.
+        ConfigError: what follows the name are not keys of data, or such as change nothing here.
     """
     from hydra import compose, initialize_config_dir
 
     name, *keys = given
     for key in keys:
-        if not key.lstrip("+").startswith("data."):
+        what = key.lstrip("+").partition("=")[0]
+        if not what.startswith("data."):
             form = "after its name come its keys, data.KEY=VALUE, and RUN comes before --data"
             raise ConfigError(f"--data {name}: {key}: {form}")
-        if key.lstrip("+").startswith(("data.mean=", "data.std=")):
-            raise ConfigError(f"{key}: it is that with which a student was trained; leave it out")
+        if what.removeprefix("data.") in ASIDE:
+            why = "test images stay as they are, normalised as those of the run were; leave it out"
+            raise ConfigError(f"{key}: {why}")
     modules.tell_unread(own)
     with initialize_config_dir(str(CONF)):
         return plain(compose("config", [modules.searched(own), f"data={name}", *keys]).data)
 
 
-def _trained(directory: Path) -> tuple[dict[str, Any], Run]:
-    """The result of a run, and the run.
+def _of(directory: Path, error: ConfigError, hint: str = "") -> ConfigError:
+    """An error of the run in ``directory``, which each of its lines then begins with."""
+    own = (line.removeprefix(f"{directory}: ") for line in str(error).splitlines())
+    return ConfigError("\n".join(f"RUN={directory}: {line}{hint}" for line in own))
+
+
+def _trained(directory: Path) -> tuple[dict[str, Any], Any]:
+    """The result of a run, and its model.
 
     Raises:
         ConfigError: as `student.trained`, or ``directory`` is that of a sweep.
@@ -57,9 +70,44 @@ def _trained(directory: Path) -> tuple[dict[str, Any], Run]:
         return student.trained(directory)
     except ConfigError as error:
         sweep = any(directory.glob(f"*/{results.RESULT}"))
-        hint = f"; of a sweep, give its runs: {directory}/*" if sweep else ""
-        lines = [f"RUN={line}{hint}" for line in str(error).splitlines()]
-        raise ConfigError("\n".join(lines)) from error
+        hint = f"; of a sweep, give its runs: {directory}/*/" if sweep else ""
+        raise _of(directory, error, hint) from error
+
+
+def _tested(directory: Path, result: dict[str, Any], data: Mapping[str, Any] | None) -> Data:
+    """The section of what a run is tested on: its own data, or ``data``, made what it reads.
+
+    Raises:
+        ConfigError: its own data cannot be read, or inputs have another shape.
+    """
+    own = result["config"]["data"]
+    if data is None:
+        try:
+            found: Data = check_section("data", own)
+            read(found)
+        except ConfigError as error:
+            raise _of(directory, error, "; other data are given by --data") from error
+    else:
+        mean, std = result.get("normalisation") or normalisation(check_section("data", own))
+        alike = own["_target_"] == data["_target_"]
+        fitted = {k: own[k] for k in FITTED if alike and k in own and data.get(k) is None}
+        found = check_section("data", {**data, **fitted, "mean": mean, "std": std})
+    shape = read(found).shape
+    wanted = tuple(result.get("shape", shape))
+    if shape != wanted:
+        theirs, ours = (" x ".join(map(str, sides)) for sides in (shape, wanted))
+        reads = f"it reads inputs of {ours}, data={found.name} has {theirs}"
+        raise ConfigError(f"RUN={directory}: {reads}{_fitting(found, shape, wanted)}")
+    return found
+
+
+def _fitting(data: Data, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """The keys that make inputs what a model reads, where data have such."""
+    channels, *sides = wanted
+    size = sides[0] if len({*sides}) == 1 else f"[{','.join(map(str, sides))}]"
+    values = {"size": (size, [*shape[1:]] != sides), "channels": (channels, shape[0] != channels)}
+    keys = [f"data.{k}={v}" for k, (v, differs) in values.items() if differs and k in data.options]
+    return f"; set {' '.join(keys)}" if sides and keys else ""
 
 
 def rescore(
@@ -74,7 +122,7 @@ def rescore(
     Raises:
         ConfigError: the directory does not hold a complete run, or its files do not fit.
     """
-    result, run = _trained(directory)
+    result, model = _trained(directory)
     file = directory / results.KEPT[kind]
     if kind != "last" and file.name not in result["files"]:
         key = results.ASKED[kind]
@@ -83,27 +131,23 @@ def rescore(
         weights = finite_weights(file)
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"RUN={directory}: {file.name}: {error}") from error
-    column = "test_errors" if kind == "last" else f"{kind}_test_errors"
-    recorded: int | None = result.get(column) if data is None else None
-    if data is not None:
-        mean, std = result.get("normalisation") or normalisation(run.data)
-        # Some keys of a run want the split that it was trained with, which the test set is not of.
-        reading = {"mean": mean, "std": std, "validation": run.data.validation}
-        config = {"teacher": student.NO_TEACHER, **result["config"], "data": {**data, **reading}}
-        run = check(config)
-    dataset, device = read(run.data), device_of(run)
-    stack = fresh(run.model.bare, dataset, "model", 1, 0, device)
+    section = _tested(directory, result, data)
+    dataset = read(section)
+    cuda = result.get("device") == "cuda" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    stack = fresh(model.bare, dataset, "model", 1, 0, device)
     try:
-        take(stack, weights, run.data, f" on data={run.data.name}")
+        take(stack, weights, section, f" on data={section.name}")
     except ValueError as error:
         raise ConfigError(f"RUN={directory}: {error}") from error
     names = [", ".join(own) for own in (result.get("class_names") or (), dataset.names)]
     if all(names) and names[0] != names[1]:
         text = "%s: its classes are %s; those of data=%s, taken in this order, are %s"
-        log.warning(text, directory, names[0], run.data.name, names[1])
-    images = dataset.test_inputs.to(device)
-    labels = dataset.test_labels.to(device)
-    return evaluate(stack, normalised(run.data, images), labels)[0][0], len(images), recorded
+        log.warning(text, directory, names[0], section.name, names[1])
+    images, labels = dataset.test_inputs.to(device), dataset.test_labels.to(device)
+    column = "test_errors" if kind == "last" else f"{kind}_test_errors"
+    recorded: int | None = result.get(column) if data is None else None
+    return evaluate(stack, normalised(section, images), labels)[0][0], len(images), recorded
 
 
 def show(
@@ -115,27 +159,32 @@ def show(
     one's ``own``.
 
     Raises:
-        SystemExit: a run cannot be evaluated, or its errors differ from those recorded.
+        SystemExit: runs cannot be evaluated, which does not keep others from it; or the errors of
+            some differ from those recorded.
     """
-    try:
-        section = _data(data, own) if data else None
-        scores = [(run, *rescore(run, section, kind)) for run in runs]
-    except Exception as error:
-        sys.exit(explain(error))
-    table = Table()
+    table, differ = Table(), []
+    lines: dict[str, None] = {}
     for column in ("run", "errors", "accuracy", "errors per class"):
         table.add_column(column, overflow="fold")
-    differ = []
-    for run, errors, count, recorded in scores:
+    try:
+        section = _data(data, own) if data else None
+    except Exception as error:
+        sys.exit(explain(error))
+    for run in runs:
+        try:
+            errors, count, recorded = rescore(run, section, kind)
+        except Exception as error:
+            lines |= dict.fromkeys(explain(error).splitlines())  # a line of all is told once
+            continue
         total = int(errors.sum())
         by_class = " ".join(map(str, errors.tolist()))
         table.add_row(run.resolve().name, str(total), f"{1 - total / count:.2%}", by_class)
         if recorded not in (None, total):
             differ.append(str(run))
-    console = Console() if sys.stdout.isatty() else Console(width=200)
-    console.print(table)
+    if table.rows:
+        (Console() if sys.stdout.isatty() else Console(width=200)).print(table)
     if differ:
-        sys.exit(
-            f"errors differ from {results.RESULT} in {', '.join(differ)}: the code, the data or "
-            "the weights are others by now"
-        )
+        line = f"errors differ from {results.RESULT} in {', '.join(differ)}"
+        lines[f"{line}: the code, the data or the weights are others by now"] = None
+    if lines:
+        sys.exit("\n".join(lines))

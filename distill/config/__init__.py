@@ -44,6 +44,7 @@ __all__ = [
     "Train",
     "Views",
     "check",
+    "check_section",
     "parse",
     "plain",
     "targets",
@@ -174,18 +175,39 @@ def check(values: Mapping[str, Any]) -> Run:
     Raises:
         ConfigError: as `parse`.
     """
-    section = _typed(values, Run)
+    run = _validated(values, _typed(values, Run))
+    assert isinstance(run, Run)
+    _agree(run)
+    return run.effective
+
+
+def check_section(key: str, values: Mapping[str, Any]) -> Any:
+    """The checked section ``key`` of a run, as its model, whatever the others are.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
+    given = {key: values}
+    kind = _schema(key, values, Run)
+    assert kind is not None
+    return getattr(_validated(given, _section(Strict, ((key, kind),))), key)
+
+
+def _validated(values: Mapping[str, Any], section: type[Strict]) -> Strict:
+    """The ``section`` that plain values describe.
+
+    Raises:
+        ConfigError: as `parse`.
+    """
     try:
-        run = section.model_validate(dict(values))
+        found = section.model_validate(dict(values))
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, section))) from error
-    assert isinstance(run, Run)
-    beyond = _beyond(run.model_dump(by_alias=True, exclude={"logger"}))
+    beyond = _beyond(found.model_dump(by_alias=True, exclude={"logger"}))
     if beyond:
         allowed = f"allowed are 0 and sizes from {SMALLEST:.3g} to {LARGEST:.3g}, as in float32"
         raise ConfigError("\n".join(f"{key}={value}: {allowed}" for key, value in beyond))
-    _agree(run)
-    return run.effective
+    return found
 
 
 class Checker:

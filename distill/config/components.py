@@ -133,12 +133,31 @@ def _loaded(load: Callable[[], Any], what: str) -> Any:
         raise ConfigError(f"{what}: its module cannot be imported ({reason})") from error
 
 
+def check_module(name: str) -> None:
+    """See that there is a module or package of the ``name`` that the user gives.
+
+    Raises:
+        ConfigError: there is none, neither in this folder nor where Python looks.
+    """
+    if not _there(name.partition(".")[0]):
+        raise ConfigError(f"{FLAG} {name}: there is no such module, neither here nor installed")
+
+
+def _there(top: str) -> bool:
+    """Whether Python finds a module or package of this name, also in this folder."""
+    here = os.getcwd()  # noqa: PTH109
+    try:
+        if here not in sys.path and importlib.util.find_spec(top) is None:
+            sys.path.append(here)  # last, so that a file here takes no other module's place
+            importlib.invalidate_caches()
+        return importlib.util.find_spec(top) is not None
+    except ValueError:  # it is imported, and says not from where
+        return True
+
+
 def _public(module: str, name: str, what: str) -> Callable[..., Any]:
     """The function or class ``name`` that a trusted ``module`` defines, or lists in `__all__`."""
-    here = os.getcwd()  # noqa: PTH109
-    if here not in sys.path and importlib.util.find_spec(module.partition(".")[0]) is None:
-        sys.path.append(here)  # last, so that a file here takes no other module's place
-        importlib.invalidate_caches()
+    _there(module.partition(".")[0])
     found = _loaded(lambda: importlib.import_module(module), what)
     own = {
         n

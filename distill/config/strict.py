@@ -244,3 +244,11 @@ def sources(components: Sequence[Component]) -> dict[str, str]:
     """The digests of the code of those ``components`` that are not of this package."""
     parts = [part for component in components for part in component.parts]
     return {c.target: c.source for c in parts if c.source is not None}
+
+
+def changed_code(component: Component, before: Mapping[str, str]) -> list[str]:
+    """What of a component is code of one's own that is another than it was ``before``.
+
+    It is by the digests that a result has of its `sources`; what it says nothing of is the same.
+    """
+    return [name for name, now in sources([component]).items() if before.get(name, now) != now]

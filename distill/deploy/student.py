@@ -14,12 +14,14 @@ from numpy.typing import ArrayLike
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from distill.config import ConfigError, Run, check
+from distill.config import ConfigError, Model, check_section
+from distill.config.strict import changed_code
 from distill.data.views import Numbers, spread
 from distill.runs import results, summaries
 from distill.runs.columns import Status
 from distill.seeds import seeded
-from distill.system.store import file_digest, told
+from distill.system import store
+from distill.system.store import file_digest
 from distill.teachers.weights import finite_weights
 from distill.training.evaluate import EXAMPLES
 from distill.training.inputs import normalisation, read
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHOOSES = "val_errors"  # of a sweep's runs, the one with the fewest is loaded
-NO_TEACHER = {"name": "none", "path": None, "cache": None}
 Shape = tuple[int, ...]
 
 
@@ -164,24 +165,17 @@ def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
     if kind not in results.KEPT:
         raise ConfigError(f"weights={kind}: allowed are {', '.join(results.KEPT)}")
     directory = path if (path / results.RESULT).exists() else _best(path, best)
-    result, run = trained(directory)
-    if run.code != result.get("code", run.code):
-        log.warning(
-            "%s: code of your own (%s) is not that which it was trained with; distill-evaluate "
-            "says whether its errors are the same",
-            directory,
-            ", ".join(run.sources) or "now none",
-        )
+    result, model = trained(directory)
     weights = _weights(directory, result["files"], kind)
-    if "shape" in result:
-        shape, classes = tuple(result["shape"]), result["classes"]
-    else:  # results of earlier versions do not say it
-        shape, classes = read(run.data).shape, read(run.data).classes
-    build, file = run.model.bare, directory / results.KEPT[kind]
-    model = _model(lambda: build(inputs=shape, classes=classes), weights, file)
-    mean, std = result.get("normalisation") or normalisation(run.data)
+    if not {"shape", "normalisation"} <= {*result}:  # earlier versions do not say it
+        data = check_section("data", result["config"]["data"])
+        found = {"shape": read(data).shape, "classes": read(data).classes}
+        result = {**found, "normalisation": normalisation(data), **result}
+    shape, classes = tuple(result["shape"]), result["classes"]
+    mean, std = result["normalisation"]
+    build, file = model.bare, directory / results.KEPT[kind]
     student = Student(
-        model,
+        _model(lambda: build(inputs=shape, classes=classes), weights, file),
         shape=shape,
         classes=classes,
         mean=mean,
@@ -193,8 +187,10 @@ def load(path: Path, best: str | None = None, kind: str = "last") -> Student:
     return student.eval()
 
 
-def trained(directory: Path) -> tuple[dict[str, Any], Run]:
-    """The result of the complete run in ``directory``, and the run that its config describes.
+def trained(directory: Path) -> tuple[dict[str, Any], Model]:
+    """The result of the complete run in ``directory``, and its model, as its config describes it.
+
+    A warning says where the model's code is another than that which was trained.
 
     Raises:
         ConfigError: its result cannot be read, or is that of a run without a student.
@@ -202,21 +198,26 @@ def trained(directory: Path) -> tuple[dict[str, Any], Run]:
     try:
         result = results.read(directory / results.RESULT)
         status, reason, *_ = [result[key] for key in ("status", "reason", "run", "files")]
-        # A loss that needs no teacher leaves that section out of what is recorded.
-        config = {"teacher": NO_TEACHER, **result["config"]}
+        told, sources = result["config"]["model"], {**(result.get("sources") or {})}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{directory}: no complete run lies there") from error
     except OSError as error:
-        raise ConfigError(f"{directory}: {told(error) or error}") from error
+        raise ConfigError(f"{directory}: {store.told(error) or error}") from error
     except results.DAMAGED as error:
         raise ConfigError(f"{directory}: {results.RESULT} is damaged") from error
     if status != Status.COMPLETE:
         raise ConfigError(f"{directory}: it has no student, since it is {status}: {reason}")
     try:
-        return result, check(config)
+        model: Model = check_section("model", told)
     except ConfigError as error:
         lines = [f"{directory}: {line}" for line in str(error).splitlines()]
         raise ConfigError("\n".join(lines)) from error
+    if changed := changed_code(model, sources):
+        text = (
+            "%s: code of your own (%s) is not that which it was trained with; its errors may differ"
+        )
+        log.warning(text, directory, ", ".join(changed))
+    return result, model
 
 
 def _weights(directory: Path, files: dict[str, str], kind: str) -> dict[str, Tensor]:
@@ -229,7 +230,7 @@ def _weights(directory: Path, files: dict[str, str], kind: str) -> dict[str, Ten
             raise ConfigError(f"{path} is damaged, or not what the run wrote; run it again")
         return finite_weights(path)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(told(error) or f"{path}: {error}") from error
+        raise ConfigError(store.told(error) or f"{path}: {error}") from error
 
 
 def _model(build: Callable[[], nn.Module], weights: dict[str, Tensor], file: Path) -> nn.Module:

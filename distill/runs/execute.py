@@ -275,6 +275,7 @@ def _head(job: Job) -> dict[str, Any]:
         "transfer_examples": len(job.index),
         **job.setting.kind,
         "code": run.code,
+        "sources": run.sources or None,
         "version": __version__,
         "shape": list(job.data.shape),
         "classes": job.data.classes,

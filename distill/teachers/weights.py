@@ -1,25 +1,30 @@
 """Weights in files: read, checked, and taken by a stack of one."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
 from distill.config import Component, ConfigError, Data, Teacher
 from distill.config.errors import shown
+from distill.config.strict import changed_code
 from distill.system import store, tensors
 from distill.system.conf import CONF
 from distill.teachers import misfits
 from distill.training.build import fresh
 from distill.training.inputs import normalisation, read
 from distill.training.stack import Stack
+
+log = logging.getLogger(__name__)
 
 CHANNELS = 4  # whose numbers a line can show
 
@@ -130,7 +135,7 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
             result = json.loads((directory / store.RESULT).read_text(encoding="utf-8"))
         theirs, digest = dict(result["config"]["model"]), str(result["files"][store.WEIGHTS])
         name, reading = str(result["model"]), result.get("normalisation")
-        classes = result.get("class_names")
+        classes, sources = result.get("class_names"), {**(result.get("sources") or {})}
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return  # the weights speak for themselves
     if digest != store.file_digest(weights):
@@ -141,8 +146,10 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
     for key in model.begun_from | files | {"features"}:
         theirs.pop(key, None)
         ours.pop(key, None)
-    if "_target_" in theirs and (changed := _other(name, theirs, ours)):
-        raise ValueError(f"its run had another model; set {' '.join(changed)}")
+    if "_target_" in theirs and (others := _other(name, theirs, ours)):
+        raise ValueError(f"its run had another model; set {' '.join(others)}")
+    if changed := changed_code(model, sources):
+        _edited(directory, ", ".join(changed))
     if reading is not None and (keys := _reading(reading, normalisation(data))):
         raise ValueError(f"its run read inputs by other numbers; set {' '.join(keys)}")
     both = zip_longest(classes or (), read(data).names, fillvalue="none")
@@ -153,6 +160,17 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
             f"its run had other classes: number {k} was {before}, in data={data.name} it is {now}; "
             f"if they mean the same, give its weights alone, {directory / store.WEIGHTS}"
         )
+
+
+@cache
+def _edited(directory: Path, names: str) -> None:
+    """Say, once, that a teacher's code is another than that which was trained."""
+    log.warning(
+        "teacher.path=%s: code of your own (%s) is not that which its run was trained with, so it "
+        "may say other things",
+        directory,
+        names,
+    )
 
 
 def _pasted(key: str, value: Any) -> str:
@@ -183,9 +201,11 @@ def _other(name: str, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]
     if (target := theirs["_target_"]) != ours["_target_"]:
         yamls = {path.stem: path.read_text() for path in sorted((CONF / "model").glob("*.yaml"))}
         of_it = [stem for stem, text in yamls.items() if f"_target_: {target}\n" in text]
-        own = of_it[0] if of_it else target.rpartition(".")[2].lower()
-        group = f"model@teacher.model={name if name in yamls else own}"
-        return [group, *(f"teacher.model.{k}={shown(v)}" for k, v in [*theirs.items()][1:])]
+        own = name if name in yamls else [*of_it, target.rpartition(".")[2].lower()][0]
+        said = yaml.safe_load(yamls.get(own, "{}"))
+        keys = [k for k, v in theirs.items() if k != "_target_" and (k not in said or said[k] != v)]
+        group = f"model@teacher.model={own}"
+        return [group, *(f"teacher.model.{key}={shown(theirs[key])}" for key in keys)]
     differ = [key for key in theirs if key in ours and theirs[key] != ours[key]]
     return [f"teacher.model.{key}={shown(theirs[key])}" for key in differ]
 

@@ -12,6 +12,7 @@ from distill.data.dataset import Dataset
 from distill.seeds import seeded
 from distill.system import machine
 from distill.training.contracts import (
+    FAILS,
     fault_of_forward,
     fault_of_loss,
     fault_of_one_image,
@@ -169,7 +170,9 @@ def parameters(model: Component, data: Data, key: str) -> int:
     dataset = read(data)
     fault = fault_of_forward(partial(build, model, dataset, key), dataset.shape, dataset.classes)
     if fault is not None:
-        raise ConfigError(f"{key}={model.name}: {fault}")
+        resizes = fault.startswith(FAILS) and "size" in model.options
+        remedy = f"; {key}.size=SIDE resizes them to what it takes" if resizes else ""
+        raise ConfigError(f"{key}={model.name}: {fault}{remedy}")
     return count
 
 

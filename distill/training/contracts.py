@@ -25,6 +25,7 @@ from distill.training.objective import (
 from distill.training.stack import Stack, called
 
 CPU = torch.device("cpu")
+FAILS = "it fails on images"  # how what is wrong with a model begins that raises
 FIXED = ("labels", "class_counts", "index", "teacher_logits", "teacher_features")
 
 
@@ -187,7 +188,7 @@ def fault_of_forward(
             logits.append(called(module, parameters, buffers, x))
         except Exception as error:
             reason = " ".join(str(error).split())
-            return f"it fails on images {shape}: {type(error).__name__}: {reason}"
+            return f"{FAILS} {shape}: {type(error).__name__}: {reason}"
     found: list[Tensor] = []
     for z in logits:
         if not isinstance(z, Tensor) or z.shape != (2, classes):

@@ -112,14 +112,18 @@ def read(data: Data) -> Dataset:
     """The data set of a section, read once a process.
 
     Raises:
-        ConfigError: a file is missing or damaged.
+        ConfigError: a file is missing or damaged, or a function of one's own fails.
     """
     folder, given = str(root(data)), data.validation == GIVEN
     try:
         return _load(data.model_copy(update={**AFTERWARDS, "root": folder}), given)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        expected = isinstance(error, OSError | ValueError)
+        if not expected and (data.source is None or isinstance(error, MemoryError)):
+            raise
         where = f"data.root={folder}" if "root" in data.options else f"data={data.name}"
-        raise ConfigError(f"{where}: {error}") from error
+        reason = error if expected else " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{where}: {reason}") from error
 
 
 @lru_cache(maxsize=4)

@@ -231,9 +231,14 @@ def test_evaluate_on_another_data_set(
     errors, count, recorded = rescore.rescore(folder, rescore._data(["mnist"]))
     assert (count, recorded) == (10_000, None)
     assert 500 < int(errors.sum()) < 4000
-    done = shell(str(BIN / "distill-evaluate"), str(folder), "--data", "synthetic")
+    other = (str(BIN / "distill-evaluate"), str(folder), "--data", "synthetic", "data.classes=10")
+    done = shell(*other)
     assert done.code == 1
-    assert "its model has 10 classes and reads images of 784 values, data=" in done.err
+    line = f"RUN={folder}: it reads inputs of 1 x 28 x 28, data=synthetic has 1 x 12 x 12"
+    assert done.err == f"{line}; set data.size=28\n"
+    assert shell(*other, "data.size=28").code == 0
+    done = shell(*other, "data.size=28", "data.classes=5")
+    assert "its model has 10 classes, data=synthetic has 5 classes" in done.err
 
 
 @pytest.mark.slow

@@ -751,10 +751,47 @@ def test_what_a_result_lacks_or_of_which_there_is_no_student_is_not_evaluated(ke
     assert error == "RUN=kept: it has no student, since it is diverged: it grew"
 
 
+def test_runs_that_cannot_be_evaluated_keep_no_others_from_it(
+    kept: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(kept, home / "sweep" / "other")
+    result = results.read(home / "sweep" / "other" / results.RESULT)
+    results.write(home / "sweep" / "other", {**result, "status": "diverged", "reason": "x"}, [])
+    line = "no complete run lies there; of a sweep, give its runs: sweep/*/"
+    assert command(commands.evaluate, "sweep") == f"RUN=sweep: {line}"
+    error = command(commands.evaluate, "kept", "sweep/other", "sweep")
+    lines = ["RUN=sweep/other: it has no student, since it is diverged: x", f"RUN=sweep: {line}"]
+    assert error.splitlines() == lines
+    assert f" {result['test_errors']} " in capsys.readouterr().out
+
+
 def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
     weights = {name: value * torch.nan for name, value in load_file(kept / WEIGHTS).items()}
     save_file(weights, kept / WEIGHTS)
     assert "not finite in float32" in command(commands.evaluate, "kept")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "mnist", "kept"], "the following arguments are required: RUN"),
+        (["kept", "--data=mnist", "--data=mnist"], "--data is given more than once"),
+        (["kept", "--config-dir", "nosuch"], "--config-dir nosuch: there is no such folder"),
+    ],
+)
+@pytest.mark.usefixtures("kept")
+def test_wrong_arguments_of_evaluate_are_a_line(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["distill-evaluate", *arguments])
+    with pytest.raises(SystemExit) as end:
+        commands.evaluate()
+    found = capfd.readouterr()
+    line = f"{message}; distill-evaluate --help shows what can be given\n"
+    assert (end.value.code, found.out, found.err) == (2, "", line)
 
 
 @pytest.mark.table
@@ -763,7 +800,6 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
     [
         (["nowhere"], "RUN=nowhere: no complete run lies there"),
         (["kept/result.json"], "RUN=kept/result.json: no complete run lies there"),
-        (["kept", "nowhere"], "RUN=nowhere: no complete run lies there"),
         (
             ["kept", "--data=nope"],
             "data=nope: there is no such option; allowed are arrays, cifar10",
@@ -772,10 +808,11 @@ def test_weights_that_are_not_finite_are_not_evaluated(kept: Path) -> None:
         (["kept", "--data=null"], "data=null: a config group needs one of its options"),
         (["kept", "--data=../x"], "--data=../x: the name of a config cannot contain .."),
         (["kept", "--data=mnist,mnist_5k"], "data=mnist,mnist_5k: several values are a sweep"),
-        (["--data", "mnist", "kept"], "the following arguments are required: RUN"),
         (["kept", "--data", "mnist", "kept"], "--data mnist: kept: after its name come its keys"),
-        (["kept", "--data", "synthetic", "data.mean=0.1"], "data.mean=0.1: it is that with which"),
+        (["kept", "--data", "synthetic", "data.mean=0.1"], "data.mean=0.1: test images stay as"),
         (["kept", "--data", "synthetic", "data.exampels=9"], "data.exampels=9: there is no such"),
+        (["kept", "--data", "synthetic", "data.test_jitter=1"], "data.test_jitter=1: test images"),
+        (["kept", "--module", "nosuch"], "--module nosuch: there is no such module, neither"),
     ],
 )
 @pytest.mark.usefixtures("kept")

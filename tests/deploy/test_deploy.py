@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import distill
 from distill.cli import commands
+from distill.config import check_section
 from distill.deploy import export, pictures
 from distill.deploy.student import Student
 from distill.deploy.student import trained as described
@@ -67,10 +68,11 @@ def run(home: Path) -> Path:
 
 def own_logits(directory: Path, images: Tensor) -> Tensor:
     """Logits (B, C) as the evaluation of this package makes them."""
-    _, config = described(directory)
-    stack = fresh(config.model, read(config.data), "model", 1, 0, torch.device("cpu"))
+    result, model = described(directory)
+    data = check_section("data", result["config"]["data"])
+    stack = fresh(model, read(data), "model", 1, 0, torch.device("cpu"))
     stack.load([finite_weights(directory / results.WEIGHTS)])
-    reading = normalised(config.data, images, jitter=1)
+    reading = normalised(data, images, jitter=1)
     return logits(stack, reading, reading.centre, torch.float32)[0]
 
 
@@ -350,7 +352,10 @@ def test_a_missing_package_is_named(run: Path, tool: Tool, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(
-    home: Path, tool: Tool, caplog: pytest.LogCaptureFixture
+    home: Path,
+    tool: Tool,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (home / "normed_of_mine.py").write_text(
         "from math import prod\n"
@@ -389,3 +394,9 @@ def test_a_model_of_ones_own_with_statistics_is_loaded_and_exported(
     other = result.load(modules=own)
     assert not torch.allclose(other.logits(data.test_inputs), expected, atol=0.01)
     assert [m for m in caplog.messages if "code of your own (normed_of_mine.Normed) is not" in m]
+    capfd.readouterr()
+    teacher = ("teacher=checkpoint", "model@teacher.model=normed", "model.width=4")
+    path = f"teacher.path={result.directory}"
+    distill.run(*SMALL[:1], *teacher, path, config_dir=home / "mine", modules=own)
+    told = capfd.readouterr().err
+    assert told.count(f"{path}: code of your own (normed_of_mine.Normed) is not that which") == 1

@@ -149,7 +149,7 @@ def test_the_directory_of_a_run_is_a_teacher(home: Path) -> None:
     line = "teacher.path=run: its run had another model; set teacher.model.width=6$"
     with pytest.raises(ConfigError, match=line):
         reading("run")
-    line = "set model@teacher.model=mlp teacher.model.width=6 teacher.model.depth=2"
+    line = "set model@teacher.model=mlp teacher.model.width=6$"
     with pytest.raises(ConfigError, match=line):
         Job(
             parse(
