@@ -331,7 +331,10 @@ def _lines(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             yield f"{key}: {text}" if key else text
         else:
             texts = [problem["msg"], *(o["msg"].removeprefix("Input should be ") for o in others)]
-            yield f"{key}={shown(problem['input'])}: {' or '.join(dict.fromkeys(texts))}"
+            value, quoted = problem["input"], ""
+            if problem["type"] == "string_type" and isinstance(value, int | float):
+                quoted = f"; in quotes of its own it is one, '\"{shown(value)}\"' in a shell"
+            yield f"{key}={shown(value)}: {' or '.join(dict.fromkeys(texts))}{quoted}"
 
 
 def _key(place: tuple[int | str, ...], schema: type[BaseModel]) -> str:

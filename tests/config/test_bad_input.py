@@ -118,7 +118,7 @@ OVERRIDES = {
     "seed=true": "seed=true: Input should be a valid integer",
     "seed=1e3": "seed=1000.0: Input should be a valid integer",
     "resume=1": "resume=1: Input should be a valid boolean",
-    "data.root=3": "data.root=3: Input should be a valid string",
+    "data.root=3": "data.root=3: Input should be a valid string; in quotes of its own it is one",
     # ranges
     "loss.temperature=-1": "loss.temperature=-1: Input should be greater than 0",
     "loss.temperature=NaN": "loss.temperature=nan: Input should be a finite number",
