@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill.cli import modules
 from distill.cli.explain import explain
-from distill.config import ConfigError, Data, check_section, plain
+from distill.config import ConfigError, Data, Model, check_section, plain
 from distill.deploy import student
 from distill.runs import results
 from distill.system.conf import CONF
@@ -60,7 +60,7 @@ def _of(directory: Path, error: ConfigError, hint: str = "") -> ConfigError:
     return ConfigError("\n".join(f"RUN={directory}: {line}{hint}" for line in own))
 
 
-def _trained(directory: Path) -> tuple[dict[str, Any], Any]:
+def _trained(directory: Path) -> tuple[dict[str, Any], Model]:
     """The result of a run, and its model.
 
     Raises:

@@ -139,7 +139,7 @@ def check_module(name: str) -> None:
     Raises:
         ConfigError: there is none, neither in this folder nor where Python looks.
     """
-    if not _there(name.partition(".")[0]):
+    if not name or not _there(name.partition(".")[0]):
         raise ConfigError(f"{FLAG} {name}: there is no such module, neither here nor installed")
 
 

@@ -812,6 +812,7 @@ def test_wrong_arguments_of_evaluate_are_a_line(
         (["kept", "--data", "synthetic", "data.mean=0.1"], "data.mean=0.1: test images stay as"),
         (["kept", "--data", "synthetic", "data.exampels=9"], "data.exampels=9: there is no such"),
         (["kept", "--data", "synthetic", "data.test_jitter=1"], "data.test_jitter=1: test images"),
+        (["kept", "--module", ""], "--module : there is no such module, neither"),
         (["kept", "--module", "nosuch"], "--module nosuch: there is no such module, neither"),
     ],
 )
