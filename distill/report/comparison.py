@@ -196,11 +196,11 @@ def _taught(compared: Compared) -> Iterator[str]:
         return
     line = f"Teachers make {span(found)} test errors"
     alone = [c for c in compared.candidates if len(c.errors) and c.teachers.empty]
-    better = [c for c in alone if c.errors.mean() <= found.mean]
+    better = [c for c in alone if c.errors.mean() < found.mean]
     if better:
         names = ", ".join(f"{c.name} {amount(float(c.errors.mean()))}" for c in better)
         line += (
-            f", no fewer than students that have none ({names}): this compares what losses make of "
+            f", more than students that have none ({names}): this compares what losses make of "
             "teachers that are worse than their students would be alone"
         )
     yield f"{line}."

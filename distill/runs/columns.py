@@ -152,6 +152,7 @@ COLUMNS = {
         False,
     ),
     "teacher_test_shifted_errors": Column(NUMBER, "the teacher's there", False),
+    "teacher_val_errors": Column(WHOLE, "the teacher's errors on the validation split", False),
     "teacher_test_top5_errors": Column(WHOLE, "the teacher's top-5 errors on the test set", False),
     "teacher_test_balanced_accuracy": Column(NUMBER, "its balanced accuracy there", False),
     "teacher_test_ece": Column(NUMBER, "its calibration error there", False),

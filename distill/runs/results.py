@@ -210,7 +210,7 @@ def line(result: Mapping[str, Any]) -> str:
     if result["status"] != "complete":
         return f"{result['run']} {result['status']}: {result['reason']}"
     part = "test" if "test_errors" in result else "val"
-    taught = result.get("teacher_test_errors")
+    taught = result.get(f"teacher_{part}_errors")
     against = f", teacher {taught}" if taught is not None else ""
     return (
         f"{result['run']}: {result[f'{part}_errors']} {part} errors, accuracy "

@@ -71,6 +71,8 @@ def taught_by(
             raise TeacherError(members) from error
         _show(jobs[first], found, source, directories[first])
         told = {"teacher_digest": found.digest, "teacher_test_errors": found.test_errors}
+        if isinstance(found, Teacher) and found.val_errors is not None:
+            told["teacher_val_errors"] = found.val_errors
         for k in members:
             each[k] = Taught(found, {**told, "soft_targets": way.name})
             own[k] = len(teachers)

@@ -4,7 +4,7 @@ Letters: N examples, V views of each, C classes.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ class Teacher:
     """A trained teacher, its test errors, and its folder in the cache.
 
     ``test_wrong`` says which test images these are, as `bits.packed`; None of one that an earlier
-    version made. It is a stack of one, or of the members of an ensemble, whose `average` is taken
-    with these ``weights``.
+    version made. ``val_errors`` are those on the validation split, if there is one. It is a stack
+    of one, or of the members of an ensemble, whose `average` is taken with these ``weights``.
     """
 
     stack: Stack
@@ -44,6 +44,7 @@ class Teacher:
     weights: Sequence[float] | None = None
     of: str = "logits"
     test_wrong: str | None = None
+    val_errors: int | None = None
 
     def logits(self, inputs: Inputs, view: int, dtype: torch.dtype) -> Tensor:
         """Its logits (N, C) for a view of ``inputs``; ``dtype`` is that of the products."""
@@ -125,12 +126,13 @@ def get(
 
 def ensemble(
     members: Sequence[Teacher],
-    images: Inputs,
-    labels: Tensor,
+    parts: Mapping[str, tuple[Inputs, Tensor]],
     weights: Sequence[float] | None = None,
     of: str = "logits",
 ) -> Teacher:
-    """The ensemble of ``members``, each a stack of one, evaluated on test images and labels.
+    """The ensemble of ``members``, each a stack of one, evaluated on images and labels.
+
+    These are the ``parts`` "test" and, if there is one, "val".
 
     Their `average` is taken with ``weights``, ``of`` logits or of probabilities.
 
@@ -143,17 +145,20 @@ def ensemble(
     made = Teacher(stack, own, 0, folder, weights, of)
 
     def build(_: Path) -> dict[str, Any]:
-        found = made.logits(images, images.centre, torch.float32).argmax(-1)
-        wrong = (found != labels).cpu().numpy()
-        tested = {"test_errors": int(wrong.sum()), "test_wrong": packed(wrong)}
-        return {"identity": identity, **tested}
+        wrong = {
+            part: made.logits(images, images.centre, torch.float32).argmax(-1) != labels
+            for part, (images, labels) in parts.items()
+        }
+        errors = {f"{part}_errors": int(own.sum()) for part, own in wrong.items()}
+        return {"identity": identity, **errors, "test_wrong": packed(wrong["test"].cpu().numpy())}
 
     return replace(made, **_tested(store.get(folder, build)))
 
 
 def _tested(facts: dict[str, Any]) -> dict[str, Any]:
     """What the facts of a teacher say of its test, by the fields of one."""
-    return {"test_errors": facts["test_errors"], "test_wrong": facts.get("test_wrong")}
+    kept = {name: facts.get(name) for name in ("test_wrong", "val_errors")}
+    return {"test_errors": facts["test_errors"], **kept}
 
 
 def joint(members: Sequence[str], weights: Sequence[float] | None, of: str) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def find_teacher(setting: Setting, config: TeacherConfig, every: float) -> Teach
         return find_targets(setting.data, config, teachers.digest(_identity(setting, config)))
     if config.count > 1:
         members = [_found(setting, member, every) for member in config.apart()]
-        test = evaluator(setting, True).parts["test"]
+        parts = evaluator(setting, True).parts
         with _writing(teacher_cache(setting.data, config)):
-            return teachers.ensemble(members, *test, config.weights, config.average)
+            return teachers.ensemble(members, parts, config.weights, config.average)
     return _found(setting, config, every)
 
 

@@ -176,10 +176,37 @@ class Comparison:
             for name, trial in self.chosen.items()
             for seed in self.seeds
         ]
+        self._weigh_teachers()
         log.info("what was chosen, now trained on all data with %d fresh seeds:", len(self.seeds))
         with store.locked(self.folder):
             returns = self.launcher.launch([overrides for _, overrides in jobs], 0)
             return self._write([name for name, _ in jobs], returns)
+
+    def _weigh_teachers(self) -> None:
+        """Warn of teachers that err more, on the validation split, than students without one."""
+        taught: list[int] = []
+        alone: dict[str, int] = {}
+        for name, trial in self.chosen.items():
+            try:
+                place = self.folder / str(trial.user_attrs["directory"]) / results.RESULT
+                result = results.read(place)
+            except (OSError, ValueError, KeyError):  # the study alone knows of it
+                continue
+            if result.get("teacher_digest") is None:
+                alone[name] = int(result["val_errors"])
+            elif (errors := result.get("teacher_val_errors")) is not None:
+                taught.append(int(errors))
+        if not taught:
+            return
+        errors = sum(taught) / len(taught)
+        if better := [f"{name} {own}" for name, own in alone.items() if own < errors]:
+            log.warning(
+                "teachers make %g validation errors, more than students that have none (%s): "
+                "losses are compared by what they make of bad teachers; teacher.jitter, "
+                "teacher.train.epochs or model@teacher.model may give better ones",
+                errors,
+                ", ".join(better),
+            )
 
     def _write(self, names: Sequence[str], returns: Sequence[JobReturn]) -> list[str]:
         """Write which runs are compared, and each candidate as an experiment.

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from distill.config import ConfigError, parse
 from distill.runs import execute as run
+from distill.runs import results
 from distill.runs.execute import execute
 from distill.runs.job import Job
 from distill.teachers import find, targets
@@ -153,6 +154,24 @@ def test_an_ensemble_averages_the_logits_of_teachers_of_their_own(trainings: lis
     # Softened, that is the normalised geometric mean, at any temperature.
     geometric = torch.stack([(z / 5).softmax(-1).log() for z in alone]).mean(0).exp()
     torch.testing.assert_close((soft / 5).softmax(-1), geometric / geometric.sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_its_validation_errors_are_known_where_there_is_a_split(members: int, home: Path) -> None:
+    given = ("teacher=ensemble", f"teacher.members={members}", "teacher.train.epochs=1")
+    job = make_job(*given, "data.validation=0.25", "test=false")
+    [result] = execute([job], [home])
+    found = find.find_teacher(job.setting, job.run.teacher, 5.0)
+    assert isinstance(found, Teacher) and found.val_errors is not None
+    images, labels = evaluator(job.setting, True).parts["val"]
+    wrong = found.logits(images, images.centre, torch.float32).argmax(-1) != labels
+    assert found.val_errors == result["teacher_val_errors"] == int(wrong.sum())
+    assert 0 < found.val_errors != found.test_errors
+    # Errors are told beside those on the same images.
+    assert f" val errors, accuracy {result['val_accuracy']:.2%}, teacher {found.val_errors};" in (
+        results.line(result)
+    )
+    assert "teacher_val_errors" not in execute([make_job(*given, "resume=false")], [home])[0]
 
 
 def test_an_ensemble_is_judged_by_its_averaged_logits(home: Path) -> None:

@@ -88,6 +88,24 @@ def test_candidates_are_tuned_alike_and_compared_with_fresh_seeds(
 
 
 @pytest.mark.slow
+def test_bad_teachers_are_told_before_the_final_runs(cli: Cli) -> None:
+    given = ("hydra.sweeper.only=[labels,kd]", "optim.lr=0.03", "train.epochs=9")
+    done = cli(*COMPARE, *given, "teacher.optim.lr=1e-9")
+    assert done.code == 0, done.err
+    trials = summary()[lambda frame: frame["test_errors"].isna()]
+    [errors] = trials["teacher_val_errors"].dropna().unique()
+    alone = trials.loc[trials["loss"] == "hard", "val_errors"].iloc[0]
+    assert alone < errors
+    line = f"teachers make {errors} validation errors, more than students that have none "
+    assert f"{line}(labels {alone}): losses" in done.out
+    assert done.out.index(line) < done.out.index("what was chosen, now trained on all data")
+    assert "more than students that have none (labels" in done.out.partition("Teachers make")[2]
+    good = ("teacher.train.epochs=60", "teacher.train.batch_size=16", "teacher.optim.lr=0.01")
+    done = cli(*COMPARE, given[0], "optim.lr=0.0003", *good, "hydra.sweep.dir=d")
+    assert "Teachers make" in done.out and "more than students" not in done.out
+
+
+@pytest.mark.slow
 def test_as_many_trials_count_as_there_are_to_be(cli: Cli) -> None:
     kd = ("hydra.sweeper.only=[kd]", "hydra.sweeper.references=[kd]", "halving.rungs=0")
     few = ("hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
