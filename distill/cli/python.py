@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from distill.cli import modules as own
 from distill.cli.untouched import untouched
@@ -280,20 +280,34 @@ def _told(error: Exception) -> ConfigError | None:
     return ConfigError(explain(error).replace(NEEDS, "which distill.sweep runs"))
 
 
+class _Warnings(logging.StreamHandler[TextIO]):
+    """Warnings for stderr, but for those that a job's logging writes there itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to write a record, which between jobs goes to stdout alone."""
+        others = logging.getLogger().handlers
+        return super().filter(record) and not any(
+            getattr(other, "stream", None) is self.stream for other in others
+        )
+
+
 @contextmanager
 def _streams(show: bool) -> Iterator[None]:
     """Print nothing on stdout, unless it is to be shown, and nothing of Hydra's on stderr.
 
-    Where nothing is to be shown, warnings are, on stderr. To be used within `untouched`, which
-    takes their handler away again.
+    Where nothing is to be shown, warnings are, on stderr.
     """
     from distill.system import terminal
 
-    if not show:
-        warned = logging.StreamHandler(sys.stderr)
-        warned.setLevel(logging.WARNING)
-        logging.getLogger("distill").addHandler(warned)
+    logger = logging.getLogger("distill")
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123
         quiet = nullcontext() if show else redirect_stdout(nowhere)
         with quiet, terminal.outlets():
-            yield
+            warned = _Warnings(sys.stderr)
+            warned.setLevel(logging.WARNING)
+            if not show:
+                logger.addHandler(warned)
+            try:
+                yield
+            finally:
+                logger.removeHandler(warned)

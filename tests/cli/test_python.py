@@ -209,6 +209,16 @@ def test_main_twice_is_alike(cli: Cli, home: Path) -> None:
     assert [path.parent.parent.name for path in home.rglob("distill.log")] == ["single"]
 
 
+def test_warnings_are_on_stderr_each_time(capfd: pytest.CaptureFixture[str], home: Path) -> None:
+    handlers = [*logging.getLogger("distill").handlers]
+    for _ in range(2):
+        distill.run(*HARD, f"hydra.sweep.dir={home / 'x'}")
+        out, err = capfd.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.endswith("is for sweeps (-m); this is one run, which lands in hydra.run.dir\n")
+    assert logging.getLogger("distill").handlers == handlers
+
+
 def test_own_modules_and_configs_are_arguments(home: Path) -> None:
     (home / "brier_of_mine.py").write_text(
         "from pydantic import PositiveFloat\n"
