@@ -125,7 +125,7 @@ def shown(compared: Compared) -> "Table":
     from rich.table import Table
 
     title = "test errors, means over seeds, and differences within seeds"
-    table = Table(title=title, min_width=len(title) + 2)
+    table = Table(title=title, caption=_worth(compared) or None, min_width=len(title) + 2)
     table.add_column("candidate")
     table.add_column("n", justify="right")
     table.add_column("test errors", justify="right")
@@ -164,7 +164,7 @@ def led(compared: Compared) -> list[str]:
     if given:
         lines.append(f"With settings that are given, so that one trial is all: {', '.join(given)}.")
     lines += [f"{c.name}: {c.reason}." for c in compared.candidates if c.reason]
-    lines += remarks(compared)
+    lines += [line for line in (_worth(compared), *remarks(compared)) if line]
     if len(compared.kinds) > 1:
         lines.append(f"Final runs are of several kinds: {', '.join(compared.kinds)}.")
     gain = flattered(compared)
@@ -177,8 +177,8 @@ def led(compared: Compared) -> list[str]:
 
 
 def remarks(compared: Compared) -> list[str]:
-    """Lines on the teachers, and on each candidate of which final runs are lacking."""
-    return [*_taught(compared)] + [
+    """Lines on bad teachers, and on each candidate of which final runs are lacking."""
+    return [*_bad(compared)] + [
         f"{name} lacks {count} of its {len(compared.seeds)} final runs: nothing is decided of it."
         for name, count in compared.lacking.items()
     ]
@@ -190,20 +190,25 @@ def _teachers(compared: Compared) -> Interval | None:
     return interval(known.groupby(level=0).mean()) if len(known) else None
 
 
-def _taught(compared: Compared) -> Iterator[str]:
-    """What the teachers are worth, beside candidates that have none."""
+def _worth(compared: Compared) -> str:
+    """What the teachers are worth, in a sentence; of no teachers it is empty."""
+    found = _teachers(compared)
+    return "" if found is None else f"Teachers make {span(found)} test errors."
+
+
+def _bad(compared: Compared) -> Iterator[str]:
+    """A line where students without a teacher are better than the teachers."""
     if (found := _teachers(compared)) is None:
         return
-    line = f"Teachers make {span(found)} test errors"
     alone = [c for c in compared.candidates if len(c.errors) and c.teachers.empty]
     better = [c for c in alone if c.errors.mean() < found.mean]
     if better:
         names = ", ".join(f"{c.name} {amount(float(c.errors.mean()))}" for c in better)
-        line += (
-            f", more than students that have none ({names}): this compares what losses make of "
-            "teachers that are worse than their students would be alone"
+        yield (
+            f"Students that have no teacher make fewer errors than teachers do ({names}): this "
+            "compares what losses make of teachers that are worse than their students would be "
+            "alone."
         )
-    yield f"{line}."
 
 
 def read(folder: Path, runs: pd.DataFrame, name: str = f"{STEM}*.json") -> list[Compared]:

@@ -149,7 +149,7 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
     if "_target_" in theirs and (others := _other(name, theirs, ours)):
         raise ValueError(f"its run had another model; set {' '.join(others)}")
     if changed := changed_code(model, sources):
-        _edited(directory, ", ".join(changed))
+        _tell_changed(directory, ", ".join(changed))
     if reading is not None and (keys := _reading(reading, normalisation(data))):
         raise ValueError(f"its run read inputs by other numbers; set {' '.join(keys)}")
     both = zip_longest(classes or (), read(data).names, fillvalue="none")
@@ -163,7 +163,7 @@ def _check_run(directory: Path, model: Component, data: Data) -> None:
 
 
 @cache
-def _edited(directory: Path, names: str) -> None:
+def _tell_changed(directory: Path, names: str) -> None:
     """Say, once, that a teacher's code is another than that which was trained."""
     log.warning(
         "teacher.path=%s: code of your own (%s) is not that which its run was trained with, so it "

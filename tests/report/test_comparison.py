@@ -9,7 +9,7 @@ import pytest
 from conftest import reference
 from scipy import stats
 
-from distill.report.comparison import FILE, markdown, remarks
+from distill.report.comparison import FILE, led, markdown, remarks
 from distill.report.plots import every
 from distill.runs.results import SUMMARY
 from distill.system.conf import CONF
@@ -90,10 +90,14 @@ def test_what_teachers_are_worth_is_told(name: str) -> None:
     alone = ["label_smoothing", "labels", "labels_longer"]
     better = [c for c in alone if errors[c].mean() < taught.mean()]
     assert bool(better) == ("fashion" in name and "cnn" not in name)
-    [line] = [x for x in remarks(reference()[name].comparisons[0]) if x.startswith("Teachers")]
-    numbers = [float(x.replace(",", "")) for x in re.findall(r"[\d.,]*\d", line)]
-    assert numbers[:3] == [round(x, 1) for x in (taught.mean(), low, high)]
-    assert all((f"{c} " in line) == (c in better) for c in alone)
+    [compared] = reference()[name].comparisons
+    [line] = [x for x in led(compared) if x.startswith("Teachers make")]
+    numbers = [float(x) for x in re.findall(r"[\d.]*\d", line)]
+    assert numbers == [round(x, 1) for x in (taught.mean(), low, high)]
+    assert bool(remarks(compared)) == bool(better)  # which are warnings: all runs are there
+    told = " ".join(remarks(compared))
+    assert all((f"{c} {errors[c].mean():.1f}" in told) == (c in better) for c in alone)
+    assert {*remarks(compared)} <= {*led(compared)}
 
 
 def test_settings_that_were_chosen_together_are_not_drawn_one_by_one() -> None:

@@ -99,10 +99,11 @@ def test_bad_teachers_are_told_before_the_final_runs(cli: Cli) -> None:
     line = f"teachers make {errors} validation errors, more than students that have none "
     assert f"{line}(labels {alone}): losses" in done.out
     assert done.out.index(line) < done.out.index("what was chosen, now trained on all data")
-    assert "more than students that have none (labels" in done.out.partition("Teachers make")[2]
+    assert "make fewer errors than teachers do (labels" in done.out.partition("Teachers make")[2]
     good = ("teacher.train.epochs=60", "teacher.train.batch_size=16", "teacher.optim.lr=0.01")
     done = cli(*COMPARE, given[0], "optim.lr=0.0003", *good, "hydra.sweep.dir=d")
     assert "Teachers make" in done.out and "more than students" not in done.out
+    assert "than teachers do" not in done.out
 
 
 @pytest.mark.slow
